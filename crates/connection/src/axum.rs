@@ -1,0 +1,35 @@
+//! The handle as an axum extractor, and its errors as responses.
+
+use axum_core::extract::FromRequestParts;
+use axum_core::response::{IntoResponse, Response};
+use http::header::{HeaderValue, RETRY_AFTER};
+use http::request::Parts;
+
+use crate::{AcquireError, Backend, Database};
+
+impl<B: Backend, S: Send + Sync> FromRequestParts<S> for Database<B> {
+    type Rejection = AcquireError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, AcquireError> {
+        Self::of(&parts.extensions)
+    }
+}
+
+/// Logs the error with its source, and tells the client only what its status means.
+impl IntoResponse for AcquireError {
+    fn into_response(self) -> Response {
+        let status = self.status();
+        let source = std::error::Error::source(&self).map(tracing::field::display);
+        if status.as_u16() == 500 {
+            tracing::error!(error = %self, source, "no database connection");
+        } else {
+            tracing::warn!(error = %self, source, "no database connection");
+        }
+        let body = status.canonical_reason().unwrap_or_default();
+        let mut response = (status, body).into_response();
+        if let Some(after) = self.retry_after() {
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(after.as_secs()));
+        }
+        response
+    }
+}

@@ -1,0 +1,113 @@
+//! Why a request gets no connection, and what its client is told.
+
+use std::error::Error;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::StatusCode;
+
+/// Why there is no connection.
+///
+/// [`status`](Self::status) is what a client should be answered. `Display` says what happened in farrier's
+/// own words; the driver's are only in [`source`](Error::source), for the log.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum AcquireError {
+    /// Every connection stayed in use for the whole `acquire_timeout`: 503.
+    Exhausted,
+    /// As many requests wait as `max_waiting` allows: 503 at once.
+    QueueFull,
+    /// The server could not be reached or takes no more connections: 503.
+    Unavailable(Arc<dyn Error + Send + Sync>),
+    /// The server did not answer in time: 504.
+    TimedOut,
+    /// The server refuses the credentials or the database: 500.
+    Denied(Arc<dyn Error + Send + Sync>),
+    /// The pool is closed: 503.
+    Closed,
+    /// The request's own connection broke, or one of its operations was cancelled: 500.
+    ///
+    /// The request has no other connection; what its lost transaction did is undone by the server.
+    Lost,
+    /// Another part of the same request kept the connection borrowed for the whole `acquire_timeout`: 500.
+    Borrowed,
+    /// The request is over; work that outlives it takes its own from [`Pool::acquire`](crate::Pool::acquire): 500.
+    Ended,
+    /// No [`ConnectionLayer`](crate::ConnectionLayer) for this database is around the caller: 500.
+    NoScope,
+    /// The pool has connections from before a fork, which this process shares with its parent: 500.
+    Forked,
+    /// The pool has connections on another runtime: 500.
+    ForeignRuntime,
+    /// The caller is not on a tokio runtime: 500.
+    NoRuntime,
+}
+
+// === impl AcquireError ===
+
+impl AcquireError {
+    /// The status of the answer to the client.
+    #[must_use]
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::Exhausted | Self::QueueFull | Self::Unavailable(_) | Self::Closed => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+            Self::TimedOut => StatusCode::GATEWAY_TIMEOUT,
+            Self::Denied(_)
+            | Self::Lost
+            | Self::Borrowed
+            | Self::Ended
+            | Self::NoScope
+            | Self::Forked
+            | Self::ForeignRuntime
+            | Self::NoRuntime => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    /// When the client may try again: the `Retry-After` of a 503.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        (self.status() == StatusCode::SERVICE_UNAVAILABLE).then_some(Duration::from_secs(1))
+    }
+}
+
+impl fmt::Display for AcquireError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Exhausted => "no database connection became free in time",
+            Self::QueueFull => "too many requests wait for a database connection",
+            Self::Unavailable(_) => "the database server is not available",
+            Self::TimedOut => "the database server did not answer in time",
+            Self::Denied(_) => "the database server refuses the credentials or the database",
+            Self::Closed => "the connection pool is closed",
+            Self::Lost => "the request's database connection was lost",
+            Self::Borrowed => "another part of this request keeps the database connection borrowed",
+            Self::Ended => "the request that this database handle belongs to is over",
+            Self::NoScope => "no connection layer for this database is around this request",
+            Self::Forked => "the pool has connections from before a fork",
+            Self::ForeignRuntime => "the pool has connections on another runtime",
+            Self::NoRuntime => "a database connection needs a tokio runtime",
+        })
+    }
+}
+
+impl Error for AcquireError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Unavailable(source) | Self::Denied(source) => Some(&**source),
+            Self::Exhausted
+            | Self::QueueFull
+            | Self::TimedOut
+            | Self::Closed
+            | Self::Lost
+            | Self::Borrowed
+            | Self::Ended
+            | Self::NoScope
+            | Self::Forked
+            | Self::ForeignRuntime
+            | Self::NoRuntime => None,
+        }
+    }
+}

@@ -1,0 +1,228 @@
+//! How long connections live, how many there are, and how long anybody waits.
+
+use std::time::Duration;
+
+/// The rules of a [`Pool`](crate::Pool).
+///
+/// The default is the recommended profile; [`Policy::django`] has Django's defaults.
+///
+/// | setting | default | Django's name |
+/// |---|---|---|
+/// | [`max_connections`](Self::max_connections) | 10 | none (one per thread) |
+/// | [`max_age`](Self::max_age) | 300 s | `CONN_MAX_AGE` (0) |
+/// | [`max_age_jitter`](Self::max_age_jitter) | 0.2 | none |
+/// | [`idle_timeout`](Self::idle_timeout) | 600 s | none |
+/// | [`health_checks`](Self::health_checks) | on | `CONN_HEALTH_CHECKS` (off) |
+/// | [`health_check_bypass`](Self::health_check_bypass) | 0.5 s | none (0) |
+/// | [`acquire_timeout`](Self::acquire_timeout) | 3 s | none |
+/// | [`connect_timeout`](Self::connect_timeout) | 2 s | a driver option |
+/// | [`check_timeout`](Self::check_timeout) | 1 s | none |
+/// | [`reset_timeout`](Self::reset_timeout) | 1 s | none |
+/// | [`close_timeout`](Self::close_timeout) | 2 s | none |
+/// | [`max_waiting`](Self::max_waiting) | 10 × `max_connections` | none |
+/// | [`max_connecting`](Self::max_connecting) | 4 | none |
+/// | [`kill_cancelled`](Self::kill_cancelled) | on | none |
+///
+/// # Example
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use farrier_connection::Policy;
+///
+/// let policy = Policy::default()
+///     .max_connections(20)
+///     .max_age(Duration::from_secs(60))
+///     .acquire_timeout(Duration::from_secs(1));
+/// assert_eq!(policy.max_age, Some(Duration::from_secs(60)));
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Policy {
+    /// How many server sessions may exist at once, those being opened and closed included; at least 1.
+    pub max_connections: usize,
+    /// How long a connection may live, counted from the end of its handshake.
+    ///
+    /// Zero closes it at the end of each request, `None` never. Use does not extend it, and a request
+    /// that outlives it is not interrupted.
+    pub max_age: Option<Duration>,
+    /// By which part of `max_age` a connection may have to go sooner, rolled once per connection, 0 to 1.
+    ///
+    /// So connections that were opened together are not closed together.
+    pub max_age_jitter: f64,
+    /// How long a connection may lie unused; `None` is for ever.
+    pub idle_timeout: Option<Duration>,
+    /// Whether a connection that an earlier request used is checked at its first use in a request.
+    pub health_checks: bool,
+    /// A connection that was in use so recently is not checked.
+    pub health_check_bypass: Duration,
+    /// How long a request waits for its connection in all: for a slot, the check and the connect.
+    pub acquire_timeout: Duration,
+    /// How long one attempt to connect may take.
+    pub connect_timeout: Duration,
+    /// How long a health check may take; longer counts as failed.
+    pub check_timeout: Duration,
+    /// How long a rollback or a reset may take; longer closes the connection.
+    pub reset_timeout: Duration,
+    /// How long closing may take, and likewise the end of a cancelled session; longer abandons it.
+    pub close_timeout: Duration,
+    /// How many requests may wait for a slot; the next is refused at once. `None` is ten for each slot.
+    pub max_waiting: Option<usize>,
+    /// How many connections may be in the making at once; at least 1.
+    pub max_connecting: usize,
+    /// Whether a session whose operation was cancelled is ended at the server, by
+    /// [`Backend::interrupt`](crate::Backend::interrupt).
+    ///
+    /// Switch it off behind a proxy that gives out session numbers of its own.
+    pub kill_cancelled: bool,
+}
+
+// === impl Policy ===
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            max_connections: 10,
+            max_age: Some(Duration::from_secs(300)),
+            max_age_jitter: 0.2,
+            idle_timeout: Some(Duration::from_secs(600)),
+            health_checks: true,
+            health_check_bypass: Duration::from_millis(500),
+            acquire_timeout: Duration::from_secs(3),
+            connect_timeout: Duration::from_secs(2),
+            check_timeout: Duration::from_secs(1),
+            reset_timeout: Duration::from_secs(1),
+            close_timeout: Duration::from_secs(2),
+            max_waiting: None,
+            max_connecting: 4,
+            kill_cancelled: true,
+        }
+    }
+}
+
+impl Policy {
+    /// Django's defaults: a connection lives for one request and is never checked.
+    ///
+    /// What Django does not have stays: the bound and the time limits.
+    #[must_use]
+    pub fn django() -> Self {
+        Self {
+            max_age: Some(Duration::ZERO),
+            max_age_jitter: 0.0,
+            idle_timeout: None,
+            health_checks: false,
+            health_check_bypass: Duration::ZERO,
+            ..Self::default()
+        }
+    }
+
+    /// Sets [`max_connections`](Self#structfield.max_connections); 0 is taken as 1.
+    #[must_use]
+    pub fn max_connections(mut self, connections: usize) -> Self {
+        self.max_connections = connections.max(1);
+        self
+    }
+
+    /// Sets [`max_age`](Self#structfield.max_age).
+    #[must_use]
+    pub fn max_age(mut self, age: impl Into<Option<Duration>>) -> Self {
+        self.max_age = age.into();
+        self
+    }
+
+    /// Sets [`max_age_jitter`](Self#structfield.max_age_jitter), kept between 0 and 1.
+    #[must_use]
+    pub fn max_age_jitter(mut self, part: f64) -> Self {
+        self.max_age_jitter = if part.is_nan() { 0.0 } else { part.clamp(0.0, 1.0) };
+        self
+    }
+
+    /// Sets [`idle_timeout`](Self#structfield.idle_timeout).
+    #[must_use]
+    pub fn idle_timeout(mut self, idle: impl Into<Option<Duration>>) -> Self {
+        self.idle_timeout = idle.into();
+        self
+    }
+
+    /// Sets [`health_checks`](Self#structfield.health_checks).
+    #[must_use]
+    pub fn health_checks(mut self, on: bool) -> Self {
+        self.health_checks = on;
+        self
+    }
+
+    /// Sets [`health_check_bypass`](Self#structfield.health_check_bypass).
+    #[must_use]
+    pub fn health_check_bypass(mut self, window: Duration) -> Self {
+        self.health_check_bypass = window;
+        self
+    }
+
+    /// Sets [`acquire_timeout`](Self#structfield.acquire_timeout).
+    #[must_use]
+    pub fn acquire_timeout(mut self, limit: Duration) -> Self {
+        self.acquire_timeout = limit;
+        self
+    }
+
+    /// Sets [`connect_timeout`](Self#structfield.connect_timeout).
+    #[must_use]
+    pub fn connect_timeout(mut self, limit: Duration) -> Self {
+        self.connect_timeout = limit;
+        self
+    }
+
+    /// Sets [`check_timeout`](Self#structfield.check_timeout).
+    #[must_use]
+    pub fn check_timeout(mut self, limit: Duration) -> Self {
+        self.check_timeout = limit;
+        self
+    }
+
+    /// Sets [`reset_timeout`](Self#structfield.reset_timeout).
+    #[must_use]
+    pub fn reset_timeout(mut self, limit: Duration) -> Self {
+        self.reset_timeout = limit;
+        self
+    }
+
+    /// Sets [`close_timeout`](Self#structfield.close_timeout).
+    #[must_use]
+    pub fn close_timeout(mut self, limit: Duration) -> Self {
+        self.close_timeout = limit;
+        self
+    }
+
+    /// Sets [`max_waiting`](Self#structfield.max_waiting).
+    #[must_use]
+    pub fn max_waiting(mut self, requests: impl Into<Option<usize>>) -> Self {
+        self.max_waiting = requests.into();
+        self
+    }
+
+    /// Sets [`max_connecting`](Self#structfield.max_connecting); 0 is taken as 1.
+    #[must_use]
+    pub fn max_connecting(mut self, connections: usize) -> Self {
+        self.max_connecting = connections.max(1);
+        self
+    }
+
+    /// Sets [`kill_cancelled`](Self#structfield.kill_cancelled).
+    #[must_use]
+    pub fn kill_cancelled(mut self, on: bool) -> Self {
+        self.kill_cancelled = on;
+        self
+    }
+
+    pub(crate) fn waiting_limit(&self) -> usize {
+        self.max_waiting.unwrap_or_else(|| self.max_connections.saturating_mul(10))
+    }
+
+    /// The fields are public, so a zero can come past the setters.
+    pub(crate) fn normalized(mut self) -> Self {
+        self.max_connections = self.max_connections.max(1);
+        self.max_connecting = self.max_connecting.max(1);
+        let jitter = self.max_age_jitter;
+        self.max_age_jitter(jitter)
+    }
+}

@@ -1,0 +1,251 @@
+//! The pool: a bounded set of connections, each aged, checked and cleaned.
+
+use std::fmt;
+use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout_at};
+
+use crate::{AcquireError, Backend, CloseReason, Policy, Status};
+
+mod random;
+mod shared;
+mod slot;
+mod task;
+
+use shared::{Claim, Waiting};
+pub(crate) use shared::{Patience, Shared};
+pub(crate) use slot::Lease;
+
+/// A bounded set of connections to one database; clones share it.
+///
+/// Nothing is opened before the first checkout. A pool lives in one process and on one runtime: those of its
+/// first checkout, as long as it has connections.
+///
+/// # Example
+///
+/// ```
+/// use farrier_connection::fake::Fake;
+/// use farrier_connection::{Policy, Pool};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let pool = Pool::new(Fake::new(), Policy::default().max_connections(4));
+/// let mut connection = pool.acquire().await?;
+/// connection.query().await?;
+/// drop(connection);
+/// assert_eq!(pool.status().idle, 1);
+/// pool.close().await;
+/// # Ok(())
+/// # }
+/// ```
+pub struct Pool<B: Backend>(Arc<Shared<B>>);
+
+/// A connection on loan outside a request; dropping it gives it back.
+///
+/// For jobs, command-line tools, and sockets after an upgrade. In a request, take
+/// [`Database`](crate::Database).
+pub struct Loan<B: Backend>(Lease<B>);
+
+// === impl Pool ===
+
+impl<B: Backend> Pool<B> {
+    /// A pool of connections to `backend`; opens none.
+    #[must_use]
+    pub fn new(backend: B, policy: Policy) -> Self {
+        Self(Arc::new(Shared::new(backend, policy)))
+    }
+
+    /// Takes a connection: an idle one, or a new one, or the next that comes back.
+    ///
+    /// # Errors
+    ///
+    /// After `acquire_timeout` at the latest; see [`AcquireError`] for each.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future leaves the queue, and gives back a connection that was under way.
+    pub async fn acquire(&self) -> Result<Loan<B>, AcquireError> {
+        self.checkout(self.deadline(), Patience::UntilDeadline).await.map(Loan)
+    }
+
+    /// Like [`acquire`](Self::acquire), but the first connect that fails is the answer.
+    ///
+    /// For the start of a program, which should rather end than wait for its database.
+    ///
+    /// # Errors
+    ///
+    /// As [`acquire`](Self::acquire); the driver's own words are in the error's source.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`acquire`](Self::acquire).
+    pub async fn acquire_once(&self) -> Result<Loan<B>, AcquireError> {
+        self.checkout(self.deadline(), Patience::OneAttempt).await.map(Loan)
+    }
+
+    /// The rules that the pool keeps: those it was given, as far as the backend can keep them.
+    #[must_use]
+    pub fn policy(&self) -> &Policy {
+        &self.0.policy
+    }
+
+    /// The database that the connections go to.
+    #[must_use]
+    pub fn backend(&self) -> &B {
+        &self.0.backend
+    }
+
+    /// What the pool is doing and has done.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        self.0.status()
+    }
+
+    /// Refuses further checkouts, closes what is idle, and waits until the last connection is closed.
+    ///
+    /// Connections in use are closed when they come back; there is no limit to that, put a timeout around it.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future only ends the waiting; the pool stays closed.
+    pub async fn close(&self) {
+        self.0.shut();
+        loop {
+            let drained = self.0.drained.notified();
+            tokio::pin!(drained);
+            // Registered before the look, or the last slot may become free in between.
+            drained.as_mut().enable();
+            if self.0.is_drained() {
+                return;
+            }
+            drained.await;
+        }
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared<B>> {
+        &self.0
+    }
+
+    pub(crate) fn from_shared(shared: Arc<Shared<B>>) -> Self {
+        Self(shared)
+    }
+
+    /// The end of a wait that begins now.
+    pub(crate) fn deadline(&self) -> Instant {
+        after(Instant::now(), self.0.policy.acquire_timeout)
+    }
+
+    pub(crate) async fn checkout(
+        &self,
+        deadline: Instant,
+        patience: Patience,
+    ) -> Result<Lease<B>, AcquireError> {
+        let shared = &self.0;
+        let mut replacing = false;
+        loop {
+            let mut lease = match shared.claim(replacing, patience)? {
+                Claim::Ready(lease) => lease,
+                Claim::Wait(waiting) => self.wait(waiting, deadline).await?,
+            };
+            let now = Instant::now();
+            if !self.check_due(&lease, now) {
+                return Ok(self.count(lease));
+            }
+            shared.counters.checks.add();
+            let limit = deadline.min(after(now, shared.policy.check_timeout));
+            match timeout_at(limit, shared.backend.check(&mut lease)).await {
+                Ok(Ok(())) => {
+                    shared.answered();
+                    return Ok(self.count(lease));
+                }
+                Ok(Err(error)) => tracing::debug!(%error, "a health check failed"),
+                Err(_) => {
+                    tracing::debug!("a health check took too long");
+                    shared.unanswered();
+                }
+            }
+            shared.counters.check_failures.add();
+            let occupied = lease.into_occupied();
+            shared.disconnected(occupied.live.generation);
+            shared.retire(occupied, CloseReason::Unusable);
+            if Instant::now() >= deadline {
+                shared.counters.timeouts.add();
+                return Err(AcquireError::TimedOut);
+            }
+            replacing = true;
+        }
+    }
+
+    async fn wait(
+        &self,
+        mut waiting: Waiting<B>,
+        deadline: Instant,
+    ) -> Result<Lease<B>, AcquireError> {
+        self.0.counters.waited.add();
+        match timeout_at(deadline, &mut waiting.receiver).await {
+            Ok(Ok(granted)) => granted,
+            Ok(Err(_)) => Err(AcquireError::Closed),
+            Err(_) => {
+                self.0.counters.timeouts.add();
+                Err(self.0.why_late())
+            }
+        }
+    }
+
+    /// Only a connection that survived from earlier is checked, and not if that was a moment ago.
+    fn check_due(&self, lease: &Lease<B>, now: Instant) -> bool {
+        let policy = &self.0.policy;
+        let live = lease.live();
+        policy.health_checks
+            && live.uses > 0
+            && now.saturating_duration_since(live.last_used) >= policy.health_check_bypass
+    }
+
+    fn count(&self, mut lease: Lease<B>) -> Lease<B> {
+        lease.live_mut().uses += 1;
+        self.0.counters.acquired.add();
+        lease
+    }
+}
+
+impl<B: Backend> Clone for Pool<B> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<B: Backend> fmt::Debug for Pool<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pool").field("policy", self.policy()).finish_non_exhaustive()
+    }
+}
+
+// === impl Loan ===
+
+impl<B: Backend> Deref for Loan<B> {
+    type Target = B::Connection;
+
+    fn deref(&self) -> &B::Connection {
+        &self.0
+    }
+}
+
+impl<B: Backend> DerefMut for Loan<B> {
+    fn deref_mut(&mut self) -> &mut B::Connection {
+        &mut self.0
+    }
+}
+
+impl<B: Backend> fmt::Debug for Loan<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Loan").finish_non_exhaustive()
+    }
+}
+
+/// The end of `wait` from `now`; a wait that no clock can count is a century.
+pub(crate) fn after(now: Instant, wait: Duration) -> Instant {
+    const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+    now.checked_add(wait).unwrap_or_else(|| now + CENTURY)
+}

@@ -1,0 +1,547 @@
+//! The state of a pool: who may have which connection.
+//!
+//! Two rules hold whenever the lock is free: nobody waits while a connection is idle, and `slots` counts
+//! every server session, those being opened and closed included. Nothing is woken, spawned or dropped
+//! under the lock.
+
+use std::collections::VecDeque;
+use std::mem;
+use std::process;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, oneshot};
+use tokio::time::Instant;
+
+use super::slot::{Lease, Live, Occupied, Slot};
+use super::{after, random, task};
+use crate::status::Counters;
+use crate::{AcquireError, Backend, CloseReason, Inspection, Policy, Status};
+
+pub(crate) struct Shared<B: Backend> {
+    pub(super) backend: B,
+    pub(super) policy: Policy,
+    pub(super) counters: Counters,
+    state: Mutex<State<B>>,
+    maintaining: AtomicUsize,
+    /// An idle connection expires sooner than the reaper knows, or the pool is gone.
+    pub(super) reaper: Arc<Notify>,
+    /// The last slot of a closed pool is free.
+    pub(super) drained: Notify,
+}
+
+struct State<B: Backend> {
+    home: Option<Home>,
+    slots: usize,
+    connecting: usize,
+    /// The longest unused first; given out from the end, so that surplus can age out.
+    idle: Vec<Live<B::Connection>>,
+    waiters: VecDeque<Waiter<B>>,
+    next_ticket: u64,
+    outage: Option<Outage>,
+    /// How many disconnects were detected; older connections than the last one are suspect.
+    generation: u64,
+    /// When the reaper wakes; `None` while there is none.
+    reaping: Option<Instant>,
+    closed: bool,
+}
+
+/// The process and runtime that the connections belong to.
+struct Home {
+    pid: u32,
+    runtime: Handle,
+}
+
+struct Waiter<B: Backend> {
+    ticket: u64,
+    patience: Patience,
+    sender: oneshot::Sender<Result<Lease<B>, AcquireError>>,
+}
+
+/// The server did not answer when last tried.
+struct Outage {
+    error: AcquireError,
+    failures: u32,
+    retry_at: Instant,
+}
+
+/// What a failed connect means to who waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Patience {
+    /// Another attempt may succeed before the deadline.
+    UntilDeadline,
+    /// The first failure is the answer.
+    OneAttempt,
+}
+
+pub(super) enum Claim<B: Backend> {
+    Ready(Lease<B>),
+    Wait(Waiting<B>),
+}
+
+/// A place in the queue; dropping it leaves the queue.
+pub(super) struct Waiting<B: Backend> {
+    shared: Arc<Shared<B>>,
+    ticket: u64,
+    pub(super) receiver: oneshot::Receiver<Result<Lease<B>, AcquireError>>,
+}
+
+/// Counts one connection in maintenance.
+pub(super) struct Maintaining<'a>(&'a AtomicUsize);
+
+// === impl Shared ===
+
+impl<B: Backend> Shared<B> {
+    pub(super) fn new(backend: B, policy: Policy) -> Self {
+        let policy = backend.constrain(policy).normalized();
+        Self {
+            backend,
+            policy,
+            counters: Counters::default(),
+            state: Mutex::new(State {
+                home: None,
+                slots: 0,
+                connecting: 0,
+                idle: Vec::new(),
+                waiters: VecDeque::new(),
+                next_ticket: 0,
+                outage: None,
+                generation: 0,
+                reaping: None,
+                closed: false,
+            }),
+            maintaining: AtomicUsize::new(0),
+            reaper: Arc::default(),
+            drained: Notify::new(),
+        }
+    }
+
+    /// An idle connection, or a place in the queue; `first` is for who had a connection already.
+    pub(super) fn claim(
+        self: &Arc<Self>,
+        first: bool,
+        patience: Patience,
+    ) -> Result<Claim<B>, AcquireError> {
+        let now = Instant::now();
+        let mut stale = Vec::new();
+        let claimed = {
+            let mut state = self.lock();
+            state.come_home()?;
+            if state.closed {
+                return Err(AcquireError::Closed);
+            }
+            let fit = loop {
+                match state.idle.pop() {
+                    None => break None,
+                    Some(live) => match self.outlived(&live, now, state.generation) {
+                        Some(reason) => stale.push((live, reason)),
+                        None => break Some(live),
+                    },
+                }
+            };
+            match fit {
+                Some(live) => Ok(live),
+                None => Err(self.enqueue(&mut state, first, patience)),
+            }
+        };
+        for (live, reason) in stale {
+            self.retire(Occupied { live, slot: Slot::of_idle(Arc::clone(self)) }, reason);
+        }
+        match claimed {
+            Ok(live) => {
+                let slot = Slot::of_idle(Arc::clone(self));
+                Ok(Claim::Ready(Lease::new(Occupied { live, slot })))
+            }
+            Err(queued) => {
+                let (ticket, receiver) = queued?;
+                self.start_connects();
+                Ok(Claim::Wait(Waiting { shared: Arc::clone(self), ticket, receiver }))
+            }
+        }
+    }
+
+    #[expect(clippy::type_complexity, reason = "a ticket and where its answer arrives")]
+    fn enqueue(
+        &self,
+        state: &mut State<B>,
+        first: bool,
+        patience: Patience,
+    ) -> Result<(u64, oneshot::Receiver<Result<Lease<B>, AcquireError>>), AcquireError> {
+        // A request whose connection is in the making, or may be made at once, does not wait for a slot.
+        let coming = state.connecting + self.policy.max_connections.saturating_sub(state.slots);
+        if !first && state.waiters.len() >= self.policy.waiting_limit().saturating_add(coming) {
+            self.counters.rejected.add();
+            return Err(AcquireError::QueueFull);
+        }
+        let ticket = state.next_ticket;
+        state.next_ticket += 1;
+        let (sender, receiver) = oneshot::channel();
+        let waiter = Waiter { ticket, patience, sender };
+        if first {
+            state.waiters.push_front(waiter);
+        } else {
+            state.waiters.push_back(waiter);
+        }
+        Ok((ticket, receiver))
+    }
+
+    /// Starts as many connects as there are requests for, slots, and room in `max_connecting`.
+    pub(super) fn start_connects(self: &Arc<Self>) {
+        loop {
+            let runtime = {
+                let mut state = self.lock();
+                if state.closed
+                    || state.connecting >= state.waiters.len()
+                    || state.connecting >= self.policy.max_connecting
+                    || state.slots >= self.policy.max_connections
+                {
+                    return;
+                }
+                let Some(home) = &state.home else {
+                    return;
+                };
+                let runtime = home.runtime.clone();
+                state.slots += 1;
+                state.connecting += 1;
+                runtime
+            };
+            runtime.spawn(task::connect(task::Connecting::new(Slot::new(Arc::clone(self)))));
+        }
+    }
+
+    /// A connection comes back from its user.
+    pub(super) fn give_back(self: &Arc<Self>, mut occupied: Occupied<B>) {
+        match self.backend.inspect(&mut occupied.live.connection) {
+            Inspection::Clean => self.park(occupied),
+            Inspection::InTransaction | Inspection::Unknown => {
+                let now = Instant::now();
+                let generation = self.lock().generation;
+                // Closing it cleans it as well.
+                match self.outlived(&occupied.live, now, generation) {
+                    Some(reason) => self.retire(occupied, reason),
+                    None => self.spawn(task::clean(occupied)),
+                }
+            }
+            Inspection::Poisoned => self.retire(occupied, CloseReason::Poisoned),
+            Inspection::Dead => {
+                self.disconnected(occupied.live.generation);
+                self.retire(occupied, CloseReason::Dead);
+            }
+        }
+    }
+
+    /// Hands a clean connection to the first that waits, or keeps it idle.
+    pub(super) fn park(self: &Arc<Self>, mut occupied: Occupied<B>) {
+        let now = Instant::now();
+        occupied.live.last_used = now;
+        loop {
+            let waiter = {
+                let mut state = self.lock();
+                let reason = if state.closed {
+                    Some(CloseReason::Shutdown)
+                } else if occupied.live.uses == 0 && !state.waiters.is_empty() {
+                    // Made for this waiter: it has its one use even with a `max_age` of zero.
+                    None
+                } else {
+                    self.outlived(&occupied.live, now, state.generation)
+                };
+                if let Some(reason) = reason {
+                    drop(state);
+                    return self.retire(occupied, reason);
+                }
+                match state.waiters.pop_front() {
+                    Some(waiter) => waiter,
+                    None => return self.keep_idle(state, occupied),
+                }
+            };
+            // Who gave up in the meantime answers with the lease, and the next one gets it.
+            match waiter.sender.send(Ok(Lease::new(occupied))) {
+                Ok(()) => return,
+                Err(Ok(lease)) => occupied = lease.into_occupied(),
+                Err(Err(_)) => unreachable!("what comes back is what was sent"),
+            }
+        }
+    }
+
+    fn keep_idle(self: &Arc<Self>, mut state: MutexGuard<'_, State<B>>, occupied: Occupied<B>) {
+        let Occupied { live, slot } = occupied;
+        let expires = self.idle_until(&live);
+        state.idle.push(live);
+        let mut reaper = None;
+        match (expires, state.reaping) {
+            (Some(expires), None) => {
+                state.reaping = Some(expires);
+                reaper = state.home.as_ref().map(|home| (home.runtime.clone(), expires));
+            }
+            (Some(expires), Some(at)) if expires < at => {
+                state.reaping = Some(expires);
+                self.reaper.notify_one();
+            }
+            _ => {}
+        }
+        drop(state);
+        slot.park();
+        if let Some((runtime, at)) = reaper {
+            runtime.spawn(task::reap(task::Reaper::new(self), at));
+        }
+    }
+
+    /// Takes the idle connections whose time is over; says when the next one's is.
+    pub(super) fn reap(self: &Arc<Self>) -> Option<Instant> {
+        let now = Instant::now();
+        let mut stale = Vec::new();
+        let next = {
+            let mut state = self.lock();
+            let generation = state.generation;
+            for live in mem::take(&mut state.idle) {
+                match self.outlived(&live, now, generation) {
+                    Some(reason) => stale.push((live, reason)),
+                    None => state.idle.push(live),
+                }
+            }
+            state.reaping = state.idle.iter().filter_map(|live| self.idle_until(live)).min();
+            state.reaping
+        };
+        for (live, reason) in stale {
+            self.retire(Occupied { live, slot: Slot::of_idle(Arc::clone(self)) }, reason);
+        }
+        next
+    }
+
+    pub(super) fn reaper_gone(&self) {
+        self.lock().reaping = None;
+    }
+
+    /// A connection of `generation` turned out to be broken: those as old are not trusted either.
+    pub(super) fn disconnected(self: &Arc<Self>, generation: u64) {
+        let suspects = {
+            let mut state = self.lock();
+            if state.generation != generation {
+                return;
+            }
+            state.generation += 1;
+            mem::take(&mut state.idle)
+        };
+        for live in suspects {
+            let slot = Slot::of_idle(Arc::clone(self));
+            self.retire(Occupied { live, slot }, CloseReason::Generation);
+        }
+    }
+
+    /// Closes a connection in the background; the slot stays taken until it is closed.
+    pub(super) fn retire(self: &Arc<Self>, occupied: Occupied<B>, reason: CloseReason) {
+        self.spawn(task::close(occupied, reason));
+    }
+
+    /// Why a connection must not be given out any more.
+    fn outlived(
+        &self,
+        live: &Live<B::Connection>,
+        now: Instant,
+        generation: u64,
+    ) -> Option<CloseReason> {
+        if live.expires.is_some_and(|expires| now >= expires) {
+            Some(CloseReason::Age)
+        } else if live.generation < generation {
+            Some(CloseReason::Generation)
+        } else if self.policy.idle_timeout.is_some_and(|idle| now >= after(live.last_used, idle)) {
+            Some(CloseReason::Idle)
+        } else {
+            None
+        }
+    }
+
+    fn idle_until(&self, live: &Live<B::Connection>) -> Option<Instant> {
+        let idle = self.policy.idle_timeout.map(|idle| after(live.last_used, idle));
+        [live.expires, idle].into_iter().flatten().min()
+    }
+
+    /// When the age of a connection opened at `now` is over.
+    pub(super) fn roll_expiry(&self, now: Instant) -> Option<Instant> {
+        let age = self.policy.max_age?;
+        let off = age.as_secs_f64() * self.policy.max_age_jitter * random::unit();
+        let sooner = Duration::try_from_secs_f64(off).unwrap_or_default();
+        Some(after(now, age.saturating_sub(sooner)))
+    }
+
+    /// What to wait for before the next connect, and the generation it will have; `None` when nobody
+    /// wants one any more.
+    pub(super) fn connect_wanted(&self) -> Option<(Option<Instant>, u64)> {
+        let state = self.lock();
+        let wanted = !state.closed && !state.waiters.is_empty();
+        wanted.then(|| (state.outage.as_ref().map(|outage| outage.retry_at), state.generation))
+    }
+
+    /// The server is there.
+    pub(super) fn answered(&self) {
+        self.lock().outage = None;
+    }
+
+    /// The server did not answer a health check: those who wait longer than they can, wait for it.
+    pub(super) fn unanswered(&self) {
+        let outage =
+            Outage { error: AcquireError::TimedOut, failures: 0, retry_at: Instant::now() };
+        self.lock().outage.get_or_insert(outage);
+    }
+
+    pub(super) fn connect_failed(&self, error: &AcquireError) {
+        self.counters.connect_failures.add();
+        let mut state = self.lock();
+        let failures = state.outage.as_ref().map_or(0, |outage| outage.failures);
+        // 10 ms, doubled up to half a second, and up to half of it off so that processes do not march in step.
+        let delay = Duration::from_millis((10 << failures.min(6)).min(500));
+        let retry_at = Instant::now() + delay.mul_f64(1.0 - 0.5 * random::unit());
+        let failures = failures.saturating_add(1);
+        state.outage = Some(Outage { error: error.clone(), failures, retry_at });
+        let (impatient, patient) = mem::take(&mut state.waiters)
+            .into_iter()
+            .partition(|waiter| waiter.patience == Patience::OneAttempt);
+        state.waiters = patient;
+        drop(state);
+        fail(impatient, error);
+    }
+
+    pub(super) fn fail_waiters(&self, error: &AcquireError) {
+        let waiters = mem::take(&mut self.lock().waiters);
+        fail(waiters, error);
+    }
+
+    /// Why the deadline of a waiting request has passed.
+    pub(super) fn why_late(&self) -> AcquireError {
+        let state = self.lock();
+        match &state.outage {
+            Some(outage) => outage.error.clone(),
+            None if state.connecting > 0 => AcquireError::TimedOut,
+            None => AcquireError::Exhausted,
+        }
+    }
+
+    pub(super) fn slot_free(&self) {
+        let drained = {
+            let mut state = self.lock();
+            state.slots -= 1;
+            state.slots == 0
+        };
+        if drained {
+            self.drained.notify_waiters();
+        }
+    }
+
+    pub(super) fn connecting_over(&self) {
+        self.lock().connecting -= 1;
+    }
+
+    /// Refuses new checkouts and closes what is idle.
+    pub(super) fn shut(self: &Arc<Self>) {
+        let idle = {
+            let mut state = self.lock();
+            state.closed = true;
+            mem::take(&mut state.idle)
+        };
+        self.fail_waiters(&AcquireError::Closed);
+        for live in idle {
+            let slot = Slot::of_idle(Arc::clone(self));
+            self.retire(Occupied { live, slot }, CloseReason::Shutdown);
+        }
+    }
+
+    pub(super) fn is_drained(&self) -> bool {
+        self.lock().slots == 0
+    }
+
+    pub(super) fn maintaining(&self) -> Maintaining<'_> {
+        self.maintaining.fetch_add(1, Ordering::Relaxed);
+        Maintaining(&self.maintaining)
+    }
+
+    pub(super) fn status(&self) -> Status {
+        let mut status = self.counters.snapshot();
+        let state = self.lock();
+        status.max_connections = self.policy.max_connections;
+        status.idle = state.idle.len();
+        status.connecting = state.connecting;
+        status.maintaining = self.maintaining.load(Ordering::Relaxed);
+        status.waiting = state.waiters.len();
+        status.in_use =
+            state.slots.saturating_sub(status.idle + status.connecting + status.maintaining);
+        status
+    }
+
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let runtime = self.lock().home.as_ref().map(|home| home.runtime.clone());
+        match runtime {
+            Some(runtime) => drop(runtime.spawn(task)),
+            // No connection without a home; were there one, it is abandoned here.
+            None => drop(task),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State<B>> {
+        // Nothing in here panics between two writes that belong together.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn fail<B: Backend>(waiters: VecDeque<Waiter<B>>, error: &AcquireError) {
+    for waiter in waiters {
+        let _ = waiter.sender.send(Err(error.clone()));
+    }
+}
+
+impl<B: Backend> Drop for Shared<B> {
+    fn drop(&mut self) {
+        self.reaper.notify_one();
+        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if state.home.as_ref().is_some_and(|home| home.pid != process::id()) {
+            // The parent still uses these sockets; a driver's drop might say good-bye on them.
+            #[expect(clippy::mem_forget, reason = "dropping would end the parent's sessions")]
+            mem::forget(mem::take(&mut state.idle));
+        }
+    }
+}
+
+// === impl State ===
+
+impl<B: Backend> State<B> {
+    /// Refuses a process or runtime that the open connections do not belong to.
+    fn come_home(&mut self) -> Result<(), AcquireError> {
+        let pid = process::id();
+        let here = Handle::try_current().map_err(|_| AcquireError::NoRuntime)?;
+        match &self.home {
+            Some(home) if home.pid == pid && home.runtime.id() == here.id() => return Ok(()),
+            Some(home) if self.slots > 0 => {
+                return Err(if home.pid == pid {
+                    AcquireError::ForeignRuntime
+                } else {
+                    AcquireError::Forked
+                });
+            }
+            _ => {}
+        }
+        self.home = Some(Home { pid, runtime: here });
+        Ok(())
+    }
+}
+
+// === impl Waiting ===
+
+impl<B: Backend> Drop for Waiting<B> {
+    fn drop(&mut self) {
+        let waiter = {
+            let mut state = self.shared.lock();
+            let place = state.waiters.iter().position(|waiter| waiter.ticket == self.ticket);
+            place.and_then(|place| state.waiters.remove(place))
+        };
+        drop(waiter);
+    }
+}
+
+// === impl Maintaining ===
+
+impl Drop for Maintaining<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,188 @@
+//! What a pool does in the background: connecting, cleaning, closing, reaping.
+
+use std::sync::{Arc, Weak};
+
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+
+use super::after;
+use super::shared::Shared;
+use super::slot::{Live, Occupied, Slot};
+use crate::{AcquireError, Backend, CloseReason, ErrorClass, Inspection};
+
+/// A slot in which a connection is in the making.
+pub(super) struct Connecting<B: Backend> {
+    /// `None` once the connection is made.
+    slot: Option<Slot<B>>,
+    shared: Arc<Shared<B>>,
+}
+
+/// The reaper's hold on its pool, which it does not keep alive.
+pub(super) struct Reaper<B: Backend> {
+    shared: Weak<Shared<B>>,
+    wake: Arc<Notify>,
+}
+
+/// Connects for whoever waits first, and tries again while anybody waits.
+///
+/// It is a task of its own: a request that gives up does not cost the connection it asked for.
+pub(super) async fn connect<B: Backend>(mut connecting: Connecting<B>) {
+    if let Some(slot) = &mut connecting.slot {
+        slot.running();
+    }
+    let shared = Arc::clone(&connecting.shared);
+    while let Some((after, generation)) = shared.connect_wanted() {
+        if let Some(after) = after.filter(|after| *after > Instant::now()) {
+            sleep_until(after).await;
+            continue;
+        }
+        let error = match timeout(shared.policy.connect_timeout, shared.backend.connect()).await {
+            Ok(Ok(connection)) => {
+                let now = Instant::now();
+                let live = Live {
+                    connection,
+                    expires: shared.roll_expiry(now),
+                    generation,
+                    last_used: now,
+                    uses: 0,
+                };
+                shared.counters.opened.add();
+                shared.answered();
+                if let Some(slot) = connecting.made() {
+                    shared.park(Occupied { live, slot });
+                }
+                return shared.start_connects();
+            }
+            Ok(Err(error)) if shared.backend.classify(&error) == ErrorClass::Denied => {
+                tracing::error!(%error, "the database server refuses the connection");
+                shared.counters.connect_failures.add();
+                return shared.fail_waiters(&AcquireError::Denied(Arc::new(error)));
+            }
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "connecting to the database failed");
+                AcquireError::Unavailable(Arc::new(error))
+            }
+            Err(_) => {
+                tracing::warn!(limit = ?shared.policy.connect_timeout, "connecting to the database took too long");
+                AcquireError::TimedOut
+            }
+        };
+        shared.connect_failed(&error);
+    }
+}
+
+/// Rolls back or resets a connection that its user left unclean, and closes it if that fails.
+pub(super) async fn clean<B: Backend>(mut occupied: Occupied<B>) {
+    let shared = occupied.slot.shared();
+    let maintaining = shared.maintaining();
+    let deadline = after(Instant::now(), shared.policy.reset_timeout);
+    let connection = &mut occupied.live.connection;
+    let cleaned = timeout_at(deadline, async {
+        if shared.backend.inspect(connection) == Inspection::InTransaction {
+            shared.counters.rollbacks.add();
+            shared.backend.rollback(connection).await?;
+        }
+        if shared.backend.inspect(connection) == Inspection::Unknown {
+            shared.counters.resets.add();
+            shared.backend.reset(connection).await?;
+        }
+        Ok::<_, B::Error>(shared.backend.inspect(connection))
+    });
+    let cleaned = cleaned.await;
+    drop(maintaining);
+    match cleaned {
+        Ok(Ok(Inspection::Clean)) => return shared.park(occupied),
+        Ok(Ok(state)) => tracing::debug!(?state, "a connection stayed unclean and is closed"),
+        Ok(Err(error)) => tracing::warn!(%error, "a connection could not be cleaned and is closed"),
+        Err(_) => tracing::warn!("cleaning a connection took too long, it is closed"),
+    }
+    close(occupied, CloseReason::ResetFailed).await;
+}
+
+/// Ends a session, at the server too if an operation on it was cancelled.
+pub(super) async fn close<B: Backend>(occupied: Occupied<B>, reason: CloseReason) {
+    let Occupied { mut live, mut slot } = occupied;
+    let shared = slot.shared();
+    let _maintaining = shared.maintaining();
+    let limit = shared.policy.close_timeout;
+    // A health check that was cut off holds nothing at the server, which does not listen anyway.
+    let running = reason != CloseReason::Unusable
+        && shared.backend.inspect(&mut live.connection) == Inspection::Poisoned;
+    if running && shared.policy.kill_cancelled {
+        if let Some(session) = shared.backend.session_id(&live.connection) {
+            match timeout(limit, shared.backend.interrupt(session)).await {
+                Ok(Ok(true)) => shared.counters.kills.add(),
+                Ok(Ok(false)) => {}
+                Ok(Err(error)) => {
+                    shared.counters.kill_failures.add();
+                    tracing::warn!(session, %error, "a cancelled session could not be ended");
+                }
+                Err(_) => {
+                    shared.counters.kill_failures.add();
+                    tracing::warn!(session, ?limit, "ending a cancelled session took too long");
+                }
+            }
+        }
+    }
+    if timeout(limit, shared.backend.close(live.connection)).await.is_err() {
+        tracing::debug!(?limit, "closing a connection took too long");
+    }
+    tracing::debug!(?reason, uses = live.uses, "a connection was closed");
+    slot.closed(reason);
+}
+
+/// Closes idle connections when their time is over, without any traffic.
+pub(super) async fn reap<B: Backend>(reaper: Reaper<B>, first: Instant) {
+    let mut at = first;
+    loop {
+        // Woken early: something expires sooner, or the pool is gone.
+        let _ = timeout_at(at, reaper.wake.notified()).await;
+        let Some(shared) = reaper.shared.upgrade() else {
+            return;
+        };
+        match shared.reap() {
+            Some(next) => at = next,
+            None => return,
+        }
+    }
+}
+
+// === impl Connecting ===
+
+impl<B: Backend> Connecting<B> {
+    pub(super) fn new(slot: Slot<B>) -> Self {
+        Self { shared: slot.shared(), slot: Some(slot) }
+    }
+
+    /// The connection is made; what follows is no longer connecting.
+    fn made(mut self) -> Option<Slot<B>> {
+        let mut slot = self.slot.take();
+        if let Some(slot) = &mut slot {
+            slot.opened();
+        }
+        slot
+    }
+}
+
+impl<B: Backend> Drop for Connecting<B> {
+    fn drop(&mut self) {
+        // Before the slot's own drop, which may start another connect.
+        self.shared.connecting_over();
+    }
+}
+
+// === impl Reaper ===
+
+impl<B: Backend> Reaper<B> {
+    pub(super) fn new(shared: &Arc<Shared<B>>) -> Self {
+        Self { shared: Arc::downgrade(shared), wake: Arc::clone(&shared.reaper) }
+    }
+}
+
+impl<B: Backend> Drop for Reaper<B> {
+    fn drop(&mut self) {
+        if let Some(shared) = self.shared.upgrade() {
+            shared.reaper_gone();
+        }
+    }
+}

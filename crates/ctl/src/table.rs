@@ -1,0 +1,109 @@
+//! The status for people.
+
+use std::fmt::Write;
+use std::time::{Duration, SystemTime};
+
+use crate::client::{Status, Worker};
+
+const HEADINGS: [&str; 9] =
+    ["SLOT", "PID", "GENERATION", "STATE", "BEAT", "REQUESTS", "IN FLIGHT", "UP", "OLDEST REQUEST"];
+
+/// The status as a few lines and a table.
+pub(crate) fn render(status: &Status) -> String {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let ready = status.workers.iter().filter(|worker| worker.state == "ready").count();
+    let mut text = format!(
+        "{} (farrier {}): {}, process {}, up {}, generation {}, {ready} of {} workers ready\n",
+        status.name,
+        status.version,
+        status.state,
+        status.pid,
+        span(status.uptime),
+        status.generation,
+        status.target,
+    );
+    // Writing to a string does not fail.
+    let _ = writeln!(text, "listening on {}\n", status.listeners.join(", "));
+    let rows: Vec<_> = status.workers.iter().map(|worker| row(worker, now.as_secs_f64())).collect();
+    let widths: Vec<usize> = (0..HEADINGS.len())
+        .map(|column| {
+            let cells = rows.iter().map(|row| row[column].chars().count());
+            cells.chain([HEADINGS[column].len()]).max().unwrap_or(0)
+        })
+        .collect();
+    for cells in std::iter::once(HEADINGS.map(str::to_owned)).chain(rows) {
+        let mut line = String::new();
+        for (cell, width) in cells.iter().zip(&widths) {
+            let _ = write!(line, "{cell:<width$}  ");
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+fn row(worker: &Worker, now: f64) -> [String; HEADINGS.len()] {
+    let oldest = worker.oldest.as_ref().map_or_else(String::new, |oldest| {
+        // The path is the client's: nothing in it may move the cursor.
+        let request: String = oldest.request.chars().filter(|c| !c.is_control()).collect();
+        format!("{request} ({})", span(oldest.age))
+    });
+    [
+        worker.slot.to_string(),
+        worker.pid.to_string(),
+        worker.generation.to_string(),
+        worker.state.clone(),
+        format!("{:.1} s", worker.beat_age),
+        worker.requests.to_string(),
+        worker.in_flight.to_string(),
+        span(now - worker.started),
+        oldest,
+    ]
+}
+
+/// A length of time in its two largest units.
+fn span(seconds: f64) -> String {
+    let duration = Duration::try_from_secs_f64(seconds).unwrap_or_default();
+    let whole = duration.as_secs();
+    let (days, hours, minutes) = (whole / 86_400, whole / 3600 % 24, whole / 60 % 60);
+    match (days, hours, minutes) {
+        (0, 0, 0) if whole < 10 => format!("{:.1} s", duration.as_secs_f64()),
+        (0, 0, 0) => format!("{whole} s"),
+        (0, 0, minutes) => format!("{minutes} min {} s", whole % 60),
+        (0, hours, minutes) => format!("{hours} h {minutes} min"),
+        (days, hours, _) => format!("{days} d {hours} h"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_have_two_units() {
+        for (seconds, text) in [
+            (-1.0, "0.0 s"),
+            (0.25, "0.2 s"),
+            (59.0, "59 s"),
+            (61.0, "1 min 1 s"),
+            (3_661.0, "1 h 1 min"),
+            (90_000.0, "1 d 1 h"),
+        ] {
+            assert_eq!(span(seconds), text);
+        }
+    }
+
+    #[test]
+    fn a_table_has_a_row_per_worker() {
+        let line = r#"{"ok":true,"name":"app","version":"0.1.0","pid":7,"state":"running","uptime":3.5,
+            "generation":2,"target":2,"listeners":["127.0.0.1:80"],"workers":[
+            {"slot":0,"pid":8,"generation":2,"state":"ready","beat_age":0.1,"requests":12,"in_flight":1,
+             "oldest":{"request":"GET /\u001b[2J","age":1.5},"started":0.0},
+            {"slot":1,"pid":9,"generation":2,"state":"booting","beat_age":0.1,"requests":0,"in_flight":0,
+             "oldest":null,"started":0.0}]}"#;
+        let text = render(&serde_json::from_str(line).unwrap());
+        assert!(text.contains("1 of 2 workers ready") && text.contains("127.0.0.1:80"), "{text}");
+        assert!(text.contains("GET /[2J (1.5 s)"), "{text}");
+        assert_eq!(text.lines().count(), 6, "{text}");
+    }
+}

@@ -1,0 +1,306 @@
+//! The guard that ends an exchange, and what it knows at the end.
+
+use std::fmt;
+use std::panic::{self, AssertUnwindSafe};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use http::{HeaderMap, Method, Response, StatusCode, header};
+use http_body::{Body, Frame};
+
+use crate::{Answer, ResponseBody};
+
+/// What a middleware does with one exchange.
+///
+/// A closure `FnOnce(End)` is an observer that only wants the end.
+pub trait Observer {
+    /// The service answered; called at most once, before the head goes on.
+    ///
+    /// A panic in it is caught and logged.
+    fn on_head(&mut self, status: StatusCode, headers: &HeaderMap) {
+        let _ = (status, headers);
+    }
+
+    /// The exchange is over; called exactly once, on every path.
+    ///
+    /// It runs where the last owner is dropped: on the connection's task, and before the last bytes
+    /// are flushed. A slow observer delays the client, so it must be short. A panic in it is caught and
+    /// logged and changes nothing for the client.
+    fn on_end(self, end: End);
+}
+
+impl<F: FnOnce(End)> Observer for F {
+    fn on_end(self, end: End) {
+        self(end);
+    }
+}
+
+/// How an exchange ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Outcome {
+    /// The whole response was handed to the server: bytes sent ≥ bytes expected.
+    ///
+    /// HEAD, 1xx, 204 and 304 expect none. It says "produced", not "received": a client that leaves
+    /// after the last bytes were buffered counts as finished.
+    Finished,
+    /// The response body yielded an error, or ended before the length that it had announced.
+    BodyFailed,
+    /// The service returned an error in place of a response.
+    ServiceFailed,
+    /// The service or its response body panicked, or what is around them did while it held them.
+    ///
+    /// Never seen under `panic = "abort"`, where nothing runs.
+    Panicked,
+    /// The response was dropped before its end: the client left, or a layer outside let go of it
+    /// (a timeout, or one that puts another body in its place).
+    Aborted,
+}
+
+/// What is known about an exchange when it is over.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct End {
+    /// How it ended.
+    pub outcome: Outcome,
+    /// The status of the response head; `None` if there never was one.
+    pub status: Option<StatusCode>,
+    /// Bytes of the body that were handed to the server; no header, no framing.
+    pub bytes: u64,
+    /// From the beginning to the response head; `None` if there never was one.
+    pub time_to_head: Option<Duration>,
+    /// From the beginning to the end.
+    pub total: Duration,
+}
+
+/// The guard of one exchange: dropping it ends the exchange.
+///
+/// [`ResponseFuture`](crate::ResponseFuture) and [`ResponseBody`](crate::ResponseBody) carry it and note
+/// the facts. A middleware that needs a future of its own calls [`respond`](Self::respond) or
+/// [`answer`](Self::answer), [`service_failed`](Self::service_failed) and [`panicked`](Self::panicked)
+/// itself.
+pub struct Exchange<O: Observer> {
+    /// `None` only while `drop` runs.
+    observer: Option<O>,
+    facts: Facts,
+}
+
+#[derive(Debug)]
+struct Facts {
+    began: Instant,
+    head_at: Option<Instant>,
+    status: Option<StatusCode>,
+    request: RequestKind,
+    sent: u64,
+    /// Known after the head, if it can be known at all.
+    expected: Option<u64>,
+    /// The body said so itself: `None`, trailers, or `is_end_stream` after a frame.
+    complete: bool,
+    failure: Option<Outcome>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum RequestKind {
+    Head,
+    Connect,
+    Other,
+}
+
+// === impl Exchange ===
+
+impl<O: Observer> Exchange<O> {
+    /// Begins an exchange; call it before the inner service is called.
+    #[must_use = "an exchange that is dropped has ended"]
+    pub fn begin(method: &Method, observer: O) -> Self {
+        let request = match *method {
+            Method::HEAD => RequestKind::Head,
+            Method::CONNECT => RequestKind::Connect,
+            _ => RequestKind::Other,
+        };
+        Self {
+            observer: Some(observer),
+            facts: Facts {
+                began: Instant::now(),
+                head_at: None,
+                status: None,
+                request,
+                sent: 0,
+                expected: None,
+                complete: false,
+                failure: None,
+            },
+        }
+    }
+
+    /// When the exchange began.
+    pub fn began(&self) -> Instant {
+        self.facts.began
+    }
+
+    /// The observer.
+    ///
+    /// # Panics
+    ///
+    /// Never: the observer leaves only in `drop`.
+    pub fn observer(&self) -> &O {
+        self.observer.as_ref().expect("only drop takes the observer")
+    }
+
+    /// The observer, to note something in it on the way.
+    ///
+    /// # Panics
+    ///
+    /// Never: the observer leaves only in `drop`.
+    pub fn observer_mut(&mut self) -> &mut O {
+        self.observer.as_mut().expect("only drop takes the observer")
+    }
+
+    /// Notes the head of the service's response and hands the exchange on to its body.
+    ///
+    /// An upgrade ends here: the socket task that follows is no part of the exchange.
+    pub fn respond<B: Body>(self, response: Response<B>) -> Response<ResponseBody<B, O>> {
+        self.carry(response, ResponseBody::new)
+    }
+
+    /// Notes the head of a middleware's own answer and hands the exchange on to its body.
+    pub fn answer<B>(self, response: Response<Answer>) -> Response<ResponseBody<B, O>> {
+        self.carry(response, ResponseBody::answer)
+    }
+
+    /// Notes the response head, and how many bytes its body is expected to have.
+    pub fn head<B: Body>(&mut self, status: StatusCode, headers: &HeaderMap, body: &B) {
+        let facts = &mut self.facts;
+        facts.head_at = Some(Instant::now());
+        facts.status = Some(status);
+        let bodiless = facts.request == RequestKind::Head
+            || facts.upgraded()
+            || status.is_informational()
+            || status == StatusCode::NO_CONTENT
+            || status == StatusCode::NOT_MODIFIED
+            || body.is_end_stream();
+        facts.expected = if bodiless {
+            Some(0)
+        } else {
+            content_length(headers).or_else(|| body.size_hint().exact())
+        };
+        let observer = self.observer_mut();
+        caught("head", || observer.on_head(status, headers));
+    }
+
+    /// Whether the socket now belongs to another protocol: the exchange is over at its head.
+    ///
+    /// 101 (RFC 9110 section 15.2.2), or a 2xx answer to CONNECT (section 9.3.6).
+    #[must_use]
+    pub fn upgraded(&self) -> bool {
+        self.facts.upgraded()
+    }
+
+    /// Notes that the service returned an error instead of a response.
+    pub fn service_failed(&mut self) {
+        self.fail(Outcome::ServiceFailed);
+    }
+
+    /// Notes a panic that the carrier caught and will resume.
+    ///
+    /// Without this note an exchange under an outer `CatchPanicLayer` looks aborted: by the time the
+    /// future is dropped, the thread no longer unwinds.
+    pub fn panicked(&mut self) {
+        self.fail(Outcome::Panicked);
+    }
+
+    /// Notes what the response body yielded.
+    pub(crate) fn frame<D: bytes::Buf, E>(&mut self, frame: Option<&Result<Frame<D>, E>>) {
+        match frame {
+            Some(Ok(frame)) => match frame.data_ref() {
+                Some(data) => self.facts.sent += data.remaining() as u64,
+                None => self.facts.complete |= frame.is_trailers(),
+            },
+            Some(Err(_)) => self.fail(Outcome::BodyFailed),
+            None => self.facts.complete = true,
+        }
+    }
+
+    pub(crate) fn complete(&mut self) {
+        self.facts.complete = true;
+    }
+
+    fn carry<B: Body, R>(
+        mut self,
+        response: Response<B>,
+        wrap: impl FnOnce(B, Option<Self>) -> R,
+    ) -> Response<R> {
+        self.head(response.status(), response.headers(), response.body());
+        let exchange = Some(self).filter(|exchange| !exchange.upgraded());
+        response.map(|body| wrap(body, exchange))
+    }
+
+    /// The first failure counts: what follows it is its consequence.
+    fn fail(&mut self, failure: Outcome) {
+        self.facts.failure.get_or_insert(failure);
+    }
+}
+
+impl<O: Observer> Drop for Exchange<O> {
+    fn drop(&mut self) {
+        let Some(observer) = self.observer.take() else {
+            return;
+        };
+        let end = self.facts.end();
+        caught("end", || observer.on_end(end));
+    }
+}
+
+impl<O: Observer + fmt::Debug> fmt::Debug for Exchange<O> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Exchange")
+            .field("observer", &self.observer)
+            .field("facts", &self.facts)
+            .finish()
+    }
+}
+
+// === impl Facts ===
+
+impl Facts {
+    fn end(&self) -> End {
+        End {
+            outcome: self.outcome(),
+            status: self.status,
+            bytes: self.sent,
+            time_to_head: self.head_at.map(|at| at - self.began),
+            total: self.began.elapsed(),
+        }
+    }
+
+    fn outcome(&self) -> Outcome {
+        if let Some(failure) = self.failure {
+            return failure;
+        }
+        match self.expected {
+            Some(expected) if self.sent >= expected => Outcome::Finished,
+            Some(_) if self.complete => Outcome::BodyFailed,
+            None if self.complete => Outcome::Finished,
+            _ if thread::panicking() => Outcome::Panicked,
+            _ => Outcome::Aborted,
+        }
+    }
+
+    fn upgraded(&self) -> bool {
+        self.status.is_some_and(|status| {
+            status == StatusCode::SWITCHING_PROTOCOLS
+                || (self.request == RequestKind::Connect && status.is_success())
+        })
+    }
+}
+
+/// Calls an observer: a panic of its own may neither reach the client nor, as it may come while the
+/// thread unwinds already, abort the process.
+fn caught(moment: &'static str, call: impl FnOnce()) {
+    if panic::catch_unwind(AssertUnwindSafe(call)).is_err() {
+        tracing::error!(moment, "the observer of an exchange panicked");
+    }
+}
+
+fn content_length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}

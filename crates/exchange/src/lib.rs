@@ -1,0 +1,85 @@
+//! One HTTP exchange: it begins in a middleware's `call` and ends exactly once, with an [`Outcome`].
+//!
+//! Whoever writes a tower middleware that must do something *after* a response meets the same
+//! questions: when is a response over, was it finished or cut off, and who calls the end action when
+//! the client leaves, the handler panics or an outer timeout drops the future? This crate answers
+//! them once. An [`Exchange`] is a guard that is made in `call` and moved into the response future and
+//! from there into the response body. Its `Drop` is the only thing that ends it, so "exactly once"
+//! follows from ownership; what carries it only notes facts in it.
+//!
+//! # How a response really ends
+//!
+//! Nobody promises that a body is polled to its end. What hyper and axum do, and what it is here:
+//!
+//! | case | how the server ends it | outcome |
+//! |---|---|---|
+//! | full body | one data frame, then drop; `None` is never polled | finished |
+//! | empty body (204, 404) | dropped unpolled | finished |
+//! | HEAD on a route for GET | a body with content, dropped unpolled | finished |
+//! | 204, 304 with a body | HTTP/1: dropped unpolled; HTTP/2: sent all the same | finished |
+//! | stream | data, `None`, drop | finished |
+//! | stream with Content-Length, HTTP/1 | data, drop after the last byte | finished |
+//! | trailers | trailers frame, drop | finished |
+//! | upgrade (101, or 2xx to CONNECT) | the socket lives on; the exchange ends at the head | finished |
+//! | body shorter than its Content-Length | `None` too early; the client gets an error | body failed |
+//! | body yields an error | error, drop | body failed |
+//! | service returns an error | the connection is closed | service failed |
+//! | handler panics, caught outside or not | future dropped, unwinding or not | panicked |
+//! | handler panics, caught inside | a 500 like any other | finished |
+//! | body panics | body dropped | panicked |
+//! | client leaves before the head | future dropped | aborted |
+//! | client leaves in mid-stream | body dropped | aborted |
+//! | timeout outside | future dropped, as if the client had left | aborted |
+//!
+//! What a middleware cannot see: requests that the server itself refuses, and whether the last bytes
+//! were flushed. A client that leaves after they were buffered counts as finished. A layer outside that
+//! throws the body away (a 304 made of a 200) looks like a client that left.
+//!
+//! # Example
+//!
+//! ```
+//! use std::task::{Context, Poll};
+//!
+//! use farrier_exchange::{End, Exchange, ResponseBody, ResponseFuture};
+//! use http::{Request, Response};
+//! use http_body::Body;
+//! use tower_service::Service;
+//!
+//! /// Logs how each exchange ended.
+//! #[derive(Clone, Debug)]
+//! struct LogEnds<S> {
+//!     inner: S,
+//! }
+//!
+//! impl<S, B, R> Service<Request<B>> for LogEnds<S>
+//! where
+//!     S: Service<Request<B>, Response = Response<R>>,
+//!     R: Body,
+//! {
+//!     type Response = Response<ResponseBody<R, fn(End)>>;
+//!     type Error = S::Error;
+//!     type Future = ResponseFuture<S::Future, fn(End)>;
+//!
+//!     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+//!         self.inner.poll_ready(cx)
+//!     }
+//!
+//!     fn call(&mut self, request: Request<B>) -> Self::Future {
+//!         let log: fn(End) = |end| println!("{:?} after {:?}", end.outcome, end.total);
+//!         // Begun before the inner call: should that panic, the exchange ends all the same.
+//!         let exchange = Exchange::begin(request.method(), log);
+//!         ResponseFuture::new(self.inner.call(request), exchange)
+//!     }
+//! }
+//! ```
+#![forbid(unsafe_code)]
+
+mod answer;
+mod body;
+mod exchange;
+mod future;
+
+pub use answer::Answer;
+pub use body::ResponseBody;
+pub use exchange::{End, Exchange, Observer, Outcome};
+pub use future::ResponseFuture;

@@ -1,0 +1,91 @@
+//! gunicorn's process model and Django's connection lifecycle for axum.
+//!
+//! Three tower layers that any axum app takes with `.layer()`, and a launcher that runs the app in worker
+//! processes:
+//!
+//! - [`connection`]: a database connection that belongs to the request; never stale, never leaked, never
+//!   another request's, and never more of them than the server allows;
+//! - [`hooks`]: `pre_request` and `post_request`, called exactly once per request;
+//! - [`heartbeat`]: tells a hung process from a busy one;
+//! - [`prefork`]: forks the workers, watches them and replaces them.
+//!
+//! Each part works without the others. Under them are [`exchange`], one HTTP exchange that ends exactly
+//! once, for middleware of your own, and [`serve`], the accept-and-serve loop with the soft drain, for
+//! programs that do not fork.
+//!
+//! # Example
+//!
+//! ```no_run
+//! # #[cfg(all(feature = "prefork", feature = "sqlite"))]
+//! # mod quickstart {
+//! use std::process::ExitCode;
+//!
+//! use axum::Router;
+//! use axum::http::StatusCode;
+//! use axum::routing::get;
+//! use farrier::hooks;
+//! use farrier::prelude::*;
+//! use farrier::sqlx::{Sqlite, sqlx};
+//!
+//! fn main() -> ExitCode {
+//!     // Settings come from defaults, farrier.toml, FARRIER_* and the command line.
+//!     Launcher::from_args("quickstart").run(app)
+//! }
+//!
+//! /// Runs once in every worker, after the fork.
+//! async fn app(worker: Worker) -> Result<Router, BoxError> {
+//!     let database = Pool::new(Sqlite::new("sqlite:quickstart.db")?, Policy::default());
+//!     // From outside to inside.
+//!     let layers = (
+//!         HeartbeatLayer::new(worker.pulse()),
+//!         hooks::from_fn(
+//!             |_request| Ok(Pre::Continue(())),
+//!             |(), request, end| println!("{} {:?} {:?}", request.uri, end.outcome, end.total),
+//!         ),
+//!         ConnectionLayer::new(database),
+//!     );
+//!     Ok(Router::new().route("/", get(hello)).layer(layers))
+//! }
+//!
+//! /// The connection is opened at the first `get`, and given back with the response.
+//! async fn hello(database: Database<Sqlite>) -> axum::response::Result<String> {
+//!     let mut connection = database.get().await?;
+//!     let answer: i64 = sqlx::query_scalar("SELECT 6 * 7")
+//!         .fetch_one(&mut *connection)
+//!         .await
+//!         .map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)?;
+//!     Ok(format!("The database says {answer}.\n"))
+//! }
+//! # }
+//! # fn main() {}
+//! ```
+//!
+//! # Features
+//!
+//! - `prefork` (default): the launcher;
+//! - `mysql`: MySQL and MariaDB through mysql_async;
+//! - `sqlite`, `postgres`: SQLite and PostgreSQL through sqlx.
+#![forbid(unsafe_code)]
+
+pub use farrier_connection as connection;
+pub use farrier_exchange as exchange;
+pub use farrier_heartbeat as heartbeat;
+pub use farrier_hooks as hooks;
+#[cfg(feature = "mysql")]
+pub use farrier_mysql as mysql;
+#[cfg(feature = "prefork")]
+pub use farrier_prefork as prefork;
+pub use farrier_serve as serve;
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+pub use farrier_sqlx as sqlx;
+
+/// What an app with the three layers under the launcher names: `use farrier::prelude::*`.
+pub mod prelude {
+    pub use farrier_connection::{AcquireError, ConnectionLayer, Database, Policy, Pool};
+    pub use farrier_exchange::{End, Outcome};
+    pub use farrier_heartbeat::{HeartbeatLayer, Livez, Pulse, Readyz};
+    pub use farrier_hooks::Pre;
+    #[cfg(feature = "prefork")]
+    pub use farrier_prefork::{Launcher, Worker};
+    pub use farrier_serve::BoxError;
+}

@@ -1,0 +1,359 @@
+//! The layer of a hook whose `pre_request` waits: its service and its response future.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::mem;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use farrier_exchange::End;
+use http::request::Parts;
+use http::{HeaderMap, Request, Response, StatusCode};
+use http_body::Body;
+use pin_project::pin_project;
+use tower_layer::Layer;
+use tower_service::Service;
+
+use crate::hook::{AsStr, AsyncRequestHook, BoxError, Pre, RequestInfo, Unmatched, unmatched};
+use crate::layer::{ResponseBody, ResponseFuture};
+use crate::post::{Arrival, PostHook, caught};
+
+/// A layer that calls an async `pre_request` before each request and a `post_request` after it.
+///
+/// It comes from [`from_async_fn`] or [`from_async_hook`]. Where nothing has to be waited for,
+/// [`RequestHookLayer`](crate::RequestHookLayer) is cheaper: this layer must clone the inner service
+/// for each request, and under axum that allocates.
+pub struct AsyncRequestHookLayer<A, H, P = Unmatched> {
+    pre: Arc<A>,
+    hook: Arc<H>,
+    as_str: AsStr<P>,
+}
+
+/// The service of [`AsyncRequestHookLayer`].
+pub struct AsyncRequestHookService<S, A, H, P = Unmatched> {
+    inner: S,
+    pre: Arc<A>,
+    hook: Arc<H>,
+    as_str: AsStr<P>,
+}
+
+/// The response future of [`AsyncRequestHookService`].
+#[pin_project]
+#[must_use = "futures do nothing unless polled"]
+pub struct AsyncResponseFuture<F, S: Service<Request<B>>, B, H: PostHook, P = Unmatched> {
+    #[pin]
+    state: State<F, S, B, H, P>,
+}
+
+#[expect(clippy::large_enum_variant, reason = "a box would be an allocation for each request")]
+#[pin_project(project = StateProjection)]
+enum State<F, S: Service<Request<B>>, B, H: PostHook, P> {
+    /// `pre_request` waits; leaves to `Response` when it has decided.
+    Pre {
+        #[pin]
+        pre: F,
+        /// `None` only in the moment of leaving.
+        rest: Option<(Arrival<H, P>, S, B)>,
+    },
+    /// The service is at work, or the hook has answered; no exit.
+    Response(#[pin] ResponseFuture<S::Future, H, P>),
+}
+
+/// An async `pre_request`: any `Fn(Parts) -> impl Future`.
+pub trait AsyncPre<C>: Send + Sync + 'static {
+    /// Gives the request's head back, with what was decided.
+    type Future: Future<Output = Result<(Parts, Pre<C>), BoxError>> + Send;
+
+    /// Called before the service.
+    fn start(&self, request: Parts) -> Self::Future;
+}
+
+/// The `post_request` of a hook from [`from_async_hook`].
+pub struct AsyncHook<H>(Arc<H>);
+
+/// The `post_request` of a hook from [`from_async_fn`].
+pub struct FnPost<After, C> {
+    after: After,
+    context: PhantomData<fn() -> C>,
+}
+
+/// A layer of two closures, of which the first is async.
+///
+/// It owns the request's head while it waits and gives it back; see [`from_async_hook`] for hooks
+/// that borrow it.
+///
+/// # Example
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use farrier_hooks::{Pre, from_async_fn};
+///
+/// let slowed = from_async_fn(
+///     |mut request| async move {
+///         tokio::time::sleep(Duration::from_millis(1)).await;
+///         request.extensions.insert("slowed");
+///         Ok((request, Pre::Continue(())))
+///     },
+///     |(), request, end| println!("{} {:?}", request.uri, end.outcome),
+/// );
+/// # let _ = slowed;
+/// ```
+pub fn from_async_fn<Before, Fut, After, C>(
+    pre_request: Before,
+    post_request: After,
+) -> AsyncRequestHookLayer<Before, FnPost<After, C>>
+where
+    Before: Fn(Parts) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Result<(Parts, Pre<C>), BoxError>> + Send,
+    After: Fn(C, &RequestInfo<'_>, &End) + Send + Sync + 'static,
+    C: Send + 'static,
+{
+    AsyncRequestHookLayer {
+        pre: Arc::new(pre_request),
+        hook: Arc::new(FnPost { after: post_request, context: PhantomData }),
+        as_str: unmatched,
+    }
+}
+
+/// A layer of an [`AsyncRequestHook`].
+///
+/// # Example
+///
+/// ```
+/// use farrier_hooks::{AsyncRequestHook, BoxError, Pre, from_async_hook};
+/// use http::request::Parts;
+///
+/// struct Tenants;
+///
+/// impl AsyncRequestHook for Tenants {
+///     type Context = ();
+///
+///     async fn pre_request(&self, request: &mut Parts) -> Result<Pre<()>, BoxError> {
+///         let name = request.uri.host().unwrap_or("default").to_owned();
+///         tokio::task::yield_now().await; // a lookup
+///         request.extensions.insert(name);
+///         Ok(Pre::Continue(()))
+///     }
+/// }
+///
+/// let layer = from_async_hook(Tenants);
+/// # let _ = layer;
+/// ```
+pub fn from_async_hook<H: AsyncRequestHook>(
+    hook: H,
+) -> AsyncRequestHookLayer<impl AsyncPre<H::Context>, AsyncHook<H>> {
+    let hook = Arc::new(hook);
+    let post = AsyncHook(Arc::clone(&hook));
+    let pre = move |mut request: Parts| {
+        let hook = Arc::clone(&hook);
+        async move {
+            let pre = hook.pre_request(&mut request).await?;
+            Ok((request, pre))
+        }
+    };
+    AsyncRequestHookLayer { pre: Arc::new(pre), hook: Arc::new(post), as_str: unmatched }
+}
+
+// === impl AsyncRequestHookLayer ===
+
+impl<A, H, P> AsyncRequestHookLayer<A, H, P> {
+    /// As [`RequestHookLayer::matched_path`](crate::RequestHookLayer::matched_path).
+    #[must_use]
+    pub fn matched_path<Q>(self, as_str: fn(&Q) -> &str) -> AsyncRequestHookLayer<A, H, Q>
+    where
+        Q: Clone + Send + Sync + 'static,
+    {
+        AsyncRequestHookLayer { pre: self.pre, hook: self.hook, as_str }
+    }
+}
+
+impl<S, A, H, P> Layer<S> for AsyncRequestHookLayer<A, H, P> {
+    type Service = AsyncRequestHookService<S, A, H, P>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        AsyncRequestHookService {
+            inner,
+            pre: Arc::clone(&self.pre),
+            hook: Arc::clone(&self.hook),
+            as_str: self.as_str,
+        }
+    }
+}
+
+impl<A, H, P> Clone for AsyncRequestHookLayer<A, H, P> {
+    fn clone(&self) -> Self {
+        Self { pre: Arc::clone(&self.pre), hook: Arc::clone(&self.hook), as_str: self.as_str }
+    }
+}
+
+impl<A, H, P> fmt::Debug for AsyncRequestHookLayer<A, H, P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AsyncRequestHookLayer").finish_non_exhaustive()
+    }
+}
+
+// === impl AsyncRequestHookService ===
+
+impl<S, A, H, P, B, R> Service<Request<B>> for AsyncRequestHookService<S, A, H, P>
+where
+    S: Service<Request<B>, Response = Response<R>> + Clone,
+    A: AsyncPre<H::Context>,
+    H: PostHook,
+    P: Clone + Send + Sync + 'static,
+    R: Body,
+{
+    type Response = Response<ResponseBody<R, H, P>>;
+    type Error = S::Error;
+    type Future = AsyncResponseFuture<A::Future, S, B, H, P>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let (parts, body) = request.into_parts();
+        let arrival = Arrival::new(&self.hook, &parts, self.as_str);
+        // The service that was made ready goes with the request; its clone is not ready and stays.
+        let clone = self.inner.clone();
+        let ready = mem::replace(&mut self.inner, clone);
+        match caught(|| self.pre.start(parts)) {
+            Ok(pre) => AsyncResponseFuture {
+                state: State::Pre { pre, rest: Some((arrival, ready, body)) },
+            },
+            Err(panic) => AsyncResponseFuture {
+                state: State::Response(settle(arrival, Err(panic), ready, body)),
+            },
+        }
+    }
+}
+
+impl<S: Clone, A, H, P> Clone for AsyncRequestHookService<S, A, H, P> {
+    fn clone(&self) -> Self {
+        Self {
+            inner: self.inner.clone(),
+            pre: Arc::clone(&self.pre),
+            hook: Arc::clone(&self.hook),
+            as_str: self.as_str,
+        }
+    }
+}
+
+impl<S: fmt::Debug, A, H, P> fmt::Debug for AsyncRequestHookService<S, A, H, P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AsyncRequestHookService")
+            .field("inner", &self.inner)
+            .finish_non_exhaustive()
+    }
+}
+
+// === impl AsyncResponseFuture ===
+
+impl<F, S, B, R, H, P> Future for AsyncResponseFuture<F, S, B, H, P>
+where
+    F: Future<Output = Result<(Parts, Pre<H::Context>), BoxError>>,
+    S: Service<Request<B>, Response = Response<R>>,
+    H: PostHook,
+    P: Clone + Send + Sync + 'static,
+    R: Body,
+{
+    type Output = Result<Response<ResponseBody<R, H, P>>, S::Error>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut state = self.project().state;
+        loop {
+            match state.as_mut().project() {
+                StateProjection::Pre { pre, rest } => {
+                    let decided = match caught(|| pre.poll(cx)) {
+                        Ok(polled) => Ok(ready!(polled)),
+                        Err(panic) => Err(panic),
+                    };
+                    let Some((arrival, ready, body)) = rest.take() else {
+                        return Poll::Pending;
+                    };
+                    state.set(State::Response(settle(arrival, decided, ready, body)));
+                }
+                StateProjection::Response(response) => return response.poll(cx),
+            }
+        }
+    }
+}
+
+impl<F, S: Service<Request<B>>, B, H: PostHook, P> fmt::Debug
+    for AsyncResponseFuture<F, S, B, H, P>
+{
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AsyncResponseFuture").finish_non_exhaustive()
+    }
+}
+
+fn settle<S, B, H, P>(
+    arrival: Arrival<H, P>,
+    pre: std::thread::Result<Result<(Parts, Pre<H::Context>), BoxError>>,
+    mut ready: S,
+    body: B,
+) -> ResponseFuture<S::Future, H, P>
+where
+    S: Service<Request<B>>,
+    H: PostHook,
+    P: Clone + Send + Sync + 'static,
+{
+    ResponseFuture::new(arrival.settle(pre), |parts| ready.call(Request::from_parts(parts, body)))
+}
+
+// === impl AsyncPre ===
+
+impl<F, Fut, C> AsyncPre<C> for F
+where
+    F: Fn(Parts) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Result<(Parts, Pre<C>), BoxError>> + Send,
+{
+    type Future = Fut;
+
+    fn start(&self, request: Parts) -> Fut {
+        self(request)
+    }
+}
+
+// === impl AsyncHook ===
+
+impl<H: AsyncRequestHook> PostHook for AsyncHook<H> {
+    type Context = H::Context;
+
+    fn head(&self, context: &mut H::Context, status: StatusCode, headers: &HeaderMap) {
+        self.0.on_response(context, status, headers);
+    }
+
+    fn post(&self, context: H::Context, request: &RequestInfo<'_>, end: &End) {
+        self.0.post_request(context, request, end);
+    }
+}
+
+impl<H> fmt::Debug for AsyncHook<H> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AsyncHook").finish_non_exhaustive()
+    }
+}
+
+// === impl FnPost ===
+
+impl<After, C> PostHook for FnPost<After, C>
+where
+    After: Fn(C, &RequestInfo<'_>, &End) + Send + Sync + 'static,
+    C: Send + 'static,
+{
+    type Context = C;
+
+    fn head(&self, _: &mut C, _: StatusCode, _: &HeaderMap) {}
+
+    fn post(&self, context: C, request: &RequestInfo<'_>, end: &End) {
+        (self.after)(context, request, end);
+    }
+}
+
+impl<After, C> fmt::Debug for FnPost<After, C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FnPost").finish_non_exhaustive()
+    }
+}

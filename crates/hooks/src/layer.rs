@@ -1,0 +1,185 @@
+//! The layer of a [`RequestHook`], its service and its response future.
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use farrier_exchange::{Answer, Exchange};
+use http::{Request, Response};
+use http_body::Body;
+use pin_project::pin_project;
+use tower_layer::Layer;
+use tower_service::Service;
+
+use crate::hook::{AsStr, RequestHook, Unmatched, unmatched};
+use crate::post::{Arrival, PostHook, PostRequest, Verdict, caught};
+
+/// The response body of a service under a hook.
+pub type ResponseBody<B, H, P = Unmatched> = farrier_exchange::ResponseBody<B, PostRequest<H, P>>;
+
+/// A layer that calls a [`RequestHook`] around each request.
+///
+/// Several nest as layers do: with `ServiceBuilder` pre in order, post in reverse.
+pub struct RequestHookLayer<H, P = Unmatched> {
+    hook: Arc<H>,
+    as_str: AsStr<P>,
+}
+
+/// The service of [`RequestHookLayer`].
+pub struct RequestHookService<S, H, P = Unmatched> {
+    inner: S,
+    hook: Arc<H>,
+    as_str: AsStr<P>,
+}
+
+/// The response future of [`RequestHookService`].
+#[pin_project]
+#[must_use = "futures do nothing unless polled"]
+pub struct ResponseFuture<F, H: PostHook, P = Unmatched> {
+    #[pin]
+    state: State<F, H, P>,
+}
+
+#[pin_project(project = StateProjection)]
+enum State<F, H: PostHook, P> {
+    /// The service is at work; no exit.
+    Called(#[pin] farrier_exchange::ResponseFuture<F, PostRequest<H, P>>),
+    /// The hook has answered or failed; `None` once that was returned.
+    Answered(Option<(Response<Answer>, Option<Exchange<PostRequest<H, P>>>)>),
+}
+
+// === impl RequestHookLayer ===
+
+impl<H: RequestHook> RequestHookLayer<H> {
+    /// A layer that calls `hook`.
+    #[must_use]
+    pub fn new(hook: H) -> Self {
+        Self { hook: Arc::new(hook), as_str: unmatched }
+    }
+}
+
+impl<H, P> RequestHookLayer<H, P> {
+    /// Lets `post_request` see the route that matched.
+    ///
+    /// Which route that is only the router knows: axum leaves it in the request's extensions, in a type
+    /// of the `axum` crate, which this crate does not name so that it fits any version of it. So say
+    /// how it is read: `.matched_path(axum::extract::MatchedPath::as_str)`. It is `None` outside the
+    /// router and in fallbacks.
+    #[must_use]
+    pub fn matched_path<Q>(self, as_str: fn(&Q) -> &str) -> RequestHookLayer<H, Q>
+    where
+        Q: Clone + Send + Sync + 'static,
+    {
+        RequestHookLayer { hook: self.hook, as_str }
+    }
+}
+
+impl<S, H, P> Layer<S> for RequestHookLayer<H, P> {
+    type Service = RequestHookService<S, H, P>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        RequestHookService { inner, hook: Arc::clone(&self.hook), as_str: self.as_str }
+    }
+}
+
+impl<H, P> Clone for RequestHookLayer<H, P> {
+    fn clone(&self) -> Self {
+        Self { hook: Arc::clone(&self.hook), as_str: self.as_str }
+    }
+}
+
+impl<H, P> fmt::Debug for RequestHookLayer<H, P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RequestHookLayer").finish_non_exhaustive()
+    }
+}
+
+// === impl RequestHookService ===
+
+impl<S, H, P, B, R> Service<Request<B>> for RequestHookService<S, H, P>
+where
+    S: Service<Request<B>, Response = Response<R>>,
+    H: RequestHook,
+    P: Clone + Send + Sync + 'static,
+    R: Body,
+{
+    type Response = Response<ResponseBody<R, H, P>>;
+    type Error = S::Error;
+    type Future = ResponseFuture<S::Future, H, P>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let (mut parts, body) = request.into_parts();
+        let arrival = Arrival::new(&self.hook, &parts, self.as_str);
+        let pre = caught(|| {
+            let pre = self.hook.pre_request(&mut parts)?;
+            Ok((parts, pre))
+        });
+        ResponseFuture::new(arrival.settle(pre), |parts| {
+            self.inner.call(Request::from_parts(parts, body))
+        })
+    }
+}
+
+impl<S: Clone, H, P> Clone for RequestHookService<S, H, P> {
+    fn clone(&self) -> Self {
+        Self { inner: self.inner.clone(), hook: Arc::clone(&self.hook), as_str: self.as_str }
+    }
+}
+
+impl<S: fmt::Debug, H, P> fmt::Debug for RequestHookService<S, H, P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RequestHookService").field("inner", &self.inner).finish_non_exhaustive()
+    }
+}
+
+// === impl ResponseFuture ===
+
+impl<F, H: PostHook, P> ResponseFuture<F, H, P> {
+    pub(crate) fn new(
+        verdict: Verdict<H, P>,
+        call: impl FnOnce(http::request::Parts) -> F,
+    ) -> Self {
+        let state = match verdict {
+            // The exchange exists before the call: should that panic, it ends all the same.
+            Verdict::Call(parts, exchange) => {
+                State::Called(farrier_exchange::ResponseFuture::new(call(parts), exchange))
+            }
+            Verdict::Answer(response, exchange) => State::Answered(Some((response, exchange))),
+        };
+        Self { state }
+    }
+}
+
+impl<F, H, P, B, E> Future for ResponseFuture<F, H, P>
+where
+    F: Future<Output = Result<Response<B>, E>>,
+    H: PostHook,
+    B: Body,
+{
+    type Output = Result<Response<ResponseBody<B, H, P>>, E>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.project().state.project() {
+            StateProjection::Called(response) => response.poll(cx),
+            StateProjection::Answered(answer) => match answer.take() {
+                Some((response, Some(exchange))) => Poll::Ready(Ok(exchange.answer(response))),
+                Some((response, None)) => {
+                    Poll::Ready(Ok(response.map(|body| ResponseBody::answer(body, None))))
+                }
+                // As any future that is polled after its end: nothing will ever come.
+                None => Poll::Pending,
+            },
+        }
+    }
+}
+
+impl<F, H: PostHook, P> fmt::Debug for ResponseFuture<F, H, P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseFuture").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,159 @@
+//! The backend: how farrier opens, inspects, cleans and ends a MySQL session.
+
+use std::fmt;
+
+use farrier_connection::{Backend, ErrorClass, Inspection};
+use mysql_async::prelude::Queryable;
+use mysql_async::{Conn, Error, Opts, OptsBuilder, Result, UrlError};
+use tokio::sync::Mutex;
+
+use crate::connection::MySqlConnection;
+use crate::error;
+
+/// The server's own default for the largest packet, so that a connect need not ask for it.
+const MAX_ALLOWED_PACKET: usize = 16 << 20;
+/// The server's own default in seconds; farrier's idle timeout is what counts.
+const WAIT_TIMEOUT: usize = 28_800;
+
+/// A MySQL or MariaDB database.
+///
+/// The driver's `prefer_socket` is off: it would open a second session for each connection. Its pool and its
+/// pool's options are not used.
+pub struct MySql {
+    opts: Opts,
+    /// Run on each connection after the handshake.
+    setup: Option<String>,
+    /// Run after each reset: what a reset does not restore, then the setup.
+    restore: String,
+    /// Ends sessions one at a time, so that the server sees at most one session beyond the pool's bound.
+    killing: Mutex<()>,
+}
+
+// === impl MySql ===
+
+impl MySql {
+    /// The database at `mysql://USER:PASSWORD@HOST:PORT/DATABASE`, with mysql_async's parameters.
+    ///
+    /// # Errors
+    ///
+    /// When the URL cannot be understood.
+    pub fn new(url: &str) -> std::result::Result<Self, UrlError> {
+        Opts::from_url(url).map(Self::from_opts)
+    }
+
+    /// The database that `opts` lead to.
+    ///
+    /// Its setup statements run after each connect and each reset, in the order in which they are written.
+    #[must_use]
+    pub fn from_opts(opts: impl Into<Opts>) -> Self {
+        let opts = opts.into();
+        let setup = (!opts.setup().is_empty()).then(|| opts.setup().join(";"));
+        let restore = restore(&opts, setup.as_deref());
+        let packet = opts.max_allowed_packet().unwrap_or(MAX_ALLOWED_PACKET);
+        let wait = opts.wait_timeout().unwrap_or(WAIT_TIMEOUT);
+        let opts = OptsBuilder::from_opts(opts)
+            .prefer_socket(false)
+            .max_allowed_packet(Some(packet))
+            .wait_timeout(Some(wait))
+            .setup(Vec::<String>::new());
+        Self { opts: opts.into(), setup, restore, killing: Mutex::new(()) }
+    }
+}
+
+/// COM_RESET_CONNECTION keeps the current database, and MySQL takes the server's global character set in
+/// place of the handshake's.
+fn restore(opts: &Opts, setup: Option<&str>) -> String {
+    let mut restore = "SET NAMES utf8mb4 COLLATE utf8mb4_general_ci".to_owned();
+    if let Some(name) = opts.db_name() {
+        restore = format!("{restore};USE `{}`", name.replace('`', "``"));
+    }
+    if let Some(setup) = setup {
+        restore = format!("{restore};{setup}");
+    }
+    restore
+}
+
+impl Backend for MySql {
+    type Connection = MySqlConnection;
+    type Error = Error;
+
+    async fn connect(&self) -> Result<MySqlConnection> {
+        let mut conn = Conn::new(self.opts.clone()).await?;
+        if let Some(setup) = &self.setup {
+            conn.query_drop(setup).await?;
+        }
+        Ok(MySqlConnection::new(conn))
+    }
+
+    async fn close(&self, connection: MySqlConnection) {
+        if let Err(error) = connection.into_inner().disconnect().await {
+            tracing::debug!(%error, "closing a connection failed");
+        }
+    }
+
+    fn inspect(&self, connection: &mut MySqlConnection) -> Inspection {
+        connection.inspect()
+    }
+
+    async fn check(&self, connection: &mut MySqlConnection) -> Result<()> {
+        connection.driver().ping().await
+    }
+
+    async fn rollback(&self, connection: &mut MySqlConnection) -> Result<()> {
+        connection.driver().query_drop("ROLLBACK").await
+    }
+
+    async fn reset(&self, connection: &mut MySqlConnection) -> Result<()> {
+        let altered = connection.is_altered();
+        let conn = connection.driver();
+        if !altered {
+            // After an error, or with rows left: a ping reads what is left and brings the flags back, and
+            // keeps the prepared statements.
+            conn.ping().await?;
+            if connection.inspect() == Inspection::Clean {
+                return Ok(());
+            }
+        }
+        let conn = connection.driver();
+        if conn.opts().db_name().is_none() || !conn.reset().await? {
+            conn.change_user(Default::default()).await?;
+        }
+        conn.query_drop(&self.restore).await?;
+        connection.restored();
+        Ok(())
+    }
+
+    fn classify(&self, error: &Error) -> ErrorClass {
+        error::classify(error)
+    }
+
+    fn session_id(&self, connection: &MySqlConnection) -> Option<u64> {
+        Some(connection.id().into())
+    }
+
+    /// `KILL CONNECTION` by a side connection of the same user, which needs no privilege.
+    ///
+    /// Not `KILL QUERY`: a killed statement may report success, and the number may already run another.
+    async fn interrupt(&self, session: u64) -> Result<bool> {
+        const NO_SUCH_THREAD: u16 = 1094;
+        let _one_at_a_time = self.killing.lock().await;
+        let mut conn = Conn::new(self.opts.clone()).await?;
+        let killed = conn.query_drop(format!("KILL CONNECTION {session}")).await;
+        conn.disconnect().await?;
+        match killed {
+            Err(Error::Server(error)) if error.code == NO_SUCH_THREAD => Ok(true),
+            killed => killed.map(|()| true),
+        }
+    }
+}
+
+impl fmt::Debug for MySql {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Not the whole options: they hold the password.
+        f.debug_struct("MySql")
+            .field("host", &self.opts.ip_or_hostname())
+            .field("port", &self.opts.tcp_port())
+            .field("database", &self.opts.db_name())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,86 @@
+//! What the server's error numbers say about a connection.
+
+use std::error;
+use std::fmt;
+
+use farrier_connection::ErrorClass;
+use mysql_async::{DriverError, Error};
+
+/// An earlier operation on the connection was dropped midway; the connection does nothing more.
+///
+/// It comes as [`mysql_async::Error::Other`]. The request's next connection is a new one; see
+/// [`Database::release`](farrier_connection::Database::release).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Poisoned;
+
+// === impl Poisoned ===
+
+impl fmt::Display for Poisoned {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an earlier operation on this connection was cancelled or lost the connection")
+    }
+}
+
+impl error::Error for Poisoned {}
+
+impl From<Poisoned> for Error {
+    fn from(poisoned: Poisoned) -> Self {
+        Self::Other(Box::new(poisoned))
+    }
+}
+
+pub(crate) fn classify(error: &Error) -> ErrorClass {
+    match error {
+        Error::Server(error) => classify_code(error.code),
+        Error::Url(_)
+        | Error::Driver(
+            DriverError::UnknownAuthPlugin { .. }
+            | DriverError::MysqlOldPasswordDisabled
+            | DriverError::CleartextPluginDisabled
+            | DriverError::NoClientSslFlagFromServer,
+        ) => ErrorClass::Denied,
+        // The driver closes the connection on every error that is not the server's.
+        Error::Driver(_) | Error::Io(_) | Error::Other(_) => ErrorClass::Fatal,
+    }
+}
+
+fn classify_code(code: u16) -> ErrorClass {
+    match code {
+        // Too many connections, of all or of this user; host blocked after too many errors.
+        1040 | 1129 | 1203 | 1226 => ErrorClass::Busy,
+        // Access, unknown database, authentication plugin, locked account, expired password, host.
+        1044 | 1045 | 1049 | 1130 | 1251 | 1524 | 1698 | 1820 | 1862 | 3118 | 4151 => {
+            ErrorClass::Denied
+        }
+        // The server is read-only, or has become a replica.
+        1290 | 1792 | 1836 => ErrorClass::Failover,
+        // Shutdown, killed (MariaDB, MySQL), inactivity, network, handshake.
+        1043 | 1047 | 1053 | 1152 | 1158..=1161 | 1927 | 3168 | 3169 | 4031 => ErrorClass::Fatal,
+        // Django's data and integrity errors: null, duplicate, foreign keys, checks, ranges, lengths.
+        1048 | 1062 | 1216 | 1217 | 1264 | 1292 | 1365 | 1366 | 1406 | 1451 | 1452 | 1557
+        | 1586 | 1690 | 3819 | 4025 => ErrorClass::Harmless,
+        _ => ErrorClass::Suspect,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lost_link_is_fatal_and_a_poisoned_one_too() {
+        assert_eq!(classify(&DriverError::ConnectionClosed.into()), ErrorClass::Fatal);
+        assert_eq!(classify(&Poisoned.into()), ErrorClass::Fatal);
+        assert_eq!(classify_code(1927), ErrorClass::Fatal);
+    }
+
+    #[test]
+    fn server_errors_are_told_apart() {
+        assert_eq!(classify_code(1062), ErrorClass::Harmless);
+        assert_eq!(classify_code(1146), ErrorClass::Suspect);
+        assert_eq!(classify_code(1290), ErrorClass::Failover);
+        assert_eq!(classify_code(1040), ErrorClass::Busy);
+        assert_eq!(classify_code(1045), ErrorClass::Denied);
+    }
+}

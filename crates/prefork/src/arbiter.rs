@@ -1,0 +1,767 @@
+//! What the master decides, apart from how it is done: a state machine without I/O and without a clock.
+//!
+//! The master feeds it [`Event`]s with the time at which they happened and carries out the [`Action`]s
+//! that come back. Everything that waits is a state with a deadline, and [`Arbiter::deadline`] is the
+//! earliest of them, so no wait ever keeps the master from the next event.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use crate::Settings;
+
+pub(crate) type Pid = i32;
+
+/// Between the SIGABRT and the SIGKILL that a hung worker gets.
+const ABORT_GAP: Duration = Duration::from_secs(1);
+
+/// What a worker gets beyond `graceful_timeout`, to cut its last connections itself.
+const GRACE_MARGIN: Duration = Duration::from_millis(300);
+
+/// How long a process has to leave when it was told to do so at once.
+const QUICK: Duration = Duration::from_millis(500);
+
+/// A worker that was ready for so long is no failure of its slot when it dies.
+const HEALTHY: Duration = Duration::from_secs(1);
+
+/// The second of a row of failures is retried after this, each further one after twice the time.
+const FIRST_BACKOFF: Duration = Duration::from_millis(250);
+const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
+
+/// A master that wakes so much later than it wanted was itself paused.
+const PAUSED: Duration = Duration::from_secs(1);
+
+/// The state machine of a master.
+#[derive(Debug)]
+pub(crate) struct Arbiter {
+    limits: Limits,
+    phase: Phase,
+    slots: Vec<SlotState>,
+    workers: BTreeMap<Pid, Member>,
+    /// The generation that new workers belong to.
+    generation: u64,
+    /// The highest generation there ever was; numbers of those that failed are not used again.
+    newest: u64,
+    /// The generation before, while no worker of the current one has ever been ready.
+    trial: Option<Trial>,
+    /// A reload was asked for while another one, or the start, was going on.
+    reload_wanted: bool,
+    /// The settings are being read; the answer is the next [`Event::Reread`].
+    rereading: bool,
+    /// Beats before this moment are not held against anybody: the master could not look.
+    amnesty: Option<Instant>,
+    /// What [`Arbiter::deadline`] said last.
+    promised: Option<Instant>,
+}
+
+/// The settings that decide.
+#[derive(Clone, Debug)]
+pub(crate) struct Limits {
+    pub(crate) workers: usize,
+    /// `None`: never.
+    pub(crate) timeout: Option<Duration>,
+    /// `None`: never.
+    pub(crate) boot_timeout: Option<Duration>,
+    pub(crate) graceful_timeout: Duration,
+}
+
+/// What the master as a whole is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// The preparing process runs. Exits: `Starting` (it succeeded), `Stopping` (it failed, was too slow,
+    /// or a stop was ordered).
+    Preparing {
+        /// The process, once it is forked.
+        pid: Option<Pid>,
+        deadline: Option<Instant>,
+    },
+    /// The first generation boots and none is ready. Exits: `Running` (one is), `Stopping` (all are dead,
+    /// or a stop was ordered).
+    Starting,
+    /// At least one worker was ready once. Exit: `Stopping` (ordered).
+    Running,
+    /// Everything is told to leave, and killed at the deadline of each. Exit: `Stopped` (all are gone).
+    Stopping { quick: bool, verdict: Verdict },
+    /// No process is left. No exit.
+    Stopped(Verdict),
+}
+
+/// Why the master ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// A stop was ordered.
+    Stopped,
+    /// The preparing process failed.
+    NotPrepared,
+    /// No worker of the first generation became ready.
+    NeverReady,
+}
+
+/// A worker's place, which its replacements inherit.
+#[derive(Clone, Debug, Default)]
+struct SlotState {
+    /// Deaths in a row without a healthy life in between.
+    failures: u32,
+    /// No spawn before this moment.
+    retry_at: Option<Instant>,
+    /// A spawn is under way.
+    spawning: bool,
+}
+
+/// The generation that a reload is about to replace.
+#[derive(Debug)]
+struct Trial {
+    former: u64,
+    limits: Limits,
+}
+
+/// A worker process.
+#[derive(Clone, Debug)]
+struct Member {
+    slot: usize,
+    generation: u64,
+    stage: Stage,
+    /// The last beat that the master read.
+    beat: Instant,
+    ready_at: Option<Instant>,
+}
+
+/// What a worker process is doing, as the master sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// It has not reported ready. Exits: `Ready` (it did), `Leaving` (told to), `Killed` (`boot_timeout`),
+    /// gone.
+    Booting { deadline: Option<Instant> },
+    /// It serves. Exits: `Leaving` (told to), `Aborting` (hung), gone.
+    Ready,
+    /// It got its one SIGTERM and drains, or its one SIGQUIT. Exits: `Aborting` (hung), `Killed` (at the
+    /// deadline), gone.
+    Leaving { deadline: Instant, quick: bool },
+    /// It is hung and got SIGABRT. Exits: `Killed` (at the deadline), gone.
+    Aborting { deadline: Instant },
+    /// It got SIGKILL. Exit: gone.
+    Killed,
+}
+
+/// What happened.
+#[derive(Clone, Debug)]
+pub(crate) enum Event {
+    /// The preparing process was forked.
+    Preparing(Pid),
+    /// The preparing process could not be forked.
+    Unprepared,
+    /// A worker was forked, as an [`Action::Spawn`] asked.
+    Spawned { pid: Pid, slot: usize, generation: u64 },
+    /// A worker could not be forked.
+    SpawnFailed { slot: usize },
+    /// A worker reported that it serves.
+    Ready(Pid),
+    /// A process is gone and reaped; `success` is its exit status 0.
+    Gone { pid: Pid, success: bool },
+    /// The last beat of a worker, from the board.
+    Beat { pid: Pid, at: Instant },
+    /// An order, by signal or by the control socket.
+    Order(Order),
+    /// The answer to [`Action::Reread`]: what the settings say now, or `None` if they are wrong.
+    Reread(Option<Limits>),
+    /// Time went by.
+    Tick,
+}
+
+/// What an operator can order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Order {
+    Stop {
+        quick: bool,
+    },
+    Reload,
+    /// One worker more.
+    More,
+    /// One worker fewer, but never none.
+    Fewer,
+}
+
+/// What the master is to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Action {
+    /// Fork the preparing process.
+    Prepare,
+    /// Fork a worker; the answer is [`Event::Spawned`] or [`Event::SpawnFailed`].
+    Spawn { slot: usize, generation: u64 },
+    /// Log what a hung worker is working on: it is about to be killed.
+    Testify { pid: Pid, silent: Duration },
+    /// Send a signal.
+    Signal { pid: Pid, signal: Strike, why: Why },
+    /// Read the settings again; the answer is [`Event::Reread`].
+    Reread,
+    /// The settings of the generation that failed to start are void.
+    Revert { generation: u64 },
+    /// A new generation serves, and its settings are proven.
+    Proven { generation: u64 },
+}
+
+/// The signals that a master sends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Strike {
+    /// SIGTERM: drain and leave.
+    Term,
+    /// SIGQUIT: leave at once.
+    Quit,
+    /// SIGABRT.
+    Abort,
+    /// SIGKILL.
+    Kill,
+}
+
+/// Why a signal is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Why {
+    /// The server stops.
+    Stop,
+    /// There is a newer worker in its slot, or no use for the slot.
+    Replaced,
+    /// It did not leave in its time.
+    GraceOver,
+    /// It did not become ready in its time.
+    BootTimeout,
+    /// The preparation took too long.
+    NotPrepared,
+    /// Its heartbeat is late.
+    Hung,
+}
+
+// === impl Limits ===
+
+impl Limits {
+    pub(crate) fn of(settings: &Settings) -> Self {
+        let limit = |duration: Duration| (!duration.is_zero()).then_some(duration);
+        Self {
+            workers: settings.workers,
+            timeout: limit(settings.timeout),
+            boot_timeout: limit(settings.boot_timeout),
+            graceful_timeout: settings.graceful_timeout,
+        }
+    }
+}
+
+// === impl Arbiter ===
+
+impl Arbiter {
+    /// A master that has not forked yet, and its first actions.
+    pub(crate) fn start(limits: Limits, prepare: bool, now: Instant) -> (Self, Vec<Action>) {
+        let slots = vec![SlotState::default(); limits.workers];
+        let mut arbiter = Self {
+            limits,
+            phase: Phase::Starting,
+            slots,
+            workers: BTreeMap::new(),
+            generation: 1,
+            newest: 1,
+            trial: None,
+            reload_wanted: false,
+            rereading: false,
+            amnesty: None,
+            promised: None,
+        };
+        let mut actions = Vec::new();
+        if prepare {
+            arbiter.phase = Phase::Preparing {
+                pid: None,
+                deadline: arbiter.limits.boot_timeout.map(|limit| now + limit),
+            };
+            actions.push(Action::Prepare);
+        } else {
+            arbiter.settle(now, &mut actions);
+        }
+        (arbiter, actions)
+    }
+
+    /// Takes notice of an event and decides.
+    pub(crate) fn handle(&mut self, event: Event, now: Instant) -> Vec<Action> {
+        let mut actions = Vec::new();
+        match event {
+            Event::Preparing(process) => {
+                if let Phase::Preparing { pid, .. } = &mut self.phase {
+                    *pid = Some(process);
+                }
+            }
+            Event::Unprepared => {
+                self.phase = Phase::Stopping { quick: true, verdict: Verdict::NotPrepared };
+            }
+            Event::Spawned { pid, slot, generation } => self.spawned(pid, slot, generation, now),
+            Event::SpawnFailed { slot } => self.spawn_failed(slot, now),
+            Event::Ready(pid) => self.ready(pid, now, &mut actions),
+            Event::Gone { pid, success } => self.gone(pid, success, now, &mut actions),
+            Event::Beat { pid, at } => {
+                if let Some(member) = self.workers.get_mut(&pid) {
+                    member.beat = member.beat.max(at);
+                }
+                // Beats come in numbers before each tick, which judges them.
+                return actions;
+            }
+            Event::Order(order) => self.order(order, now, &mut actions),
+            Event::Reread(limits) => self.reread(limits),
+            Event::Tick => self.grant_amnesty(now),
+        }
+        self.expire(now, &mut actions);
+        self.settle(now, &mut actions);
+        actions
+    }
+
+    /// When the next [`Event::Tick`] is due, if nothing happens before.
+    pub(crate) fn deadline(&mut self) -> Option<Instant> {
+        let preparing = match self.phase {
+            Phase::Preparing { deadline, .. } => deadline,
+            _ => None,
+        };
+        let workers = self.workers.values().flat_map(|member| {
+            [member.stage.deadline(), self.late_at(member)].into_iter().flatten()
+        });
+        let slots = self.slots.iter().filter_map(|slot| slot.retry_at);
+        self.promised = workers.chain(slots).chain(preparing).min();
+        self.promised
+    }
+
+    pub(crate) fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// How many workers there should be.
+    pub(crate) fn target(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Whether a reload is going on or waiting.
+    pub(crate) fn reloading(&self) -> bool {
+        self.reload_wanted || self.rereading || self.rolling()
+    }
+
+    /// Slot, generation and stage of a worker.
+    pub(crate) fn worker(&self, pid: Pid) -> Option<(usize, u64, Stage)> {
+        let member = self.workers.get(&pid)?;
+        Some((member.slot, member.generation, member.stage))
+    }
+
+    fn spawned(&mut self, pid: Pid, slot: usize, generation: u64, now: Instant) {
+        if let Some(slot) = self.slots.get_mut(slot) {
+            slot.spawning = false;
+            slot.retry_at = None;
+        }
+        let deadline = self.limits.boot_timeout.map(|limit| now + limit);
+        let member = Member {
+            slot,
+            generation,
+            stage: Stage::Booting { deadline },
+            beat: now,
+            ready_at: None,
+        };
+        self.workers.insert(pid, member);
+    }
+
+    fn spawn_failed(&mut self, slot: usize, now: Instant) {
+        if let Some(slot) = self.slots.get_mut(slot) {
+            slot.spawning = false;
+            slot.failed(now);
+        }
+    }
+
+    fn ready(&mut self, pid: Pid, now: Instant, actions: &mut Vec<Action>) {
+        let Some(member) = self.workers.get_mut(&pid) else {
+            return;
+        };
+        if !matches!(member.stage, Stage::Booting { .. }) {
+            return;
+        }
+        member.stage = Stage::Ready;
+        member.ready_at = Some(now);
+        member.beat = now;
+        let generation = member.generation;
+        if self.phase == Phase::Starting {
+            self.phase = Phase::Running;
+            actions.push(Action::Proven { generation });
+        } else if generation == self.generation && self.trial.take().is_some() {
+            actions.push(Action::Proven { generation });
+        }
+    }
+
+    fn gone(&mut self, pid: Pid, success: bool, now: Instant, actions: &mut Vec<Action>) {
+        if let Phase::Preparing { pid: Some(preparing), .. } = self.phase {
+            if preparing == pid {
+                self.phase = if success {
+                    Phase::Starting
+                } else {
+                    Phase::Stopping { quick: true, verdict: Verdict::NotPrepared }
+                };
+                return;
+            }
+        }
+        let Some(member) = self.workers.remove(&pid) else {
+            return;
+        };
+        // One that was told to leave says nothing of its slot; one that is killed was written off before.
+        if member.stage.is_active() {
+            self.died(&member, now, actions);
+        }
+    }
+
+    /// A worker is lost that nobody told to leave; called once for each.
+    fn died(&mut self, member: &Member, now: Instant, actions: &mut Vec<Action>) {
+        let healthy = member.ready_at.is_some_and(|since| now.duration_since(since) >= HEALTHY);
+        if let Some(slot) = self.slots.get_mut(member.slot) {
+            if healthy {
+                *slot = SlotState { spawning: slot.spawning, ..SlotState::default() };
+            } else {
+                slot.failed(now);
+            }
+        }
+        // The canary of a reload died before it was ready: the old generation stays.
+        if member.ready_at.is_none() && member.generation == self.generation {
+            if let Some(trial) = self.trial.take() {
+                actions.push(Action::Revert { generation: self.generation });
+                self.generation = trial.former;
+                self.limits = trial.limits;
+                self.resize(self.limits.workers);
+                if let Some(slot) = self.slots.get_mut(member.slot) {
+                    *slot = SlotState::default();
+                }
+            }
+        }
+    }
+
+    fn order(&mut self, order: Order, now: Instant, actions: &mut Vec<Action>) {
+        match order {
+            Order::Stop { quick } => self.stop(quick, Verdict::Stopped, now, actions),
+            Order::Reload => self.reload_wanted = true,
+            Order::More => self.resize((self.target() + 1).min(crate::MAX_WORKERS)),
+            Order::Fewer => self.resize((self.target() - 1).max(1)),
+        }
+    }
+
+    fn stop(&mut self, quick: bool, verdict: Verdict, now: Instant, actions: &mut Vec<Action>) {
+        let (quick, verdict, preparing) = match self.phase {
+            Phase::Stopped(_) => return,
+            // A second order can make it quicker, never slower.
+            Phase::Stopping { quick: before, verdict } => (quick || before, verdict, None),
+            Phase::Preparing { pid, .. } => (quick, verdict, pid),
+            Phase::Starting | Phase::Running => (quick, verdict, None),
+        };
+        if let Some(pid) = preparing {
+            // It has no signal handling of its own, so SIGTERM ends it at once.
+            let member = Member {
+                slot: usize::MAX,
+                generation: 0,
+                stage: Stage::Leaving { deadline: now + QUICK, quick: true },
+                beat: now,
+                ready_at: None,
+            };
+            self.workers.insert(pid, member);
+            actions.push(Action::Signal { pid, signal: Strike::Term, why: Why::Stop });
+        }
+        self.phase = Phase::Stopping { quick, verdict };
+        self.dismiss_all(quick, now, actions);
+    }
+
+    fn dismiss_all(&mut self, quick: bool, now: Instant, actions: &mut Vec<Action>) {
+        let grace = now + self.limits.graceful_timeout + GRACE_MARGIN;
+        for (&pid, member) in &mut self.workers {
+            if quick {
+                member.leave_at_once(pid, now, actions);
+            } else {
+                member.leave(pid, Why::Stop, grace, actions);
+            }
+        }
+    }
+
+    fn reread(&mut self, limits: Option<Limits>) {
+        self.rereading = false;
+        let (Some(limits), Phase::Running) = (limits, self.phase) else {
+            return;
+        };
+        let former = std::mem::replace(&mut self.limits, limits);
+        // TTIN and TTOU keep their effect unless the configured number itself is another one.
+        if self.limits.workers != former.workers {
+            self.resize(self.limits.workers);
+        }
+        self.trial = Some(Trial { former: self.generation, limits: former });
+        self.newest += 1;
+        self.generation = self.newest;
+        for slot in &mut self.slots {
+            slot.failures = 0;
+            slot.retry_at = None;
+        }
+    }
+
+    fn resize(&mut self, workers: usize) {
+        self.slots.resize(workers, SlotState::default());
+    }
+
+    /// A master that was paused (SIGSTOP, a suspended machine) saw no beats: that is nobody's fault.
+    fn grant_amnesty(&mut self, now: Instant) {
+        let promised = self.promised.take();
+        if promised.is_some_and(|promised| now.saturating_duration_since(promised) >= PAUSED) {
+            self.amnesty = Some(now);
+        }
+    }
+
+    /// When this worker's beat is too late, if it goes on being silent.
+    fn late_at(&self, member: &Member) -> Option<Instant> {
+        let seen = self.amnesty.map_or(member.beat, |amnesty| amnesty.max(member.beat));
+        let late = seen + self.limits.timeout?;
+        let judged = match member.stage {
+            Stage::Ready => true,
+            // Not if its grace ends before the gap does: it is killed then anyway.
+            Stage::Leaving { deadline, .. } => {
+                member.ready_at.is_some() && late + ABORT_GAP <= deadline
+            }
+            Stage::Booting { .. } | Stage::Aborting { .. } | Stage::Killed => false,
+        };
+        judged.then_some(late)
+    }
+
+    /// Acts on every deadline that has passed.
+    fn expire(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        if let Phase::Preparing { pid: Some(pid), deadline: Some(deadline) } = self.phase {
+            if now >= deadline {
+                self.phase = Phase::Preparing { pid: Some(pid), deadline: None };
+                actions.push(Action::Signal { pid, signal: Strike::Kill, why: Why::NotPrepared });
+            }
+        }
+        for slot in &mut self.slots {
+            slot.retry_at = slot.retry_at.filter(|at| now < *at);
+        }
+        let hung: Vec<Pid> = self
+            .workers
+            .iter()
+            .filter(|(_, member)| self.late_at(member).is_some_and(|late| now > late))
+            .map(|(&pid, _)| pid)
+            .collect();
+        for pid in hung {
+            self.abort(pid, now, actions);
+        }
+        let mut never_ready = Vec::new();
+        for (&pid, member) in &mut self.workers {
+            let why = match member.stage {
+                Stage::Booting { .. } => Why::BootTimeout,
+                Stage::Aborting { .. } => Why::Hung,
+                Stage::Leaving { .. } => Why::GraceOver,
+                Stage::Ready | Stage::Killed => continue,
+            };
+            if member.stage.deadline().is_some_and(|deadline| now >= deadline) {
+                if why == Why::BootTimeout {
+                    never_ready.push(member.clone());
+                }
+                member.stage = Stage::Killed;
+                actions.push(Action::Signal { pid, signal: Strike::Kill, why });
+            }
+        }
+        for member in never_ready {
+            self.died(&member, now, actions);
+        }
+    }
+
+    /// A worker is hung: its replacement, then what is known of it, then the first strike.
+    fn abort(&mut self, pid: Pid, now: Instant, actions: &mut Vec<Action>) {
+        let Some(mut member) = self.workers.remove(&pid) else {
+            return;
+        };
+        let silent = now.duration_since(member.beat);
+        let missed = member.stage == Stage::Ready;
+        let gap = now + ABORT_GAP;
+        // The end of a drain is not put off.
+        let deadline = member.stage.deadline().map_or(gap, |grace| grace.min(gap));
+        member.stage = Stage::Aborting { deadline };
+        if missed {
+            self.died(&member, now, actions);
+        }
+        self.workers.insert(pid, member);
+        self.settle(now, actions);
+        actions.push(Action::Testify { pid, silent });
+        actions.push(Action::Signal { pid, signal: Strike::Abort, why: Why::Hung });
+    }
+
+    /// Brings what there is closer to what there should be.
+    fn settle(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        match self.phase {
+            Phase::Preparing { .. } | Phase::Stopped(_) => {}
+            Phase::Starting => self.settle_start(now, actions),
+            Phase::Running => self.settle_run(now, actions),
+            Phase::Stopping { verdict, quick } => {
+                // Whoever was forked while the order came in.
+                self.dismiss_all(quick, now, actions);
+                if self.workers.is_empty() && !self.slots.iter().any(|slot| slot.spawning) {
+                    self.phase = Phase::Stopped(verdict);
+                }
+            }
+        }
+    }
+
+    /// Each slot has one try; who is not ready then will not be.
+    fn settle_start(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        for slot in 0..self.slots.len() {
+            let state = &self.slots[slot];
+            if !state.spawning && state.failures == 0 && self.active(slot).next().is_none() {
+                self.spawn(slot, actions);
+            }
+        }
+        let hope = self.slots.iter().any(|slot| slot.spawning)
+            || self.workers.values().any(|member| member.stage.is_active());
+        if !hope {
+            self.stop(true, Verdict::NeverReady, now, actions);
+            self.settle(now, actions);
+        }
+    }
+
+    fn settle_run(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        let grace = now + self.limits.graceful_timeout + GRACE_MARGIN;
+        for slot in 0..self.slots.len() {
+            // The newest of the slot that serves; whoever is older goes. Never the other way round.
+            let serving = self.active(slot).filter(|(_, member)| member.stage == Stage::Ready);
+            if let Some((best, _)) = serving.max_by_key(|(pid, member)| (member.generation, *pid)) {
+                self.retire(grace, actions, |pid, member| {
+                    member.slot == slot && pid != best
+                });
+            } else if self.active(slot).next().is_none() && self.slots[slot].may_spawn() {
+                self.spawn(slot, actions);
+            }
+        }
+        let target = self.slots.len();
+        // Slots that are no longer wanted, and the boots of a generation that was given up.
+        let current = self.generation;
+        self.retire(grace, actions, |_, member| {
+            let given_up =
+                member.generation > current && matches!(member.stage, Stage::Booting { .. });
+            member.slot >= target || given_up
+        });
+        self.roll(actions);
+        // A roll that meets dying workers may never end: then the next reload may bring the cure.
+        let stuck = self.trial.is_none() && self.slots.iter().any(|slot| slot.failures > 1);
+        if self.reload_wanted && !self.rereading && (stuck || !self.rolling()) {
+            self.reload_wanted = false;
+            self.rereading = true;
+            actions.push(Action::Reread);
+        }
+    }
+
+    /// Make before break, one slot at a time: the next replacement boots when no other one does.
+    fn roll(&mut self, actions: &mut Vec<Action>) {
+        let booting = |arbiter: &Self, slot: usize| {
+            arbiter.slots[slot].spawning
+                || arbiter.active(slot).any(|(_, member)| {
+                    member.generation == arbiter.generation
+                        && matches!(member.stage, Stage::Booting { .. })
+                })
+        };
+        let slots = 0..self.slots.len();
+        if slots.clone().any(|slot| booting(self, slot)) {
+            return;
+        }
+        let stale = slots.into_iter().find(|&slot| {
+            self.slots[slot].may_spawn()
+                && self.active(slot).next().is_some()
+                && self.active(slot).all(|(_, member)| member.generation < self.generation)
+        });
+        if let Some(slot) = stale {
+            self.slots[slot].spawning = true;
+            actions.push(Action::Spawn { slot, generation: self.generation });
+        }
+    }
+
+    /// Whether workers of an older generation still wait for their replacement.
+    fn rolling(&self) -> bool {
+        self.trial.is_some()
+            || self
+                .workers
+                .values()
+                .any(|member| member.stage.is_active() && member.generation != self.generation)
+    }
+
+    fn spawn(&mut self, slot: usize, actions: &mut Vec<Action>) {
+        self.slots[slot].spawning = true;
+        // While the new generation is on trial, deaths are made good with the proven one.
+        let generation = self.trial.as_ref().map_or(self.generation, |trial| trial.former);
+        actions.push(Action::Spawn { slot, generation });
+    }
+
+    fn retire(
+        &mut self,
+        deadline: Instant,
+        actions: &mut Vec<Action>,
+        which: impl Fn(Pid, &Member) -> bool,
+    ) {
+        for (&pid, member) in &mut self.workers {
+            if member.stage.is_active() && which(pid, member) {
+                member.leave(pid, Why::Replaced, deadline, actions);
+            }
+        }
+    }
+
+    fn active(&self, slot: usize) -> impl Iterator<Item = (Pid, &Member)> {
+        self.workers
+            .iter()
+            .filter(move |(_, member)| member.slot == slot && member.stage.is_active())
+            .map(|(&pid, member)| (pid, member))
+    }
+}
+
+// === impl Member ===
+
+impl Member {
+    /// Tells it to drain, once.
+    fn leave(&mut self, pid: Pid, why: Why, deadline: Instant, actions: &mut Vec<Action>) {
+        if self.stage.is_active() {
+            self.stage = Stage::Leaving { deadline, quick: false };
+            actions.push(Action::Signal { pid, signal: Strike::Term, why });
+        }
+    }
+
+    /// Tells it to leave at once, also when it drains already.
+    fn leave_at_once(&mut self, pid: Pid, now: Instant, actions: &mut Vec<Action>) {
+        let deadline = match self.stage {
+            Stage::Leaving { deadline, quick: false } => deadline.min(now + QUICK),
+            Stage::Booting { .. } | Stage::Ready => now + QUICK,
+            Stage::Leaving { quick: true, .. } | Stage::Aborting { .. } | Stage::Killed => return,
+        };
+        self.stage = Stage::Leaving { deadline, quick: true };
+        actions.push(Action::Signal { pid, signal: Strike::Quit, why: Why::Stop });
+    }
+}
+
+// === impl Stage ===
+
+impl Stage {
+    /// Whether it serves or is going to.
+    fn is_active(self) -> bool {
+        matches!(self, Self::Booting { .. } | Self::Ready)
+    }
+
+    fn deadline(self) -> Option<Instant> {
+        match self {
+            Self::Booting { deadline } => deadline,
+            Self::Leaving { deadline, .. } | Self::Aborting { deadline } => Some(deadline),
+            Self::Ready | Self::Killed => None,
+        }
+    }
+}
+
+// === impl SlotState ===
+
+impl SlotState {
+    fn may_spawn(&self) -> bool {
+        !self.spawning && self.retry_at.is_none()
+    }
+
+    /// The first failure of a row is retried at once, each further one after twice the time.
+    fn failed(&mut self, now: Instant) {
+        self.failures = self.failures.saturating_add(1);
+        self.retry_at = self.failures.checked_sub(2).map(|doublings| {
+            let factor = 2_u32.saturating_pow(doublings.min(16));
+            now + FIRST_BACKOFF.saturating_mul(factor).min(LONGEST_BACKOFF)
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,288 @@
+//! The board: memory that every worker writes and the master reads, also after SIGKILL.
+//!
+//! It is made before the first fork, so that all processes share it. A worker writes through its
+//! [`BoardPulse`]; nobody else writes its slot while it lives.
+
+use std::cmp::Reverse;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use farrier_exchange::End;
+use farrier_heartbeat::{Pulse, RequestHead, State, Ticket};
+
+use crate::MAX_WORKERS;
+use crate::sys::SharedMemory;
+
+/// Two generations of every worker, and some that are slow to leave.
+const SLOTS: usize = 2 * MAX_WORKERS + 64;
+
+/// Requests that a slot names; those beyond are only counted. One bit each in [`Slot::taken`].
+const ENTRIES: usize = 64;
+
+/// Words of eight bytes that an entry has for method and path.
+const TEXT_WORDS: usize = 14;
+
+/// The shared memory of a master and its workers.
+#[derive(Debug)]
+pub(crate) struct Board {
+    slots: SharedMemory<Slot>,
+    /// What the times on the board count from: the monotonic clock is the same in every process.
+    origin: Instant,
+}
+
+/// One process's part of the board.
+#[repr(C, align(128))]
+#[derive(Debug)]
+pub(crate) struct Slot {
+    /// 0 while the slot is free; written by the master only.
+    pid: AtomicI32,
+    state: AtomicU8,
+    /// Nanoseconds from the origin to the last beat.
+    beat: AtomicU64,
+    started: AtomicU64,
+    finished: AtomicU64,
+    /// A bit for each entry in use.
+    taken: AtomicU64,
+    entries: [Entry; ENTRIES],
+}
+
+/// A request in flight.
+#[repr(C, align(128))]
+#[derive(Debug)]
+struct Entry {
+    /// Bytes of text; 0 while the entry is not written. Stored last, so whoever sees it sees the rest.
+    length: AtomicU32,
+    /// Nanoseconds from the origin to the beginning.
+    began: AtomicU64,
+    text: [AtomicU64; TEXT_WORDS],
+}
+
+/// A slot's index on the board.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Seat(usize);
+
+/// What the board says of a process.
+#[derive(Clone, Debug)]
+pub(crate) struct Reading {
+    pub(crate) state: State,
+    pub(crate) beat: Instant,
+    pub(crate) started: u64,
+    pub(crate) finished: u64,
+}
+
+/// A request that was in flight when the board was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct RequestInFlight {
+    /// Method and path, cut to fit.
+    pub(crate) request: String,
+    pub(crate) age: Duration,
+}
+
+/// A worker's [`Pulse`], on the board that it shares with the master.
+///
+/// Every method is a few atomic operations on the worker's own cache lines; no system call, no lock.
+pub struct BoardPulse {
+    board: Arc<Board>,
+    seat: Seat,
+}
+
+// === impl Board ===
+
+impl Board {
+    /// # Errors
+    ///
+    /// The kernel's: no memory, no descriptor.
+    pub(crate) fn new() -> nix::Result<Self> {
+        Ok(Self { slots: SharedMemory::new(SLOTS)?, origin: Instant::now() })
+    }
+
+    /// Takes a free slot for a process that is about to be forked; `None` if there is none.
+    pub(crate) fn take(&self) -> Option<Seat> {
+        // Only the master takes and frees slots, and it has one thread.
+        let free = self.slots.iter().position(|slot| slot.pid.load(Ordering::Relaxed) == 0)?;
+        let slot = &self.slots[free];
+        slot.state.store(State::Booting.code(), Ordering::Relaxed);
+        slot.beat.store(self.now(), Ordering::Relaxed);
+        slot.started.store(0, Ordering::Relaxed);
+        slot.finished.store(0, Ordering::Relaxed);
+        for entry in &slot.entries {
+            entry.length.store(0, Ordering::Relaxed);
+        }
+        slot.taken.store(0, Ordering::Relaxed);
+        slot.pid.store(-1, Ordering::Release);
+        Some(Seat(free))
+    }
+
+    /// Notes whose the slot is.
+    pub(crate) fn occupy(&self, seat: Seat, pid: i32) {
+        self.slots[seat.0].pid.store(pid, Ordering::Release);
+    }
+
+    /// Gives a slot back whose process is gone.
+    pub(crate) fn free(&self, seat: Seat) {
+        self.slots[seat.0].pid.store(0, Ordering::Release);
+    }
+
+    pub(crate) fn read(&self, seat: Seat) -> Reading {
+        let slot = &self.slots[seat.0];
+        // In this order: a request that ends in between must not make the difference negative.
+        let finished = slot.finished.load(Ordering::Acquire);
+        Reading {
+            state: slot.state(),
+            beat: self.origin + Duration::from_nanos(slot.beat.load(Ordering::Relaxed)),
+            started: slot.started.load(Ordering::Relaxed),
+            finished,
+        }
+    }
+
+    /// The requests in flight that have an entry, oldest first.
+    pub(crate) fn in_flight(&self, seat: Seat) -> Vec<RequestInFlight> {
+        let slot = &self.slots[seat.0];
+        let taken = slot.taken.load(Ordering::Acquire);
+        let now = self.now();
+        let mut found: Vec<_> = (0..ENTRIES)
+            .filter(|index| taken & (1 << index) != 0)
+            .filter_map(|index| slot.entries[index].read(now))
+            .collect();
+        found.sort_by_key(|request| Reverse(request.age));
+        found
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.origin.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+}
+
+// === impl Slot ===
+
+impl Slot {
+    fn state(&self) -> State {
+        State::from_code(self.state.load(Ordering::Acquire)).unwrap_or_default()
+    }
+
+    fn begin(&self, now: u64, method: &str, path: &str) -> Ticket {
+        self.started.fetch_add(1, Ordering::Relaxed);
+        let mut taken = self.taken.load(Ordering::Relaxed);
+        loop {
+            let free = taken.trailing_ones();
+            if free as usize >= ENTRIES {
+                return Ticket::NONE;
+            }
+            let with = taken | (1 << free);
+            match self.taken.compare_exchange_weak(
+                taken,
+                with,
+                Ordering::Acquire,
+                Ordering::Relaxed,
+            ) {
+                Ok(_) => {
+                    self.entries[free as usize].write(now, method, path);
+                    return Ticket::entry(free);
+                }
+                Err(current) => taken = current,
+            }
+        }
+    }
+
+    fn end(&self, ticket: Ticket) {
+        if let Some(index) = ticket.index() {
+            if let Some(entry) = self.entries.get(index as usize) {
+                entry.length.store(0, Ordering::Relaxed);
+                self.taken.fetch_and(!(1 << index), Ordering::Release);
+            }
+        }
+        self.finished.fetch_add(1, Ordering::Release);
+    }
+}
+
+// === impl Entry ===
+
+impl Entry {
+    fn write(&self, now: u64, method: &str, path: &str) {
+        self.began.store(now, Ordering::Relaxed);
+        let mut bytes = method.bytes().chain([b' ']).chain(path.bytes());
+        let mut length = 0;
+        for word in &self.text {
+            let mut packed = [0; 8];
+            let mut filled = 0;
+            for (place, byte) in packed.iter_mut().zip(&mut bytes) {
+                *place = byte;
+                filled += 1;
+            }
+            word.store(u64::from_ne_bytes(packed), Ordering::Relaxed);
+            length += filled;
+            if filled < 8 {
+                break;
+            }
+        }
+        self.length.store(length, Ordering::Release);
+    }
+
+    fn read(&self, now: u64) -> Option<RequestInFlight> {
+        let length = self.length.load(Ordering::Acquire) as usize;
+        if length == 0 {
+            return None;
+        }
+        let mut bytes: Vec<u8> =
+            self.text.iter().flat_map(|word| word.load(Ordering::Relaxed).to_ne_bytes()).collect();
+        bytes.truncate(length);
+        Some(RequestInFlight {
+            request: String::from_utf8_lossy(&bytes).into_owned(),
+            age: Duration::from_nanos(now.saturating_sub(self.began.load(Ordering::Relaxed))),
+        })
+    }
+}
+
+// === impl BoardPulse ===
+
+impl BoardPulse {
+    pub(crate) fn new(board: Arc<Board>, seat: Seat) -> Self {
+        Self { board, seat }
+    }
+
+    fn slot(&self) -> &Slot {
+        &self.board.slots[self.seat.0]
+    }
+}
+
+impl Pulse for BoardPulse {
+    fn beat(&self) {
+        self.slot().beat.store(self.board.now(), Ordering::Relaxed);
+    }
+
+    fn beat_age(&self) -> Duration {
+        let beat = self.slot().beat.load(Ordering::Relaxed);
+        Duration::from_nanos(self.board.now().saturating_sub(beat))
+    }
+
+    fn set_state(&self, state: State) {
+        self.slot().state.store(state.code(), Ordering::Release);
+    }
+
+    fn state(&self) -> State {
+        self.slot().state()
+    }
+
+    fn begin(&self, request: RequestHead<'_>) -> Ticket {
+        self.slot().begin(self.board.now(), request.method().as_str(), request.path())
+    }
+
+    fn end(&self, ticket: Ticket, _: &End) {
+        self.slot().end(ticket);
+    }
+}
+
+impl fmt::Debug for BoardPulse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BoardPulse")
+            .field("seat", &self.seat.0)
+            .field("state", &self.state())
+            .field("beat_age", &self.beat_age())
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;

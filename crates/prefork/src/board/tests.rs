@@ -1,0 +1,136 @@
+use std::thread;
+
+use farrier_exchange::Exchange;
+use http::{Method, Request};
+use proptest::prelude::*;
+
+use super::*;
+
+fn board() -> (Arc<Board>, Seat, BoardPulse) {
+    let board = Arc::new(Board::new().unwrap());
+    let seat = board.take().unwrap();
+    let pulse = BoardPulse::new(Arc::clone(&board), seat);
+    (board, seat, pulse)
+}
+
+fn request(path: &str) -> Request<()> {
+    Request::get(path).body(()).unwrap()
+}
+
+fn end() -> End {
+    let mut seen = None;
+    drop(Exchange::begin(&Method::GET, |end| seen = Some(end)));
+    seen.unwrap()
+}
+
+fn named(board: &Board, seat: Seat) -> Vec<String> {
+    board.in_flight(seat).into_iter().map(|request| request.request).collect()
+}
+
+#[test]
+fn requests_in_flight_are_named_oldest_first_and_forgotten_at_their_end() {
+    let (board, seat, pulse) = board();
+    let first = pulse.begin(RequestHead::of(&request("/first?secret=1")));
+    let second = pulse.begin(RequestHead::of(&request("/second")));
+    assert_eq!(named(&board, seat), ["GET /first", "GET /second"]);
+    pulse.end(first, &end());
+    assert_eq!(named(&board, seat), ["GET /second"]);
+    pulse.end(second, &end());
+    assert!(named(&board, seat).is_empty());
+    let reading = board.read(seat);
+    assert_eq!((reading.started, reading.finished), (2, 2));
+}
+
+#[test]
+fn requests_beyond_the_table_are_counted() {
+    let (board, seat, pulse) = board();
+    let tickets: Vec<_> =
+        (0..ENTRIES + 10).map(|_| pulse.begin(RequestHead::of(&request("/x")))).collect();
+    assert_eq!(named(&board, seat).len(), ENTRIES);
+    assert_eq!(board.read(seat).started, ENTRIES as u64 + 10);
+    for ticket in tickets {
+        pulse.end(ticket, &end());
+    }
+    assert!(named(&board, seat).is_empty());
+    assert_eq!(board.read(seat).finished, ENTRIES as u64 + 10);
+}
+
+#[test]
+fn a_slot_that_is_taken_again_begins_empty() {
+    let (board, seat, pulse) = board();
+    pulse.begin(RequestHead::of(&request("/lost")));
+    pulse.set_state(State::Ready);
+    board.free(seat);
+    let again = board.take().unwrap();
+    assert_eq!(again, seat);
+    assert!(named(&board, again).is_empty());
+    let reading = board.read(again);
+    assert_eq!((reading.state, reading.started), (State::Booting, 0));
+}
+
+#[test]
+fn the_board_has_an_end() {
+    let board = Board::new().unwrap();
+    let seats: Vec<_> = std::iter::from_fn(|| board.take()).collect();
+    assert_eq!(seats.len(), SLOTS);
+    board.free(seats[5]);
+    assert_eq!(board.take(), Some(seats[5]));
+    assert_eq!(board.take(), None);
+}
+
+#[test]
+fn slots_share_no_cache_line() {
+    assert_eq!(align_of::<Slot>(), 128);
+    assert_eq!(size_of::<Entry>(), 128);
+    assert_eq!(size_of::<Slot>(), 128 + 128 * ENTRIES);
+}
+
+#[test]
+fn beats_and_states_are_seen_by_the_reader() {
+    let (board, seat, pulse) = board();
+    let before = board.read(seat).beat;
+    pulse.beat();
+    assert!(board.read(seat).beat >= before);
+    assert!(pulse.beat_age() < Duration::from_secs(60));
+    for state in [State::Ready, State::Draining] {
+        pulse.set_state(state);
+        assert_eq!((pulse.state(), board.read(seat).state), (state, state));
+    }
+}
+
+#[test]
+fn many_threads_share_a_slot() {
+    let (board, seat, pulse) = board();
+    let most = thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..2000 {
+                    let ticket = pulse.begin(RequestHead::of(&request("/spinning")));
+                    pulse.end(ticket, &end());
+                }
+            });
+        }
+        (0..200)
+            .map(|_| {
+                let seen = named(&board, seat);
+                assert!(seen.iter().all(|request| request == "GET /spinning"), "{seen:?}");
+                seen.len()
+            })
+            .max()
+    });
+    assert!(most <= Some(4), "{most:?}");
+    assert!(named(&board, seat).is_empty());
+    assert_eq!(board.read(seat).finished, 8000);
+}
+
+proptest! {
+    /// Whatever the path is, the entry holds as much of it as fits.
+    #[test]
+    fn text_is_cut_to_fit(path in "/[a-z0-9%/]{0,300}") {
+        let (board, seat, pulse) = board();
+        pulse.begin(RequestHead::of(&request(&path)));
+        let whole = format!("GET {path}");
+        let fits = whole.len().min(TEXT_WORDS * 8);
+        prop_assert_eq!(named(&board, seat), vec![whole[..fits].to_owned()]);
+    }
+}

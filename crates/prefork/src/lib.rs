@@ -1,0 +1,72 @@
+//! A pre-fork launcher for tokio services: a master that holds the sockets, and workers that it forks,
+//! watches and replaces.
+//!
+//! It is gunicorn's process model for any service that hyper can serve, an axum `Router` for example. Each
+//! worker is a process with a runtime of its own: a handler that blocks stalls one worker and not the
+//! server, a crash costs one worker's requests, and a worker that hangs is seen by its heartbeat, named
+//! with its requests in the log, and replaced.
+//!
+//! # Example
+//!
+//! ```no_run
+//! use std::process::ExitCode;
+//!
+//! use axum::{Router, routing::get};
+//! use farrier_prefork::{BoxError, Launcher, Worker};
+//!
+//! fn main() -> ExitCode {
+//!     Launcher::from_args("hello").run(app)
+//! }
+//!
+//! /// Called in every worker process, on its own runtime.
+//! async fn app(worker: Worker) -> Result<Router, BoxError> {
+//!     let greeting = format!("hello from worker {}\n", worker.slot());
+//!     Ok(Router::new().route("/", get(move || async move { greeting })))
+//! }
+//! ```
+//!
+//! `hello --workers 4 --bind 0.0.0.0:8000`, or `FARRIER_WORKERS=4 hello`, or `workers = 4` in
+//! `farrier.toml`: see [`Settings`] for all of them.
+//!
+//! # What `main` must not do before
+//!
+//! The launcher forks, so it must be the only thread and must come before any runtime: a plain `fn main`,
+//! not `#[tokio::main]`, and no pool, client or logger that starts a thread. It looks at its own process
+//! before each fork and refuses by name what must not be there. Whatever needs a runtime belongs into
+//! the app's own function, which each worker calls, or into [`Launcher::prepare`], which runs once.
+//!
+//! # Signals
+//!
+//! To the master: TERM drains and stops, INT and QUIT stop at once, HUP reads the settings again and
+//! replaces the workers one by one, each only when its successor is ready, TTIN and TTOU make one worker
+//! more or fewer. Workers ignore all but TERM, INT and QUIT, so a signal to the whole process group does no
+//! harm. Other signals of gunicorn's (USR1, USR2, WINCH) are logged and ignored.
+//!
+//! # Exit codes
+//!
+//! 0: stopped. 1: a wrong setting, an address that cannot be bound, a failed preparation. 3: no worker of
+//! the first generation became ready.
+
+mod arbiter;
+mod audit;
+mod board;
+mod control;
+mod launcher;
+mod log;
+mod master;
+mod pidfile;
+mod settings;
+mod signals;
+mod sockets;
+mod status;
+mod sys;
+mod worker;
+
+pub use board::BoardPulse;
+pub use farrier_serve::BoxError;
+pub use launcher::Launcher;
+pub use settings::{Args, Bind, LogFile, LogLevel, Origin, Settings, SettingsError, parse_args};
+pub use worker::Worker;
+
+/// More worker processes than this are refused.
+pub(crate) const MAX_WORKERS: usize = 512;

@@ -1,0 +1,97 @@
+//! The log: one line per event, one write per line, with the pid of the process that speaks.
+
+use std::fmt;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::sync::Arc;
+
+use tracing::level_filters::LevelFilter;
+use tracing::{Event, Subscriber};
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
+use tracing_subscriber::fmt::writer::BoxMakeWriter;
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::registry::LookupSpan;
+
+use crate::{LogFile, LogLevel, Settings};
+
+/// Installs a subscriber as the settings say, unless the program has set its own.
+///
+/// # Errors
+///
+/// The log file cannot be opened.
+pub(crate) fn install(settings: &Settings) -> Result<(), LogError> {
+    if tracing::dispatcher::has_been_set() {
+        return Ok(());
+    }
+    let writer = match &settings.errorlog {
+        LogFile::Stderr => BoxMakeWriter::new(io::stderr),
+        LogFile::Path(path) => {
+            // Appended to: every process writes whole lines through the same open file.
+            let file = OpenOptions::new().append(true).create(true).open(path);
+            let file: Arc<File> =
+                Arc::new(file.map_err(|error| LogError(path.display().to_string(), error))?);
+            BoxMakeWriter::new(file)
+        }
+    };
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(filter(settings.loglevel))
+        .event_format(Line)
+        .with_writer(writer)
+        .finish();
+    // Somebody else was faster: then theirs is the log.
+    let _ = tracing::subscriber::set_global_default(subscriber);
+    Ok(())
+}
+
+/// Says in one line on standard error why a program does not start.
+pub(crate) fn complain(name: &str, what: &str) {
+    // Nobody is left to be told that standard error is closed.
+    let _ = writeln!(io::stderr(), "{name}: error: {what}");
+}
+
+fn filter(level: LogLevel) -> LevelFilter {
+    match level {
+        LogLevel::Debug => LevelFilter::DEBUG,
+        LogLevel::Info => LevelFilter::INFO,
+        LogLevel::Warning => LevelFilter::WARN,
+        LogLevel::Error | LogLevel::Critical => LevelFilter::ERROR,
+    }
+}
+
+/// A log file that cannot be opened.
+#[derive(Debug)]
+pub(crate) struct LogError(String, io::Error);
+
+impl fmt::Display for LogError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "errorlog = {:?}: {}; allowed is a file that can be written, or -",
+            self.0, self.1
+        )
+    }
+}
+
+impl std::error::Error for LogError {}
+
+/// `2026-01-31T12:00:00.000000Z [4711]  INFO message field=value`.
+struct Line;
+
+impl<S, N> FormatEvent<S, N> for Line
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut line: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        SystemTime.format_time(&mut line)?;
+        write!(line, " [{}] {:>5} ", std::process::id(), event.metadata().level())?;
+        context.field_format().format_fields(line.by_ref(), event)?;
+        writeln!(line)
+    }
+}

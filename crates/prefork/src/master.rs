@@ -1,0 +1,678 @@
+//! The master: it carries out what the arbiter decides and tells it what happened.
+//!
+//! One thread, no runtime, and one place where it waits: [`Master::wait`].
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::poll::{PollFd, PollFlags};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::{self, getpid};
+
+use crate::Settings;
+use crate::arbiter::{
+    Action, Arbiter, Event, Limits, Order, Phase, Pid, Stage, Strike, Verdict, Why,
+};
+use crate::audit::audit;
+use crate::board::{Board, RequestInFlight, Seat};
+use crate::control::{Command, Control, Reply};
+use crate::pidfile::Pidfile;
+use crate::signals::{Signals, poll_until};
+use crate::sockets::MasterListener;
+use crate::status::{OldestRequest, Status, WorkerStatus};
+use crate::sys::{self, Forked};
+use crate::worker::{self, Prepare, Seed};
+
+/// Requests in flight that a log line names; of the rest it says how many there are.
+const NAMED_REQUESTS: usize = 8;
+
+/// The process that holds the sockets and keeps the workers on their feet.
+pub(crate) struct Master<'a> {
+    name: String,
+    pid: unistd::Pid,
+    began: Instant,
+    arbiter: Arbiter,
+    /// The settings of each generation that may still be started.
+    generations: BTreeMap<u64, Arc<Settings>>,
+    /// What was just read again, until the arbiter has given it a generation.
+    reread: Option<Settings>,
+    board: Arc<Board>,
+    listeners: Vec<MasterListener>,
+    /// The listeners' addresses, also when they are closed.
+    addresses: Vec<String>,
+    pidfile: Option<Pidfile>,
+    /// The end of the pipe that workers watch.
+    alive: OwnedFd,
+    own: Option<Own>,
+    children: BTreeMap<Pid, Child>,
+    preparing: Option<Pid>,
+    prepare: Option<Prepare>,
+    body: &'a dyn Fn(Seed) -> i32,
+}
+
+/// Descriptors that no child may keep.
+struct Own {
+    signals: Signals,
+    control: Option<Control>,
+    /// Held, never written: it closes when the master dies.
+    _alive: OwnedFd,
+}
+
+/// A worker process.
+struct Child {
+    slot: usize,
+    generation: u64,
+    seat: Seat,
+    started: SystemTime,
+    /// Where it says that it is ready; `None` once it did.
+    report: Option<OwnedFd>,
+}
+
+/// Requests in flight, for a log line.
+struct InFlight<'a>(&'a [RequestInFlight]);
+
+impl<'a> Master<'a> {
+    /// Takes what a master holds: signals, pidfile, sockets. Nothing is forked yet.
+    ///
+    /// # Errors
+    ///
+    /// In one line what is missing; what was made before is removed again.
+    pub(crate) fn new(
+        name: &str,
+        settings: Settings,
+        prepare: Option<Prepare>,
+        body: &'a dyn Fn(Seed) -> i32,
+    ) -> Result<(Self, Vec<Action>), Box<dyn std::error::Error>> {
+        // First, so that a stop that comes early is not lost.
+        let signals = Signals::of_master()?;
+        let pid = getpid();
+        let board = Arc::new(Board::new()?);
+        let (alive, held) = unistd::pipe2(OFlag::O_CLOEXEC)?;
+        let pidfile = match &settings.pidfile {
+            Some(path) => Some(Pidfile::write(path, pid.as_raw())?),
+            None => None,
+        };
+        let sockets =
+            settings.control_path().map(|path| Control::bind(&path)).transpose().and_then(
+                |control| match MasterListener::bind_all(&settings.bind, settings.backlog) {
+                    Ok(listeners) => Ok((control, listeners)),
+                    Err(error) => {
+                        control.iter().for_each(Control::remove_file);
+                        Err(error)
+                    }
+                },
+            );
+        let (control, listeners) = match sockets {
+            Ok(sockets) => sockets,
+            Err(error) => {
+                pidfile.iter().for_each(Pidfile::remove);
+                return Err(error.into());
+            }
+        };
+        let now = Instant::now();
+        let (arbiter, actions) = Arbiter::start(Limits::of(&settings), prepare.is_some(), now);
+        let generation = arbiter.generation();
+        let master = Self {
+            name: name.to_owned(),
+            pid,
+            began: now,
+            arbiter,
+            generations: BTreeMap::from([(generation, Arc::new(settings))]),
+            reread: None,
+            board,
+            addresses: listeners.iter().map(MasterListener::to_string).collect(),
+            listeners,
+            pidfile,
+            alive,
+            own: Some(Own { signals, control, _alive: held }),
+            children: BTreeMap::new(),
+            preparing: None,
+            prepare,
+            body,
+        };
+        Ok((master, actions))
+    }
+
+    /// Runs until no process is left.
+    pub(crate) fn run(mut self, first: Vec<Action>) -> Verdict {
+        tracing::info!(version = env!("CARGO_PKG_VERSION"), "{} starts", self.name);
+        for address in &self.addresses {
+            tracing::info!("listening on {address}");
+        }
+        self.act(first);
+        let verdict = loop {
+            match self.arbiter.phase() {
+                Phase::Stopped(verdict) => break verdict,
+                Phase::Stopping { .. } => self.close_listeners(),
+                Phase::Preparing { .. } | Phase::Starting | Phase::Running => {}
+            }
+            self.wait();
+            // Beats before the tick that judges them, and the tick before anything else that judges.
+            self.take_beats();
+            self.feed(Event::Tick);
+            self.take_reports();
+            self.take_signals();
+            self.take_commands();
+        };
+        if let Some(Own { control: Some(control), .. }) = &self.own {
+            control.remove_file();
+        }
+        self.pidfile.iter().for_each(Pidfile::remove);
+        verdict
+    }
+
+    /// The one wait.
+    fn wait(&mut self) {
+        let mut deadline = self.arbiter.deadline();
+        let mut watched = Vec::new();
+        if let Some(own) = &self.own {
+            watched.push(PollFd::new(own.signals.as_fd(), PollFlags::POLLIN));
+            if let Some(control) = &own.control {
+                watched.extend(control.interests().map(|(fd, flags)| PollFd::new(fd, flags)));
+                deadline = deadline.into_iter().chain(control.deadline()).min();
+            }
+        }
+        let reports = self.children.values().filter_map(|child| child.report.as_ref());
+        watched.extend(reports.map(|report| PollFd::new(report.as_fd(), PollFlags::POLLIN)));
+        poll_until(&mut watched, deadline);
+    }
+
+    fn feed(&mut self, event: Event) {
+        let actions = self.arbiter.handle(event, Instant::now());
+        self.act(actions);
+    }
+
+    fn act(&mut self, actions: Vec<Action>) {
+        let mut actions = VecDeque::from(actions);
+        while let Some(action) = actions.pop_front() {
+            let Some(event) = self.carry_out(action) else {
+                continue;
+            };
+            actions.extend(self.arbiter.handle(event, Instant::now()));
+            if let Some(settings) = self.reread.take() {
+                self.generations.entry(self.arbiter.generation()).or_insert(Arc::new(settings));
+            }
+        }
+    }
+
+    fn carry_out(&mut self, action: Action) -> Option<Event> {
+        match action {
+            Action::Prepare => Some(self.fork_prepare()),
+            Action::Spawn { slot, generation } => Some(match self.spawn(slot, generation) {
+                Ok(pid) => {
+                    tracing::info!(worker = pid, slot, generation, "booting worker");
+                    Event::Spawned { pid, slot, generation }
+                }
+                Err(error) => {
+                    tracing::error!(slot, generation, "no worker could be forked: {error}");
+                    Event::SpawnFailed { slot }
+                }
+            }),
+            Action::Testify { pid, silent } => {
+                self.testify(pid, silent);
+                None
+            }
+            Action::Signal { pid, signal, why } => {
+                strike(pid, signal, why);
+                None
+            }
+            Action::Reread => Some(Event::Reread(self.read_settings())),
+            Action::Revert { generation } => {
+                self.generations.remove(&generation);
+                tracing::error!(
+                    generation,
+                    "the reload failed: its first worker did not become ready; the old workers stay"
+                );
+                None
+            }
+            Action::Proven { generation } => {
+                self.generations.retain(|known, _| *known >= generation);
+                if generation > 1 {
+                    tracing::info!(generation, "the first worker of the new generation is ready");
+                }
+                None
+            }
+        }
+    }
+
+    fn fork_prepare(&mut self) -> Event {
+        let Some(work) = self.prepare.take() else {
+            return Event::Unprepared;
+        };
+        match fork() {
+            Ok(Forked::Child) => {
+                let master = self.pid;
+                self.give_up_what_is_the_masters();
+                worker::leave(worker::prepare(master, work))
+            }
+            Ok(Forked::Parent(pid)) => {
+                tracing::info!(process = pid.as_raw(), "preparing");
+                self.preparing = Some(pid.as_raw());
+                Event::Preparing(pid.as_raw())
+            }
+            Err(error) => {
+                tracing::error!("the preparing process could not be forked: {error}");
+                Event::Unprepared
+            }
+        }
+    }
+
+    fn spawn(&mut self, slot: usize, generation: u64) -> Result<Pid, Box<dyn std::error::Error>> {
+        let settings = self.generations.get(&generation).ok_or("its settings are void")?;
+        let settings = Arc::clone(settings);
+        let listeners =
+            self.listeners.iter().map(MasterListener::share).collect::<io::Result<_>>()?;
+        let alive = self.alive.try_clone()?;
+        let (reader, report) = unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
+        let seat = self.board.take().ok_or("the board is full")?;
+        match fork() {
+            Ok(Forked::Child) => {
+                drop(reader);
+                self.give_up_what_is_the_masters();
+                let seed = Seed {
+                    slot,
+                    generation,
+                    master: self.pid,
+                    board: Arc::clone(&self.board),
+                    seat,
+                    settings,
+                    listeners,
+                    report,
+                    alive,
+                };
+                worker::leave((self.body)(seed))
+            }
+            Ok(Forked::Parent(pid)) => {
+                let pid = pid.as_raw();
+                self.board.occupy(seat, pid);
+                let started = SystemTime::now();
+                let child = Child { slot, generation, seat, started, report: Some(reader) };
+                self.children.insert(pid, child);
+                Ok(pid)
+            }
+            Err(error) => {
+                self.board.free(seat);
+                Err(error)
+            }
+        }
+    }
+
+    /// In a child: closes what only the master may hold. No file is removed.
+    fn give_up_what_is_the_masters(&mut self) {
+        drop(self.own.take());
+        self.children.clear();
+        self.listeners.clear();
+    }
+
+    fn take_beats(&mut self) {
+        let now = Instant::now();
+        for (&pid, child) in &self.children {
+            let at = self.board.read(child.seat).beat;
+            self.arbiter.handle(Event::Beat { pid, at }, now);
+        }
+    }
+
+    fn take_reports(&mut self) {
+        let waiting: Vec<Pid> = self
+            .children
+            .iter()
+            .filter(|(_, child)| child.report.is_some())
+            .map(|(&pid, _)| pid)
+            .collect();
+        for pid in waiting {
+            self.take_report(pid);
+        }
+    }
+
+    fn take_report(&mut self, pid: Pid) {
+        let Some(child) = self.children.get_mut(&pid) else {
+            return;
+        };
+        let Some(report) = &child.report else {
+            return;
+        };
+        match unistd::read(report, &mut [0]) {
+            Ok(0) => child.report = None,
+            Ok(_) => {
+                child.report = None;
+                tracing::info!(
+                    worker = pid,
+                    slot = child.slot,
+                    generation = child.generation,
+                    "worker ready"
+                );
+                self.feed(Event::Ready(pid));
+            }
+            Err(Errno::EAGAIN | Errno::EINTR) => {}
+            Err(error) => {
+                tracing::warn!(worker = pid, %error, "a worker's report could not be read");
+                child.report = None;
+            }
+        }
+    }
+
+    fn take_signals(&mut self) {
+        while let Some(signal) = self.own.as_ref().and_then(|own| own.signals.next()) {
+            if signal == Signal::SIGCHLD {
+                self.reap();
+                continue;
+            }
+            let order = match signal {
+                Signal::SIGTERM => Order::Stop { quick: false },
+                Signal::SIGINT | Signal::SIGQUIT => Order::Stop { quick: true },
+                Signal::SIGHUP => Order::Reload,
+                Signal::SIGTTIN => Order::More,
+                Signal::SIGTTOU => Order::Fewer,
+                // A terminal sends it whenever its size changes; gunicorn too ignores it unless it is a daemon.
+                Signal::SIGWINCH => continue,
+                other => {
+                    tracing::warn!("{other} is not supported and ignored");
+                    continue;
+                }
+            };
+            tracing::info!("handling signal {signal}");
+            self.feed(Event::Order(order));
+        }
+    }
+
+    /// One SIGCHLD may stand for many deaths.
+    fn reap(&mut self) {
+        loop {
+            let ended = match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+                Ok(WaitStatus::Exited(pid, status)) => (pid.as_raw(), Ending::Status(status)),
+                Ok(WaitStatus::Signaled(pid, signal, _)) => (pid.as_raw(), Ending::Signal(signal)),
+                Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return,
+                Ok(_) | Err(Errno::EINTR) => continue,
+                Err(error) => {
+                    tracing::error!(%error, "waitpid failed");
+                    return;
+                }
+            };
+            self.bury(ended.0, ended.1);
+        }
+    }
+
+    fn bury(&mut self, pid: Pid, ending: Ending) {
+        if self.preparing == Some(pid) {
+            self.preparing = None;
+            if !ending.is_success() {
+                tracing::error!(process = pid, "the preparation did not succeed: {ending}");
+            }
+        }
+        // It may have reported and died between two turns.
+        self.take_report(pid);
+        if let Some(child) = self.children.remove(&pid) {
+            self.write_obituary(pid, &child, ending);
+            self.board.free(child.seat);
+        } else {
+            tracing::debug!(process = pid, "reaped a process that is no worker: {ending}");
+        }
+        self.feed(Event::Gone { pid, success: ending.is_success() });
+    }
+
+    fn write_obituary(&self, pid: Pid, child: &Child, ending: Ending) {
+        let Child { slot, generation, .. } = *child;
+        let served = self.board.read(child.seat).finished;
+        let lost = self.board.in_flight(child.seat);
+        let lost = InFlight(&lost);
+        match self.arbiter.worker(pid).map(|(_, _, stage)| stage) {
+            Some(Stage::Leaving { .. }) if ending.is_success() && lost.0.is_empty() => {
+                tracing::info!(worker = pid, slot, generation, served, "worker left");
+            }
+            Some(Stage::Leaving { .. }) => {
+                tracing::warn!(
+                    worker = pid,
+                    slot,
+                    generation,
+                    served,
+                    "worker left: {ending}; cut: {lost}"
+                );
+            }
+            Some(Stage::Aborting { .. } | Stage::Killed) => {
+                tracing::warn!(
+                    worker = pid,
+                    slot,
+                    generation,
+                    served,
+                    "worker gone, killed by the launcher: {ending}; in flight: {lost}"
+                );
+            }
+            Some(Stage::Booting { .. }) => {
+                tracing::error!(
+                    worker = pid,
+                    slot,
+                    generation,
+                    "worker died before it was ready: {ending}"
+                );
+            }
+            Some(Stage::Ready) if ending.is_success() => {
+                tracing::warn!(worker = pid, slot, generation, served, "worker left by itself");
+            }
+            Some(Stage::Ready) | None => {
+                tracing::error!(
+                    worker = pid,
+                    slot,
+                    generation,
+                    served,
+                    "worker died: {ending}; in flight: {lost}"
+                );
+            }
+        }
+    }
+
+    /// What is known of a hung worker, before it is killed.
+    fn testify(&self, pid: Pid, silent: Duration) {
+        let Some(child) = self.children.get(&pid) else {
+            return;
+        };
+        let in_flight = self.board.in_flight(child.seat);
+        tracing::error!(
+            worker = pid,
+            slot = child.slot,
+            generation = child.generation,
+            "worker timeout: no heartbeat for {:.1} s; in flight: {}",
+            silent.as_secs_f64(),
+            InFlight(&in_flight)
+        );
+    }
+
+    /// The settings as they are now, as far as a reload can change them.
+    fn read_settings(&mut self) -> Option<Limits> {
+        let current = self.generations.get(&self.arbiter.generation())?;
+        match current.reread() {
+            Ok(new) => {
+                let fixed = current.fixed_until_restart(&new);
+                if !fixed.is_empty() {
+                    tracing::warn!("changed, but only a restart makes it so: {}", fixed.join(", "));
+                }
+                tracing::info!("reloading");
+                let limits = Limits::of(&new);
+                self.reread = Some(new);
+                Some(limits)
+            }
+            Err(error) => {
+                tracing::error!("nothing is reloaded: {error}");
+                None
+            }
+        }
+    }
+
+    fn take_commands(&mut self) {
+        let Some(mut control) = self.own.as_mut().and_then(|own| own.control.take()) else {
+            return;
+        };
+        let mut orders = Vec::new();
+        control.turn(Instant::now(), |command| self.answer(command, &mut orders));
+        // Back in its place before an order may fork.
+        if let Some(own) = &mut self.own {
+            own.control = Some(control);
+        }
+        for order in orders {
+            self.feed(Event::Order(order));
+        }
+    }
+
+    fn answer(&self, command: Command, orders: &mut Vec<Order>) -> Reply {
+        match command {
+            Command::Status => Reply::ok(self.status()),
+            Command::Stop { quick } => {
+                tracing::info!(quick, "ordered to stop");
+                orders.push(Order::Stop { quick });
+                Reply::ok(self.status()).until_the_end()
+            }
+            Command::Reload => {
+                tracing::info!("ordered to reload");
+                orders.push(Order::Reload);
+                Reply::ok(self.status())
+            }
+        }
+    }
+
+    fn status(&self) -> Status<'_> {
+        let state = match self.arbiter.phase() {
+            Phase::Preparing { .. } => "preparing",
+            Phase::Starting => "starting",
+            Phase::Running if self.arbiter.reloading() => "reloading",
+            Phase::Running => "running",
+            Phase::Stopping { .. } | Phase::Stopped(_) => "stopping",
+        };
+        let mut workers: Vec<_> = self
+            .children
+            .iter()
+            .filter_map(|(&pid, child)| self.worker_status(pid, child))
+            .collect();
+        workers.sort_by_key(|worker| (worker.slot, worker.generation, worker.pid));
+        Status {
+            name: &self.name,
+            version: env!("CARGO_PKG_VERSION"),
+            pid: self.pid.as_raw(),
+            state,
+            uptime: self.began.elapsed().as_secs_f64(),
+            generation: self.arbiter.generation(),
+            target: self.arbiter.target(),
+            listeners: &self.addresses,
+            workers,
+        }
+    }
+
+    fn worker_status(&self, pid: Pid, child: &Child) -> Option<WorkerStatus> {
+        let (slot, generation, stage) = self.arbiter.worker(pid)?;
+        let reading = self.board.read(child.seat);
+        let state = match stage {
+            Stage::Booting { .. } => "booting",
+            // A worker that somebody else sent SIGTERM drains without the master's order.
+            Stage::Ready => reading.state.as_str(),
+            Stage::Leaving { .. } => "draining",
+            Stage::Aborting { .. } => "hung",
+            Stage::Killed => "killed",
+        };
+        let oldest = self.board.in_flight(child.seat).into_iter().next();
+        Some(WorkerStatus {
+            slot,
+            pid,
+            generation,
+            state,
+            beat_age: reading.beat.elapsed().as_secs_f64(),
+            requests: reading.started,
+            in_flight: reading.started.saturating_sub(reading.finished),
+            oldest: oldest.map(|oldest| OldestRequest {
+                request: oldest.request,
+                age: oldest.age.as_secs_f64(),
+            }),
+            started: child
+                .started
+                .duration_since(SystemTime::UNIX_EPOCH)
+                .map_or(0.0, |since| since.as_secs_f64()),
+        })
+    }
+
+    /// From the order to stop on nobody can connect; workers finish what they have.
+    fn close_listeners(&mut self) {
+        self.listeners.iter().for_each(MasterListener::remove_file);
+        self.listeners.clear();
+    }
+}
+
+fn fork() -> Result<Forked, Box<dyn std::error::Error>> {
+    let proof = audit()?;
+    // A child would write again what is still in the buffer.
+    io::stdout().flush()?;
+    Ok(sys::fork(proof)?)
+}
+
+/// Sends a signal to a process that this master has not reaped, so the pid is still its own.
+fn strike(pid: Pid, strike: Strike, why: Why) {
+    let signal = match strike {
+        Strike::Term => Signal::SIGTERM,
+        Strike::Quit => Signal::SIGQUIT,
+        Strike::Abort => Signal::SIGABRT,
+        Strike::Kill => Signal::SIGKILL,
+    };
+    match strike {
+        Strike::Term | Strike::Quit => tracing::debug!(process = pid, "{signal}: {why}"),
+        Strike::Abort | Strike::Kill => tracing::warn!(process = pid, "{signal}: {why}"),
+    }
+    match kill(unistd::Pid::from_raw(pid), signal) {
+        // Dead and not yet reaped counts as there; gone altogether it cannot be.
+        Ok(()) => {}
+        Err(error) => tracing::error!(process = pid, %error, "{signal} could not be sent"),
+    }
+}
+
+/// How a process ended.
+#[derive(Clone, Copy)]
+enum Ending {
+    Status(i32),
+    Signal(Signal),
+}
+
+impl Ending {
+    fn is_success(self) -> bool {
+        matches!(self, Self::Status(0))
+    }
+}
+
+impl fmt::Display for Ending {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Status(status) => write!(f, "exit status {status}"),
+            Self::Signal(signal) => write!(f, "{signal}"),
+        }
+    }
+}
+
+impl fmt::Display for InFlight<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_empty() {
+            return f.write_str("none noted");
+        }
+        for (index, request) in self.0.iter().take(NAMED_REQUESTS).enumerate() {
+            let separator = if index == 0 { "" } else { ", " };
+            write!(f, "{separator}{} ({:.1} s)", request.request, request.age.as_secs_f64())?;
+        }
+        match self.0.len().saturating_sub(NAMED_REQUESTS) {
+            0 => Ok(()),
+            more => write!(f, ", and {more} more"),
+        }
+    }
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Stop => "the server stops",
+            Self::Replaced => "it is replaced, or no longer wanted",
+            Self::GraceOver => "it did not leave within graceful_timeout",
+            Self::BootTimeout => "it did not become ready within boot_timeout",
+            Self::NotPrepared => "the preparation did not end within boot_timeout",
+            Self::Hung => "it is hung",
+        })
+    }
+}

@@ -1,0 +1,107 @@
+//! What is wrong with a setting.
+
+use std::error::Error;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use super::{KEYS, Key};
+
+/// A setting that cannot be used: one line that names the key, the value, what is allowed, and where it
+/// came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SettingsError {
+    /// A value that is none of this setting's.
+    Invalid {
+        /// The setting.
+        key: &'static str,
+        /// The value as it was written.
+        value: String,
+        /// What would be a value.
+        allowed: &'static str,
+        /// Where the value stands.
+        origin: Origin,
+    },
+    /// A name in the settings file that is no setting.
+    UnknownKey {
+        /// The name.
+        key: String,
+        /// Where it stands.
+        origin: Origin,
+    },
+    /// A settings file that cannot be read or is no TOML.
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Who named the file, if it is not the default one.
+        origin: Option<Origin>,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+/// Where a value came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Origin {
+    /// A line of the settings file.
+    File(PathBuf, usize),
+    /// An environment variable.
+    Variable(String),
+    /// A flag, under the setting's name.
+    Flag(&'static str),
+}
+
+// === impl SettingsError ===
+
+impl SettingsError {
+    pub(super) fn invalid(key: &Key, values: &[String], origin: Origin) -> Self {
+        Self::Invalid { key: key.name, value: values.join(", "), allowed: key.allowed, origin }
+    }
+
+    pub(super) fn unknown_key(key: &str, origin: Origin) -> Self {
+        Self::UnknownKey { key: key.to_owned(), origin }
+    }
+
+    pub(super) fn file(path: &Path, origin: Option<Origin>, reason: impl Into<String>) -> Self {
+        Self::File { path: path.to_owned(), origin, reason: reason.into() }
+    }
+}
+
+impl fmt::Display for SettingsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Invalid { key, value, allowed, origin } => {
+                write!(f, "{key} = {value:?} ({origin}): allowed is {allowed}")
+            }
+            Self::UnknownKey { key, origin } => {
+                write!(f, "{key} ({origin}) is no setting; there are")?;
+                for (index, key) in KEYS.iter().enumerate() {
+                    write!(f, "{} {}", if index == 0 { "" } else { "," }, key.name)?;
+                }
+                Ok(())
+            }
+            Self::File { path, origin, reason } => {
+                write!(f, "config = {:?}", path.display().to_string())?;
+                if let Some(origin) = origin {
+                    write!(f, " ({origin})")?;
+                }
+                write!(f, ": {reason}; allowed is a readable TOML file")
+            }
+        }
+    }
+}
+
+impl Error for SettingsError {}
+
+// === impl Origin ===
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path, line) => write!(f, "{}, line {line}", path.display()),
+            Self::Variable(name) => write!(f, "environment variable {name}"),
+            Self::Flag(key) => write!(f, "flag --{}", key.replace('_', "-")),
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! The settings file: TOML, flat.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::Path;
+
+use toml::de::{DeTable, DeValue};
+
+use super::{Origin, Raw, SettingsError};
+
+/// The settings of the file at `path` in its order.
+///
+/// `named` says who asked for the file; the default one, which nobody names, may be missing. Tables are
+/// the program's own and left alone.
+pub(super) fn read(
+    path: &Path,
+    named: Option<Origin>,
+) -> Result<Vec<(String, Raw)>, SettingsError> {
+    match fs::read_to_string(path) {
+        Ok(text) => parse(path, &text),
+        Err(error) if error.kind() == ErrorKind::NotFound && named.is_none() => Ok(Vec::new()),
+        Err(error) => Err(SettingsError::file(path, named, error.to_string())),
+    }
+}
+
+pub(super) fn parse(path: &Path, text: &str) -> Result<Vec<(String, Raw)>, SettingsError> {
+    let table = DeTable::parse(text).map_err(|error| {
+        let origin = error.span().map(|span| Origin::File(path.to_owned(), line(text, span.start)));
+        SettingsError::file(path, origin, error.message().replace('\n', ", "))
+    })?;
+    let mut found: Vec<_> = table.get_ref().iter().collect();
+    found.sort_by_key(|(key, _)| key.span().start);
+    Ok(found
+        .into_iter()
+        .filter_map(|(key, value)| {
+            let values = match value.get_ref() {
+                DeValue::Table(_) => return None,
+                DeValue::Array(values) => {
+                    values.iter().map(|value| scalar(value.get_ref())).collect()
+                }
+                value => vec![scalar(value)],
+            };
+            let origin = Origin::File(path.to_owned(), line(text, key.span().start));
+            Some((key.get_ref().to_string(), Raw { values, origin }))
+        })
+        .collect())
+}
+
+/// A value in the spelling that a flag would have.
+fn scalar(value: &DeValue<'_>) -> String {
+    match value {
+        DeValue::String(text) => text.to_string(),
+        DeValue::Integer(number) => number.to_string(),
+        DeValue::Float(number) => number.to_string(),
+        DeValue::Boolean(truth) => truth.to_string(),
+        DeValue::Datetime(date) => date.to_string(),
+        DeValue::Array(_) => "[…]".to_owned(),
+        DeValue::Table(_) => "{…}".to_owned(),
+    }
+}
+
+fn line(text: &str, offset: usize) -> usize {
+    text.bytes().take(offset).filter(|byte| *byte == b'\n').count() + 1
+}

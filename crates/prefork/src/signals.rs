@@ -1,0 +1,105 @@
+//! Signals as events: blocked, and read from a descriptor in a poll.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollTimeout, poll};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+
+/// gunicorn's vocabulary. A worker reads the same ones, so that none sent to the whole process group
+/// ends it.
+const ORDERS: [Signal; 9] = [
+    Signal::SIGTERM,
+    Signal::SIGINT,
+    Signal::SIGQUIT,
+    Signal::SIGHUP,
+    Signal::SIGUSR1,
+    Signal::SIGUSR2,
+    Signal::SIGTTIN,
+    Signal::SIGTTOU,
+    Signal::SIGWINCH,
+];
+
+/// The signals that this process takes as events.
+#[derive(Debug)]
+pub(crate) struct Signals(SignalFd);
+
+// === impl Signals ===
+
+impl Signals {
+    /// The orders, and the deaths of children.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's: no descriptor.
+    pub(crate) fn of_master() -> nix::Result<Self> {
+        let mut set: SigSet = ORDERS.into_iter().collect();
+        set.add(Signal::SIGCHLD);
+        Self::take(set)
+    }
+
+    /// The orders only: children of a worker are the app's.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's: no descriptor.
+    pub(crate) fn of_worker() -> nix::Result<Self> {
+        Self::take(ORDERS.into_iter().collect())
+    }
+
+    fn take(set: SigSet) -> nix::Result<Self> {
+        sigprocmask(SigmaskHow::SIG_SETMASK, Some(&set), None)?;
+        let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
+        SignalFd::with_flags(&set, flags).map(Self)
+    }
+
+    /// The next signal that is waiting.
+    pub(crate) fn next(&self) -> Option<Signal> {
+        loop {
+            match self.0.read_signal() {
+                Ok(Some(info)) => {
+                    let number = i32::try_from(info.ssi_signo).ok()?;
+                    return Signal::try_from(number).ok();
+                }
+                Err(Errno::EINTR) => {}
+                Ok(None) | Err(_) => return None,
+            }
+        }
+    }
+}
+
+impl AsFd for Signals {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// Gives every signal back to its default.
+///
+/// # Errors
+///
+/// None that the kernel documents for this call.
+pub(crate) fn reset() -> nix::Result<()> {
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
+}
+
+/// Polls until something happens or `deadline` has passed; never returns before the deadline without
+/// reason, so that a loop around it does not spin.
+pub(crate) fn poll_until(watched: &mut [PollFd<'_>], deadline: Option<Instant>) {
+    let timeout = match deadline {
+        None => PollTimeout::NONE,
+        Some(deadline) => {
+            let left = deadline.saturating_duration_since(Instant::now());
+            // Rounded up: poll counts whole milliseconds.
+            let left = if left.is_zero() { left } else { left + Duration::from_millis(1) };
+            PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
+        }
+    };
+    match poll(watched, timeout) {
+        // An interruption is a reason to look around, as any event.
+        Ok(_) | Err(Errno::EINTR) => {}
+        Err(error) => tracing::error!(%error, "poll failed"),
+    }
+}

@@ -1,0 +1,116 @@
+//! The launcher's unsafe code, all of it: fork, the shared mapping, and the exit that runs nothing.
+#![expect(unsafe_code, reason = "fork and mmap have no safe interface")]
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::num::NonZeroUsize;
+use std::ops::Deref;
+use std::os::fd::OwnedFd;
+use std::ptr::NonNull;
+use std::slice;
+
+use nix::libc;
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+use nix::unistd::{self, ForkResult, Pid};
+
+use crate::audit::SingleThreaded;
+
+/// Values that stay sound when other processes write them and when they begin as zeroes.
+///
+/// # Safety
+///
+/// The type consists of atomics only (and padding), and all zeroes are a valid value of it.
+pub(crate) unsafe trait Shared: Sync {}
+
+// SAFETY: a slot is made of atomic integers and arrays of them, all of which may be zero.
+unsafe impl Shared for crate::board::Slot {}
+
+/// Memory that this process shares with the children that it forks.
+pub(crate) struct SharedMemory<T> {
+    start: NonNull<T>,
+    length: usize,
+    /// The memory itself; a later image of the program can map it again.
+    _memory: OwnedFd,
+    _values: PhantomData<T>,
+}
+
+/// Which side of a fork this is.
+pub(crate) enum Forked {
+    Child,
+    Parent(Pid),
+}
+
+/// Forks.
+///
+/// # Errors
+///
+/// The kernel's: no memory, too many processes.
+pub(crate) fn fork(_proof: SingleThreaded) -> nix::Result<Forked> {
+    // SAFETY: the proof says that this process has one thread, so that no lock is held by a thread that
+    // the child would not have; the child may run any code.
+    let forked = unsafe { unistd::fork() }?;
+    Ok(match forked {
+        ForkResult::Child => Forked::Child,
+        ForkResult::Parent { child } => Forked::Parent(child),
+    })
+}
+
+/// Ends the process at once: no exit handler, which a child inherited from its parent, runs.
+pub(crate) fn exit_now(code: i32) -> ! {
+    // SAFETY: _exit has no precondition and does not return.
+    unsafe { libc::_exit(code) }
+}
+
+// === impl SharedMemory ===
+
+impl<T: Shared> SharedMemory<T> {
+    /// Maps `length` values, all zeroes; pages that nobody touches cost nothing.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's: no memory, no descriptor.
+    pub(crate) fn new(length: usize) -> nix::Result<Self> {
+        let bytes = length
+            .checked_mul(size_of::<T>())
+            .and_then(NonZeroUsize::new)
+            .ok_or(nix::errno::Errno::EINVAL)?;
+        let size = libc::off_t::try_from(bytes.get()).map_err(|_| nix::errno::Errno::EINVAL)?;
+        let memory = memfd_create(c"farrier-board", MFdFlags::MFD_CLOEXEC)?;
+        unistd::ftruncate(&memory, size)?;
+        let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        // SAFETY: a new mapping at an address of the kernel's choice touches no existing memory.
+        let start = unsafe { mmap(None, bytes, access, MapFlags::MAP_SHARED, &memory, 0) }?;
+        Ok(Self { start: start.cast(), length, _memory: memory, _values: PhantomData })
+    }
+}
+
+impl<T: Shared> Deref for SharedMemory<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        // SAFETY: the mapping holds `length` values for as long as `self` lives, is page-aligned, and began
+        // as zeroes, which are valid; `Shared` values change only through atomics, in every process.
+        unsafe { slice::from_raw_parts(self.start.as_ptr(), self.length) }
+    }
+}
+
+impl<T> Drop for SharedMemory<T> {
+    fn drop(&mut self) {
+        // SAFETY: the mapping was made in `new` with this length, and no reference outlives `self`.
+        let unmapped = unsafe { munmap(self.start.cast(), self.length * size_of::<T>()) };
+        debug_assert!(unmapped.is_ok(), "the mapping was made by mmap");
+    }
+}
+
+// SAFETY: it owns its mapping, and the values are usable from any thread (`Shared: Sync`).
+unsafe impl<T: Shared> Send for SharedMemory<T> {}
+
+// SAFETY: only shared references to `Sync` values are handed out.
+unsafe impl<T: Shared> Sync for SharedMemory<T> {}
+
+impl<T> fmt::Debug for SharedMemory<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SharedMemory").field("length", &self.length).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,431 @@
+//! The worker: a forked process that runs the app until it is told to leave.
+//!
+//! Two threads at the start. The forked one keeps the signals to itself and waits, so that it is there
+//! even when the runtime is not; a fresh one runs the runtime and the app. Fresh, because the forked
+//! thread's thread-locals are copies of the master's: every worker would draw the same "random" numbers.
+
+use std::any::Any;
+use std::ffi::CString;
+use std::future::Future;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use farrier_heartbeat::{Pulse, State, keep_beating};
+use farrier_serve::{BoxError, Drain, Listener, Server};
+use http::{Request, Response};
+use http_body::Body;
+use hyper::body::Incoming;
+use nix::fcntl::OFlag;
+use nix::poll::{PollFd, PollFlags};
+use nix::sys::prctl;
+use nix::sys::signal::Signal;
+use nix::unistd::{Pid, getppid, pipe2};
+use tokio::runtime::{Builder, Runtime};
+use tower_service::Service;
+
+use crate::board::{Board, BoardPulse, Seat};
+use crate::signals::{self, Signals};
+use crate::sockets::WorkerListener;
+use crate::{Settings, sys};
+
+/// The exit statuses of a worker; the master judges by the board and by how a worker was ended, never by
+/// these.
+pub(crate) mod status {
+    /// It left as it was told.
+    pub(crate) const LEFT: i32 = 0;
+    /// The app could not be started.
+    pub(crate) const NOT_STARTED: i32 = 3;
+    /// The thread of the runtime panicked.
+    pub(crate) const PANICKED: i32 = 70;
+}
+
+/// Beats per `timeout`, so that one late beat is not a hang.
+const BEATS_PER_TIMEOUT: u32 = 4;
+const LONGEST_BEAT: Duration = Duration::from_secs(1);
+const SHORTEST_BEAT: Duration = Duration::from_millis(10);
+
+/// What the server's own deadline gets before the process ends in spite of it.
+const GRACE_MARGIN: Duration = Duration::from_millis(150);
+
+/// How long a worker that was told to leave at once has to let its requests know.
+const QUICK: Duration = Duration::from_millis(250);
+
+/// What a worker process knows of itself; the app gets one.
+#[derive(Clone, Debug)]
+pub struct Worker {
+    slot: usize,
+    generation: u64,
+    pulse: Arc<BoardPulse>,
+    drain: Drain,
+    settings: Arc<Settings>,
+}
+
+/// What a worker process is made of.
+#[derive(Debug)]
+pub(crate) struct Seed {
+    pub(crate) slot: usize,
+    pub(crate) generation: u64,
+    pub(crate) master: Pid,
+    pub(crate) board: Arc<Board>,
+    pub(crate) seat: Seat,
+    pub(crate) settings: Arc<Settings>,
+    pub(crate) listeners: Vec<WorkerListener>,
+    /// Where the worker says that it is ready.
+    pub(crate) report: OwnedFd,
+    /// A pipe whose other end only the master holds: its end is the master's death.
+    pub(crate) alive: OwnedFd,
+}
+
+/// Runs once before the first worker, on a runtime of a process of its own.
+pub(crate) type Prepare = Box<dyn FnOnce(&Runtime) -> Result<(), BoxError> + Send>;
+
+/// The forked thread's view of the process.
+struct Watch {
+    signals: Signals,
+    alive: Option<OwnedFd>,
+    /// Ends when the fresh thread does.
+    done: OwnedFd,
+    worker: Worker,
+    /// When the process ends, whatever the fresh thread does.
+    deadline: Option<Instant>,
+}
+
+// === impl Worker ===
+
+impl Worker {
+    /// The worker's place, from 0 to `workers` - 1; a replacement has its predecessor's.
+    #[must_use]
+    pub fn slot(&self) -> usize {
+        self.slot
+    }
+
+    /// 1 for the workers of the start, and one more with each reload.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// The worker's heartbeat: what the heartbeat layer and the probes take.
+    #[must_use]
+    pub fn pulse(&self) -> Arc<BoardPulse> {
+        Arc::clone(&self.pulse)
+    }
+
+    /// Tells when the worker is told to leave: for background tasks and long-lived connections.
+    #[must_use]
+    pub fn drain(&self) -> Drain {
+        self.drain.clone()
+    }
+
+    /// The settings that this worker was started with.
+    #[must_use]
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+}
+
+/// A worker's whole life, in the forked process; the exit status comes back.
+pub(crate) fn live<A, F, S, E, B>(seed: Seed, app: &A) -> i32
+where
+    A: Fn(Worker) -> F + Sync,
+    F: Future<Output = Result<S, E>>,
+    E: Into<BoxError>,
+    S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+    S::Error: Into<BoxError>,
+    B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
+{
+    let prepared = settle_in(&seed).and_then(|signals| Ok((signals, pipe2(OFlag::O_CLOEXEC)?)));
+    let (signals, (done, not_done)) = match prepared {
+        Ok(prepared) => prepared,
+        Err(error) => {
+            tracing::error!(%error, slot = seed.slot, "a worker could not set itself up");
+            return status::NOT_STARTED;
+        }
+    };
+    let worker = Worker {
+        slot: seed.slot,
+        generation: seed.generation,
+        pulse: Arc::new(BoardPulse::new(seed.board, seed.seat)),
+        drain: Drain::new(),
+        settings: seed.settings,
+    };
+    let watch =
+        Watch { signals, alive: Some(seed.alive), done, worker: worker.clone(), deadline: None };
+    let (listeners, report) = (seed.listeners, seed.report);
+    thread::scope(|scope| {
+        let fresh = thread::Builder::new().name("worker".into()).spawn_scoped(scope, move || {
+            let _not_done = not_done;
+            run(&worker, app, listeners, report)
+        });
+        match fresh {
+            Ok(fresh) => {
+                watch.until_done();
+                fresh.join().unwrap_or_else(|panic| panicked(&panic))
+            }
+            Err(error) => {
+                tracing::error!(%error, "a worker could not start its thread");
+                status::NOT_STARTED
+            }
+        }
+    })
+}
+
+/// The preparing process's whole life; the exit status comes back.
+pub(crate) fn prepare(master: Pid, work: Prepare) -> i32 {
+    let ready = signals::reset().and_then(|()| follow(master));
+    if let Err(error) = ready {
+        tracing::error!(%error, "the preparing process could not set itself up");
+        return status::NOT_STARTED;
+    }
+    name("farrier:prepare");
+    let fresh = thread::Builder::new().name("prepare".into()).spawn(move || {
+        let runtime = Builder::new_current_thread().enable_all().build();
+        let done = runtime.map_err(BoxError::from).and_then(|runtime| {
+            let done = work(&runtime);
+            runtime.shutdown_background();
+            done
+        });
+        match done {
+            Ok(()) => status::LEFT,
+            Err(error) => {
+                tracing::error!(error = %chain(&*error), "the preparation failed");
+                status::NOT_STARTED
+            }
+        }
+    });
+    match fresh {
+        Ok(fresh) => fresh.join().unwrap_or_else(|panic| panicked(&panic)),
+        Err(error) => {
+            tracing::error!(%error, "the preparing process could not start its thread");
+            status::NOT_STARTED
+        }
+    }
+}
+
+/// Ends a forked process: what it wrote is flushed, and no exit handler of the master's runs.
+pub(crate) fn leave(code: i32) -> ! {
+    // Nobody is left to be told that standard output is closed.
+    let _ = io::stdout().flush();
+    let _ = io::stderr().flush();
+    sys::exit_now(code)
+}
+
+/// What a process does first after the fork.
+fn settle_in(seed: &Seed) -> nix::Result<Signals> {
+    // The order: the mask is the master's until here, so no signal is lost in between.
+    let signals = Signals::of_worker()?;
+    follow(seed.master)?;
+    name(&format!("farrier:{}", seed.slot));
+    Ok(signals)
+}
+
+/// Asks for SIGTERM when the master dies, which it may have done in the meantime.
+fn follow(master: Pid) -> nix::Result<()> {
+    prctl::set_pdeathsig(Signal::SIGTERM)?;
+    if getppid() == master { Ok(()) } else { Err(nix::errno::Errno::ESRCH) }
+}
+
+/// The name that `ps -o comm` and `top` show; the kernel cuts it to 15 bytes.
+fn name(name: &str) {
+    if let Ok(name) = CString::new(name) {
+        // A process without a name works as well.
+        let _ = prctl::set_name(&name);
+    }
+}
+
+/// The fresh thread: runtime, app, server.
+fn run<A, F, S, E, B>(
+    worker: &Worker,
+    app: &A,
+    listeners: Vec<WorkerListener>,
+    report: OwnedFd,
+) -> i32
+where
+    A: Fn(Worker) -> F,
+    F: Future<Output = Result<S, E>>,
+    E: Into<BoxError>,
+    S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+    S::Error: Into<BoxError>,
+    B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
+{
+    let runtime = match runtime(worker.settings.threads) {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            tracing::error!(%error, "a worker could not build its runtime");
+            return status::NOT_STARTED;
+        }
+    };
+    let code = runtime.block_on(async {
+        tokio::spawn(keep_beating(worker.pulse(), worker.beat_interval()));
+        match start(worker, app, listeners).await {
+            Ok(server) => {
+                worker.pulse.set_state(State::Ready);
+                // If nobody reads it the master is dead, and the forked thread knows.
+                let _ = nix::unistd::write(&report, b"r");
+                drop(report);
+                let drained = server.serve(worker.drain()).await;
+                if drained.cut > 0 {
+                    tracing::warn!(connections = drained.cut, "connections were cut at the end of the grace");
+                }
+                status::LEFT
+            }
+            Err(error) => {
+                tracing::error!(slot = worker.slot, error = %chain(&*error), "the app failed to start");
+                status::NOT_STARTED
+            }
+        }
+    });
+    // What blocks in a thread of its own is not waited for: the process ends with it.
+    runtime.shutdown_background();
+    code
+}
+
+fn runtime(threads: usize) -> io::Result<Runtime> {
+    match threads {
+        0 | 1 => Builder::new_current_thread().enable_all().build(),
+        _ => Builder::new_multi_thread().worker_threads(threads).enable_all().build(),
+    }
+}
+
+async fn start<A, F, S, E>(
+    worker: &Worker,
+    app: &A,
+    listeners: Vec<WorkerListener>,
+) -> Result<Server<S>, BoxError>
+where
+    A: Fn(Worker) -> F,
+    F: Future<Output = Result<S, E>>,
+    E: Into<BoxError>,
+{
+    let service = app(worker.clone()).await.map_err(Into::into)?;
+    let listeners: Vec<Listener> = listeners
+        .into_iter()
+        .map(|listener| match listener {
+            WorkerListener::Tcp(listener) => listener.try_into(),
+            WorkerListener::Unix(listener) => listener.try_into(),
+        })
+        .collect::<io::Result<_>>()?;
+    let settings = worker.settings();
+    Ok(Server::new(listeners, service)
+        .keepalive(settings.keepalive)
+        .header_read_timeout(settings.header_read_timeout)
+        .worker_connections(settings.worker_connections)
+        .drain_idle(settings.drain_idle)
+        .graceful_timeout(settings.graceful_timeout))
+}
+
+impl Worker {
+    fn beat_interval(&self) -> Duration {
+        match self.settings.timeout {
+            Duration::ZERO => LONGEST_BEAT,
+            timeout => (timeout / BEATS_PER_TIMEOUT).clamp(SHORTEST_BEAT, LONGEST_BEAT),
+        }
+    }
+}
+
+// === impl Watch ===
+
+impl Watch {
+    /// Waits for the fresh thread's end, and passes orders on to it; past its deadline the process ends
+    /// here.
+    fn until_done(mut self) {
+        loop {
+            let (signalled, orphaned, done) = self.wait();
+            if done {
+                return;
+            }
+            if orphaned {
+                self.alive = None;
+                tracing::warn!(
+                    "the master is gone: the worker finishes what is in flight and leaves"
+                );
+                self.drain();
+            }
+            if signalled {
+                while let Some(signal) = self.signals.next() {
+                    match signal {
+                        Signal::SIGTERM => self.drain(),
+                        Signal::SIGINT | Signal::SIGQUIT => self.stop_now(),
+                        other => {
+                            tracing::debug!(signal = %other, "ignored: this signal is for the master");
+                        }
+                    }
+                }
+            }
+            if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                tracing::warn!("the worker did not finish in its time and ends now");
+                leave(status::LEFT);
+            }
+        }
+    }
+
+    /// Signals, the master's death, the fresh thread's end: which of them there are.
+    fn wait(&self) -> (bool, bool, bool) {
+        let mut watched = vec![
+            PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.done.as_fd(), PollFlags::POLLIN),
+        ];
+        if let Some(alive) = &self.alive {
+            watched.push(PollFd::new(alive.as_fd(), PollFlags::POLLIN));
+        }
+        signals::poll_until(&mut watched, self.deadline);
+        let happened = |index: usize| watched.get(index).and_then(PollFd::any).unwrap_or(false);
+        (happened(0), happened(2), happened(1))
+    }
+
+    fn drain(&mut self) {
+        if self.worker.drain.is_draining() {
+            return;
+        }
+        self.leave_if_booting();
+        self.worker.pulse.set_state(State::Draining);
+        self.worker.drain.start();
+        self.deadline = Some(Instant::now() + self.worker.settings.graceful_timeout + GRACE_MARGIN);
+    }
+
+    fn stop_now(&mut self) {
+        self.leave_if_booting();
+        self.worker.pulse.set_state(State::Draining);
+        self.worker.drain.stop_now();
+        let deadline = Instant::now() + QUICK;
+        self.deadline = Some(self.deadline.map_or(deadline, |before| before.min(deadline)));
+    }
+
+    /// A worker that serves nobody has nothing to finish.
+    fn leave_if_booting(&self) {
+        if self.worker.pulse.state() == State::Booting {
+            leave(status::LEFT);
+        }
+    }
+}
+
+fn panicked(panic: &Box<dyn Any + Send>) -> i32 {
+    let text = panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message");
+    tracing::error!(panic = text, "the app panicked");
+    status::PANICKED
+}
+
+/// An error and what caused it, in one line.
+fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        // Many errors repeat their source in their own text.
+        if !text.contains(&more) {
+            text.push_str(": ");
+            text.push_str(&more);
+        }
+        cause = error.source();
+    }
+    text
+}

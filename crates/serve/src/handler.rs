@@ -1,0 +1,119 @@
+//! The service as hyper calls it: it notes each request and marks a connection's last response.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use hyper::service::Service;
+use hyper_util::service::{TowerToHyperService, TowerToHyperServiceFuture};
+use pin_project::pin_project;
+
+use crate::Peer;
+use crate::activity::{Activity, InFlight};
+
+#[derive(Debug)]
+pub(crate) struct Handler<S> {
+    service: TowerToHyperService<S>,
+    peer: Peer,
+    activity: Arc<Activity>,
+}
+
+#[pin_project]
+pub(crate) struct ResponseFuture<F> {
+    #[pin]
+    inner: F,
+    in_flight: Option<InFlight>,
+    http1: bool,
+    connect: bool,
+}
+
+/// The service's body; the request is in flight as long as it lives.
+#[pin_project]
+pub(crate) struct ResponseBody<B> {
+    #[pin]
+    inner: B,
+    _in_flight: Option<InFlight>,
+}
+
+// === impl Handler ===
+
+impl<S> Handler<S> {
+    pub(crate) fn new(service: S, peer: Peer, activity: Arc<Activity>) -> Self {
+        Self { service: TowerToHyperService::new(service), peer, activity }
+    }
+}
+
+impl<S, B> Service<Request<Incoming>> for Handler<S>
+where
+    S: tower_service::Service<Request<Incoming>, Response = Response<B>> + Clone,
+{
+    type Response = Response<ResponseBody<B>>;
+    type Error = S::Error;
+    type Future = ResponseFuture<TowerToHyperServiceFuture<S, Request<Incoming>>>;
+
+    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+        let http1 = request.version() < Version::HTTP_2;
+        if !http1 {
+            self.activity.note_http2();
+        }
+        let in_flight = Some(self.activity.begin());
+        let connect = *request.method() == Method::CONNECT;
+        request.extensions_mut().insert(self.peer);
+        ResponseFuture { inner: self.service.call(request), in_flight, http1, connect }
+    }
+}
+
+// === impl ResponseFuture ===
+
+impl<F, B, E> Future for ResponseFuture<F>
+where
+    F: Future<Output = Result<Response<B>, E>>,
+{
+    type Output = Result<Response<ResponseBody<B>>, E>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let mut response = ready!(this.inner.poll(cx))?;
+        let mut in_flight = this.in_flight.take();
+        if let Some(activity) = in_flight.as_ref().map(InFlight::activity) {
+            let status = response.status();
+            // RFC 9110 section 15.2.2, and section 9.3.6 for CONNECT.
+            let upgrades =
+                status == StatusCode::SWITCHING_PROTOCOLS || (*this.connect && status.is_success());
+            if *this.http1 && upgrades {
+                activity.note_upgrade();
+                in_flight = None;
+            } else if *this.http1 && activity.wants_last_response() {
+                response
+                    .headers_mut()
+                    .insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+        }
+        Poll::Ready(Ok(response.map(|inner| ResponseBody { inner, _in_flight: in_flight })))
+    }
+}
+
+// === impl ResponseBody ===
+
+impl<B: Body> Body for ResponseBody<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        self.project().inner.poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}

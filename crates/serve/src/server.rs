@@ -1,0 +1,284 @@
+//! The server: the accept loop and the drain.
+
+use std::fmt;
+use std::future;
+use std::io;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::{Request, Response};
+use http_body::Body;
+use hyper::body::Incoming;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::{task, time};
+use tower_service::Service;
+
+use crate::activity::Limits;
+use crate::connection::{Accepted, Phase, Protocol};
+use crate::socket::Stream;
+use crate::{Drain, Level, Listener, Peer};
+
+/// An error of any kind.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Stands for "no limit": about a year, since a timer of tokio's cannot sleep for ever.
+const NO_LIMIT: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// The first pause after an accept that failed for want of something; doubled up to the longest one.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
+const LONGEST_PAUSE: Duration = Duration::from_millis(640);
+
+/// How long connections that are cut may take to let go.
+const CUT_PAUSE: Duration = Duration::from_millis(100);
+
+/// A server: listeners, a service, and limits. [`serve`](Self::serve) runs it.
+#[must_use = "a server does nothing until it serves"]
+pub struct Server<S> {
+    listeners: Vec<Listener>,
+    service: S,
+    keepalive: Duration,
+    header_read_timeout: Duration,
+    worker_connections: usize,
+    drain_idle: Duration,
+    graceful_timeout: Duration,
+}
+
+/// How a drain ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Drained {
+    /// Connections that were still open when time was over, upgraded ones included.
+    pub cut: usize,
+}
+
+/// The listeners and the places for what they accept.
+struct Acceptor {
+    listeners: Vec<Listener>,
+    /// Which listener is asked first; the one after the last that gave a connection.
+    next: usize,
+    places: Arc<Semaphore>,
+}
+
+// === impl Server ===
+
+impl<S> Server<S> {
+    /// A server of `service` on all of `listeners`, with the limits that the setters name.
+    pub fn new<L: Into<Listener>>(listeners: impl IntoIterator<Item = L>, service: S) -> Self {
+        Self {
+            listeners: listeners.into_iter().map(Into::into).collect(),
+            service,
+            keepalive: Duration::from_secs(5),
+            header_read_timeout: Duration::from_secs(10),
+            worker_connections: 1000,
+            drain_idle: Duration::from_secs(2),
+            graceful_timeout: Duration::from_secs(30),
+        }
+    }
+
+    /// How long a connection is kept open for a next request; 5 seconds unless set.
+    ///
+    /// Zero answers each HTTP/1 request with `Connection: close`; HTTP/2 connections then have the
+    /// header-read timeout.
+    pub fn keepalive(mut self, time: Duration) -> Self {
+        self.keepalive = time;
+        self
+    }
+
+    /// How long a client may take to send a request's head; 10 seconds unless set, zero for no limit.
+    ///
+    /// It counts from the accept, and on a kept-alive connection from the first byte of the request; idle
+    /// time before that is [`keepalive`](Self::keepalive)'s. A client that is too slow is disconnected
+    /// without an answer.
+    pub fn header_read_timeout(mut self, time: Duration) -> Self {
+        self.header_read_timeout = time;
+        self
+    }
+
+    /// How many connections may be open at once; 1,000 unless set, at least one.
+    ///
+    /// Upgraded connections count until they are closed. At the limit the server stops accepting: what
+    /// comes then waits in the kernel's queue, where another process that shares the listener finds it.
+    pub fn worker_connections(mut self, limit: usize) -> Self {
+        self.worker_connections = limit;
+        self
+    }
+
+    /// How long a draining server keeps idle connections for one more request; 2 seconds unless set.
+    ///
+    /// It should exceed the time that clients pause between two requests.
+    pub fn drain_idle(mut self, time: Duration) -> Self {
+        self.drain_idle = time;
+        self
+    }
+
+    /// How long a drain may take at most before what is left is cut; 30 seconds unless set.
+    pub fn graceful_timeout(mut self, time: Duration) -> Self {
+        self.graceful_timeout = time;
+        self
+    }
+
+    /// Serves until `drain` is started and the last connection is gone.
+    ///
+    /// The drain is *soft*, so that no request is lost of a client that pauses less than
+    /// [`drain_idle`](Self::drain_idle), also if it never looks before it writes and never retries:
+    ///
+    /// 1. The server accepts what is in the listeners' queues at this moment (as far as
+    ///    [`worker_connections`](Self::worker_connections) goes) and lets go of the listeners.
+    /// 2. Each further HTTP/1 response carries `Connection: close`; HTTP/2 connections get a GOAWAY at
+    ///    once, and requests that cross it are served. An idle HTTP/1 connection stays open, because its
+    ///    client may be sending in this very moment; so does one that was accepted and has not sent
+    ///    anything yet.
+    /// 3. After `drain_idle` idle connections are closed. Requests in flight and
+    ///    upgraded connections go on.
+    /// 4. After [`graceful_timeout`](Self::graceful_timeout), or at once on [`Drain::stop_now`], what is
+    ///    left is cut and counted.
+    ///
+    /// It returns as soon as no connection is left. An accept that fails (too many open files) is logged
+    /// and tried again, and a panic in the service costs its own connection, or on HTTP/2 its own stream.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime with I/O and time enabled, and when cloning the service panics.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future closes the listeners and cuts every connection.
+    pub async fn serve<B>(self, drain: Drain) -> Drained
+    where
+        S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
+        S::Future: Send + 'static,
+        S::Error: Into<BoxError>,
+        B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
+    {
+        let limit = u32::try_from(self.worker_connections.max(1)).unwrap_or(u32::MAX);
+        let places = Arc::new(Semaphore::new(limit as usize));
+        let phases = watch::Sender::new(Phase::Serving);
+        let protocol = Arc::new(self.protocol());
+        let spawn = |(stream, peer, place): (Stream, Peer, OwnedSemaphorePermit)| {
+            let accepted = Accepted { stream, peer, phase: phases.subscribe(), place };
+            let (protocol, service) = (Arc::clone(&protocol), self.service.clone());
+            task::spawn(async move { protocol.serve(accepted, service).await });
+        };
+
+        let mut acceptor =
+            Acceptor { listeners: self.listeners, next: 0, places: Arc::clone(&places) };
+        let mut started = pin!(drain.started());
+        loop {
+            tokio::select! {
+                biased;
+                () = started.as_mut() => break,
+                accepted = acceptor.accept() => spawn(accepted),
+            }
+            // A busy process must not take more connections than it can begin to serve: a sibling that
+            // shares the listener takes the next one, and should this process die, it is not lost.
+            task::yield_now().await;
+        }
+        if drain.level() == Level::Soft {
+            // Lets the runtime learn of connections that arrived together with the order.
+            task::yield_now().await;
+            while let Some(accepted) = acceptor.accept_queued().await {
+                spawn(accepted);
+            }
+        }
+        drop(acceptor);
+
+        phases.send_replace(Phase::LastResponses);
+        let gone = places.acquire_many(limit);
+        let time_over = async {
+            let idle = self.drain_idle.min(self.graceful_timeout);
+            time::sleep(idle).await;
+            phases.send_replace(Phase::NoIdle);
+            time::sleep(self.graceful_timeout - idle).await;
+        };
+        tokio::select! {
+            biased;
+            _ = gone => return Drained { cut: 0 },
+            () = drain.reached(Level::Quick) => {}
+            () = time_over => {}
+        }
+        let cut = limit as usize - places.available_permits();
+        phases.send_replace(Phase::Cut);
+        let _ = time::timeout(CUT_PAUSE, places.acquire_many(limit)).await;
+        Drained { cut }
+    }
+
+    fn protocol(&self) -> Protocol {
+        let or_no_limit =
+            |time: Duration| if time.is_zero() { NO_LIMIT } else { time.min(NO_LIMIT) };
+        let header_read = or_no_limit(self.header_read_timeout);
+        let keeps_alive = !self.keepalive.is_zero();
+        let keepalive = if keeps_alive { self.keepalive.min(NO_LIMIT) } else { header_read };
+        Protocol::new(Limits { keepalive, header_read }, keeps_alive)
+    }
+}
+
+impl<S> fmt::Debug for Server<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server")
+            .field("listeners", &self.listeners)
+            .field("keepalive", &self.keepalive)
+            .field("header_read_timeout", &self.header_read_timeout)
+            .field("worker_connections", &self.worker_connections)
+            .field("drain_idle", &self.drain_idle)
+            .field("graceful_timeout", &self.graceful_timeout)
+            .finish_non_exhaustive()
+    }
+}
+
+// === impl Acceptor ===
+
+impl Acceptor {
+    /// Waits for a place and then for a connection.
+    async fn accept(&mut self) -> (Stream, Peer, OwnedSemaphorePermit) {
+        // Nobody closes the semaphore.
+        let Ok(place) = Arc::clone(&self.places).acquire_owned().await else {
+            return future::pending().await;
+        };
+        let mut pause = SHORTEST_PAUSE;
+        loop {
+            match future::poll_fn(|cx| self.poll_accept(cx)).await {
+                Ok((stream, peer)) => return (stream, peer, place),
+                Err(error) if client_left(&error) => {}
+                Err(error) => {
+                    // Too many open files, say: the connection stays in the queue.
+                    tracing::warn!(%error, "accept failed");
+                    time::sleep(pause).await;
+                    pause = LONGEST_PAUSE.min(pause * 2);
+                }
+            }
+        }
+    }
+
+    /// A connection that waits in a queue now, if there is a place for it.
+    async fn accept_queued(&mut self) -> Option<(Stream, Peer, OwnedSemaphorePermit)> {
+        let place = Arc::clone(&self.places).try_acquire_owned().ok()?;
+        match future::poll_fn(|cx| Poll::Ready(self.poll_accept(cx))).await {
+            Poll::Ready(Ok((stream, peer))) => Some((stream, peer, place)),
+            Poll::Ready(Err(error)) => {
+                tracing::warn!(%error, "accepting the last connections failed");
+                None
+            }
+            Poll::Pending => None,
+        }
+    }
+
+    fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<(Stream, Peer)>> {
+        let listeners = self.listeners.len();
+        for turn in 0..listeners {
+            let index = (self.next + turn) % listeners;
+            if let Poll::Ready(accepted) = self.listeners[index].poll_accept(cx) {
+                self.next = (index + 1) % listeners;
+                return Poll::Ready(accepted);
+            }
+        }
+        Poll::Pending
+    }
+}
+
+/// Whether an accept failed only because the connection was gone before it was accepted.
+fn client_left(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
+}

@@ -1,0 +1,8 @@
+//! The server over real sockets.
+#![expect(clippy::unwrap_used, reason = "in a test it is an assertion")]
+
+mod drain;
+mod limits;
+mod replace;
+mod serving;
+mod support;

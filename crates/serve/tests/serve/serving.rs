@@ -1,0 +1,119 @@
+//! What is served, and what a failing service costs.
+
+use axum::routing::get;
+use axum::{Extension, Router};
+use farrier_serve::{Drain, Listener, Peer, Server};
+use http::Request;
+use http_body_util::{BodyExt, Empty};
+use hyper::body::Bytes;
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+
+use crate::support::{Client, soon, start};
+
+#[tokio::test]
+async fn a_router_fits_as_it_is_and_learns_its_peer() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("socket");
+    let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (addr, unix) = (tcp.local_addr().unwrap(), UnixListener::bind(&path).unwrap());
+    let app = Router::new()
+        .route("/", get(|Extension(peer): Extension<Peer>| async move { peer.to_string() }));
+    let drain = Drain::new();
+    let server = Server::new([Listener::from(tcp), Listener::from(unix)], app);
+    let server = tokio::spawn(server.serve(drain.clone()));
+
+    let stream = TcpStream::connect(addr).await.unwrap();
+    let own_addr = stream.local_addr().unwrap();
+    let (mut send, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    let request = Request::get("/").body(Empty::<Bytes>::new()).unwrap();
+    let response = soon(send.send_request(request)).await.unwrap();
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    assert_eq!(body, own_addr.to_string());
+
+    let mut stream = UnixStream::connect(&path).await.unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\nconnection: close\r\n\r\n").await.unwrap();
+    let mut answer = String::new();
+    soon(stream.read_to_string(&mut answer)).await.unwrap();
+    assert!(answer.ends_with("\r\n\r\nunix"), "{answer}");
+
+    drop(send);
+    drain.start();
+    assert_eq!(soon(server).await.unwrap().cut, 0);
+}
+
+#[tokio::test]
+async fn http2_with_prior_knowledge_is_served() {
+    let server = start(|server| server).await;
+    let stream = TcpStream::connect(server.addr).await.unwrap();
+    let (mut send, connection) =
+        http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    let request = Request::get("http://test/").body(Empty::<Bytes>::new()).unwrap();
+    let response = soon(send.send_request(request)).await.unwrap();
+    assert_eq!(response.version(), http::Version::HTTP_2);
+    assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "only");
+}
+
+#[tokio::test]
+async fn a_panic_costs_its_own_connection_only() {
+    let server = start(|server| server).await;
+    let mut other = server.client().await;
+    other.get("/").await.unwrap();
+
+    let mut client = server.client().await;
+    client.get("/panic").await.unwrap_err();
+
+    assert_eq!(other.get("/").await.unwrap().status, 200);
+    assert_eq!(server.client().await.get("/").await.unwrap().status, 200);
+    drop((client, other));
+    server.drain.start();
+    assert_eq!(server.drained().await.cut, 0);
+}
+
+#[tokio::test]
+async fn a_panic_on_http2_costs_its_own_stream_only() {
+    let server = start(|server| server).await;
+    let stream = TcpStream::connect(server.addr).await.unwrap();
+    let (mut send, connection) =
+        http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    let get = |path: &str| {
+        Request::get(format!("http://test{path}")).body(Empty::<Bytes>::new()).unwrap()
+    };
+    soon(send.send_request(get("/panic"))).await.unwrap_err();
+    assert_eq!(soon(send.send_request(get("/"))).await.unwrap().status(), 200);
+}
+
+#[tokio::test]
+async fn dropping_the_server_cuts_its_connections() {
+    let server = start(|server| server).await;
+    let mut idle = server.client().await;
+    idle.get("/").await.unwrap();
+    server.abort();
+    idle.end().await.unwrap();
+    soon(async { while TcpStream::connect(server.addr).await.is_ok() {} }).await;
+}
+
+#[tokio::test]
+async fn a_server_without_clients_stops_at_once() {
+    let server = start(|server| server).await;
+    let addr = server.addr;
+    server.drain.start();
+    assert_eq!(server.drained().await.cut, 0);
+    TcpStream::connect(addr).await.unwrap_err();
+}
+
+#[tokio::test]
+async fn a_client_may_pipeline() {
+    let server = start(|server| server).await;
+    let mut client = Client::connect(server.addr).await;
+    let request = "GET / HTTP/1.1\r\nhost: test\r\n\r\n";
+    client.send(&request.repeat(3)).await.unwrap();
+    for _ in 0..3 {
+        assert_eq!(client.answer().await.unwrap().body, "only");
+    }
+}

@@ -1,0 +1,39 @@
+//! SQLite and PostgreSQL for farrier's connection lifecycle, on [`sqlx`]'s single connections.
+//!
+//! [`Sqlite`] and [`Postgres`] are the [`Backend`](farrier_connection::Backend)s; a handler gets a
+//! [`Session`], which is an sqlx executor.
+//!
+//! # Example
+//!
+//! ```
+//! use farrier_connection::{Policy, Pool};
+//! # #[cfg(feature = "sqlite")]
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! use farrier_sqlx::Sqlite;
+//!
+//! let pool = Pool::new(Sqlite::memory(), Policy::default());
+//! let mut connection = pool.acquire().await?;
+//! let sum: i64 =
+//!     sqlx::query_scalar("SELECT ? + ?").bind(3).bind(4).fetch_one(&mut *connection).await?;
+//! assert_eq!(sum, 7);
+//! # Ok(())
+//! # }
+//! # #[cfg(not(feature = "sqlite"))]
+//! # fn main() {}
+//! ```
+#![forbid(unsafe_code)]
+
+#[cfg(feature = "postgres")]
+mod postgres;
+mod session;
+mod sql;
+#[cfg(feature = "sqlite")]
+mod sqlite;
+
+#[cfg(feature = "postgres")]
+pub use postgres::Postgres;
+pub use session::{Engine, Session};
+#[cfg(feature = "sqlite")]
+pub use sqlite::Sqlite;
+pub use sqlx;

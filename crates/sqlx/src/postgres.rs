@@ -1,0 +1,149 @@
+//! The PostgreSQL backend.
+
+use std::fmt;
+use std::str::FromStr;
+
+use farrier_connection::{Backend, ErrorClass, Inspection};
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{ConnectOptions, Connection, Error};
+
+use crate::session::{Engine, Left, Session};
+use crate::sql::Plain;
+
+/// What `DISCARD ALL` does, except for the prepared statements, which sqlx keeps a list of.
+const RESET: &str = "CLOSE ALL; RESET SESSION AUTHORIZATION; RESET ALL; UNLISTEN *; \
+     SELECT pg_advisory_unlock_all(); DISCARD SEQUENCES; DISCARD TEMP";
+
+/// A PostgreSQL database.
+///
+/// A statement dropped before its first row poisons the connection for the pool: it is closed and goes to
+/// nobody else. Within the request sqlx waits until the server is done with it.
+#[derive(Clone)]
+pub struct Postgres {
+    options: PgConnectOptions,
+}
+
+// === impl Postgres ===
+
+impl Postgres {
+    /// The database at `postgres://USER:PASSWORD@HOST:PORT/DATABASE`, with sqlx's parameters.
+    ///
+    /// # Errors
+    ///
+    /// When the URL cannot be understood.
+    pub fn new(url: &str) -> Result<Self, Error> {
+        PgConnectOptions::from_str(url).map(Self::from_options)
+    }
+
+    /// The database that `options` lead to.
+    #[must_use]
+    pub fn from_options(options: PgConnectOptions) -> Self {
+        Self { options }
+    }
+}
+
+impl Backend for Postgres {
+    type Connection = Session<sqlx::Postgres>;
+    type Error = Error;
+
+    async fn connect(&self) -> Result<Self::Connection, Error> {
+        self.options.connect().await.map(Session::new)
+    }
+
+    async fn close(&self, connection: Self::Connection) {
+        if let Err(error) = connection.into_inner().close().await {
+            tracing::debug!(%error, "closing a connection failed");
+        }
+    }
+
+    fn inspect(&self, session: &mut Self::Connection) -> Inspection {
+        if session.dead {
+            Inspection::Dead
+        } else if session.left == Left::Operation {
+            Inspection::Poisoned
+        } else if session.is_in_transaction() {
+            Inspection::InTransaction
+        } else if session.altered || session.left == Left::Rows || session.should_flush() {
+            // What waits to be flushed is the rollback of a transaction that was dropped.
+            Inspection::Unknown
+        } else {
+            Inspection::Clean
+        }
+    }
+
+    async fn check(&self, session: &mut Self::Connection) -> Result<(), Error> {
+        session.driver().ping().await
+    }
+
+    async fn rollback(&self, session: &mut Self::Connection) -> Result<(), Error> {
+        // sqlx has queued the rollback when the transaction was dropped; this sends it.
+        session.driver().ping().await
+    }
+
+    async fn reset(&self, session: &mut Self::Connection) -> Result<(), Error> {
+        let altered = session.altered;
+        let connection = session.driver();
+        // Sends what waits to be sent, and reads rows that nobody read.
+        connection.ping().await?;
+        if altered {
+            // Perhaps there is a transaction begun by a bare `BEGIN`; if not, the server only warns.
+            sqlx::raw_sql("ROLLBACK").execute(&mut *connection).await?;
+            sqlx::raw_sql(RESET).execute(&mut *connection).await?;
+        }
+        session.restored();
+        Ok(())
+    }
+
+    fn classify(&self, error: &Error) -> ErrorClass {
+        sqlx::Postgres::classify(error)
+    }
+}
+
+impl fmt::Debug for Postgres {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Not the whole options: they hold the password.
+        f.debug_struct("Postgres")
+            .field("host", &self.options.get_host())
+            .field("port", &self.options.get_port())
+            .field("database", &self.options.get_database())
+            .finish_non_exhaustive()
+    }
+}
+
+const PLAIN: Plain = Plain {
+    first_words: &[
+        "SELECT", "INSERT", "UPDATE", "DELETE", "MERGE", "WITH", "VALUES", "TABLE", "EXPLAIN",
+        "SHOW", "CREATE", "DROP", "ALTER", "TRUNCATE", "ANALYZE", "VACUUM",
+    ],
+    unless: &["TEMP", "SET_CONFIG", "PG_ADVISORY", "PG_TRY_ADVISORY"],
+};
+
+impl Engine for sqlx::Postgres {
+    fn alters_session(sql: &str) -> bool {
+        PLAIN.alters_session(sql)
+    }
+
+    fn classify(error: &Error) -> ErrorClass {
+        match error {
+            Error::Database(error) => {
+                let code = error.code().unwrap_or_default();
+                match (code.get(..2).unwrap_or_default(), &*code) {
+                    // Too many connections; starting up or recovering.
+                    (_, "53300" | "57P03") => ErrorClass::Busy,
+                    // Read-only transaction: a server that became a replica.
+                    (_, "25006") => ErrorClass::Failover,
+                    // Invalid authorisation, no such database.
+                    ("28" | "3D", _) => ErrorClass::Denied,
+                    // Connection exceptions; shutdown and crash of the server, database dropped, idle.
+                    ("08", _) | (_, "57P01" | "57P02" | "57P04" | "57P05") => ErrorClass::Fatal,
+                    // Data exceptions, integrity constraints.
+                    ("22" | "23", _) => ErrorClass::Harmless,
+                    _ => ErrorClass::Suspect,
+                }
+            }
+            Error::Configuration(_) => ErrorClass::Denied,
+            Error::Io(_) | Error::Tls(_) | Error::Protocol(_) => ErrorClass::Fatal,
+            _ => ErrorClass::Harmless,
+        }
+    }
+}

@@ -1,0 +1,276 @@
+//! The connection that handlers use: an sqlx executor that watches its session.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::mem;
+use std::ops::{Deref, DerefMut};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use farrier_connection::ErrorClass;
+use futures_core::Stream;
+use futures_core::future::BoxFuture;
+use futures_core::stream::BoxStream;
+use sqlx::error::BoxDynError;
+use sqlx::{
+    Connection, Database, Either, Error, Execute, Executor, SqlSafeStr, SqlStr, Transaction,
+};
+
+/// What farrier must know of one of sqlx's databases.
+///
+/// It is there for sqlx's `Sqlite` and `Postgres`, as far as their features are on.
+pub trait Engine: Database {
+    /// Whether a statement may leave something behind in the session, such as a setting or a transaction.
+    fn alters_session(sql: &str) -> bool;
+
+    /// What an error says about the connection.
+    fn classify(error: &Error) -> ErrorClass;
+}
+
+/// An sqlx connection, as a handler borrows it.
+///
+/// `&mut` of it is an sqlx executor: `sqlx::query("..").execute(&mut *connection)`. It sees each statement,
+/// so a connection on which only plain statements ran goes to the next request as it is; after others, such
+/// as `SET`, `PRAGMA` or a bare `BEGIN`, the session is reset or closed first. The same holds after a use of
+/// the sqlx connection itself, which it dereferences to; [`begin`](Self::begin) needs no such detour.
+///
+/// # Cancel safety
+///
+/// sqlx waits out what was dropped midway before the connection's next statement, and never mixes up results.
+/// See each backend for what farrier does when such a connection goes back.
+pub struct Session<DB: Engine> {
+    connection: DB::Connection,
+    pub(crate) left: Left,
+    /// Something ran that may have left state in the session.
+    pub(crate) altered: bool,
+    /// An operation told that the link is broken.
+    pub(crate) dead: bool,
+}
+
+/// What the last operation left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Left {
+    /// It completed. Exit: to `Operation` when one starts.
+    Nothing,
+    /// It runs, or was dropped before it gave anything. Exits: to `Rows` and `Nothing`.
+    Operation,
+    /// Its rows are being read, or were dropped before their end. Exit: to `Nothing`.
+    Rows,
+}
+
+// === impl Session ===
+
+impl<DB: Engine> Session<DB> {
+    pub(crate) fn new(connection: DB::Connection) -> Self {
+        Self { connection, left: Left::Nothing, altered: false, dead: false }
+    }
+
+    pub(crate) fn into_inner(self) -> DB::Connection {
+        self.connection
+    }
+
+    /// The connection, for the backend's own operations.
+    pub(crate) fn driver(&mut self) -> &mut DB::Connection {
+        &mut self.connection
+    }
+
+    pub(crate) fn restored(&mut self) {
+        self.left = Left::Nothing;
+        self.altered = false;
+    }
+
+    /// Begins a transaction; dropped without a commit it is rolled back.
+    ///
+    /// What its statements set in the *session* is not seen; set that outside of it.
+    ///
+    /// # Errors
+    ///
+    /// The database's or sqlx's.
+    pub async fn begin(&mut self) -> Result<Transaction<'_, DB>, Error> {
+        self.left = Left::Operation;
+        let transaction = self.connection.begin().await?;
+        self.left = Left::Nothing;
+        Ok(transaction)
+    }
+
+    /// Begins a transaction by a statement of its own, such as `BEGIN IMMEDIATE`.
+    ///
+    /// # Errors
+    ///
+    /// The database's or sqlx's.
+    pub async fn begin_with(
+        &mut self,
+        statement: impl SqlSafeStr,
+    ) -> Result<Transaction<'_, DB>, Error> {
+        let statement = statement.into_sql_str();
+        self.left = Left::Operation;
+        let transaction = self.connection.begin_with(statement).await?;
+        self.left = Left::Nothing;
+        Ok(transaction)
+    }
+
+    fn sees(&mut self, sql: &str) {
+        self.altered = self.altered || DB::alters_session(sql);
+    }
+}
+
+impl<DB: Engine> Deref for Session<DB> {
+    type Target = DB::Connection;
+
+    fn deref(&self) -> &DB::Connection {
+        &self.connection
+    }
+}
+
+/// What is done there is not seen, so the session counts as altered.
+impl<DB: Engine> DerefMut for Session<DB> {
+    fn deref_mut(&mut self) -> &mut DB::Connection {
+        self.altered = true;
+        &mut self.connection
+    }
+}
+
+impl<DB: Engine> fmt::Debug for Session<DB> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session")
+            .field("left", &self.left)
+            .field("altered", &self.altered)
+            .field("dead", &self.dead)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<'c, DB: Engine> Executor<'c> for &'c mut Session<DB>
+where
+    for<'a> &'a mut DB::Connection: Executor<'a, Database = DB>,
+{
+    type Database = DB;
+
+    fn fetch_many<'e, 'q: 'e, E>(
+        self,
+        query: E,
+    ) -> BoxStream<'e, Result<Either<DB::QueryResult, DB::Row>, Error>>
+    where
+        'c: 'e,
+        E: 'q + Execute<'q, DB>,
+    {
+        let query = Seen::of(query);
+        self.sees(query.sql.as_str());
+        let Session { connection, left, dead, .. } = self;
+        let rows = connection.fetch_many(query);
+        Box::pin(Watched::<DB, _> { rows, left, dead, engine: PhantomData })
+    }
+
+    fn fetch_optional<'e, 'q: 'e, E>(
+        self,
+        query: E,
+    ) -> BoxFuture<'e, Result<Option<DB::Row>, Error>>
+    where
+        'c: 'e,
+        E: 'q + Execute<'q, DB>,
+    {
+        let query = Seen::of(query);
+        self.sees(query.sql.as_str());
+        Box::pin(async move {
+            self.left = Left::Operation;
+            let row = self.connection.fetch_optional(query).await;
+            self.left = Left::Nothing;
+            self.dead |= is_fatal::<DB, _>(&row);
+            row
+        })
+    }
+
+    fn prepare_with<'e>(
+        self,
+        sql: SqlStr,
+        parameters: &'e [DB::TypeInfo],
+    ) -> BoxFuture<'e, Result<DB::Statement, Error>>
+    where
+        'c: 'e,
+    {
+        Box::pin(async move {
+            self.left = Left::Operation;
+            let statement = self.connection.prepare_with(sql, parameters).await;
+            self.left = Left::Nothing;
+            self.dead |= is_fatal::<DB, _>(&statement);
+            statement
+        })
+    }
+}
+
+fn is_fatal<DB: Engine, T>(result: &Result<T, Error>) -> bool {
+    matches!(result, Err(error) if DB::classify(error) == ErrorClass::Fatal)
+}
+
+/// A query taken apart, to see its text before it runs.
+struct Seen<DB: Database> {
+    sql: SqlStr,
+    arguments: Result<Option<DB::Arguments>, BoxDynError>,
+    statement: Option<DB::Statement>,
+    persistent: bool,
+}
+
+// === impl Seen ===
+
+impl<DB: Database> Seen<DB> {
+    fn of<'q>(mut query: impl Execute<'q, DB>) -> Self {
+        Self {
+            arguments: query.take_arguments(),
+            statement: query.statement().cloned(),
+            persistent: query.persistent(),
+            sql: query.sql(),
+        }
+    }
+}
+
+impl<DB: Database> Execute<'_, DB> for Seen<DB> {
+    fn sql(self) -> SqlStr {
+        self.sql
+    }
+
+    fn statement(&self) -> Option<&DB::Statement> {
+        self.statement.as_ref()
+    }
+
+    fn take_arguments(&mut self) -> Result<Option<DB::Arguments>, BoxDynError> {
+        mem::replace(&mut self.arguments, Ok(None))
+    }
+
+    fn persistent(&self) -> bool {
+        self.persistent
+    }
+}
+
+/// The rows of an operation, noting how far it came.
+struct Watched<'e, DB, S> {
+    rows: S,
+    left: &'e mut Left,
+    dead: &'e mut bool,
+    engine: PhantomData<fn() -> DB>,
+}
+
+// === impl Watched ===
+
+impl<DB, S, T> Stream for Watched<'_, DB, S>
+where
+    DB: Engine,
+    S: Stream<Item = Result<T, Error>> + Unpin,
+{
+    type Item = Result<T, Error>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = &mut *self;
+        if *this.left == Left::Nothing {
+            *this.left = Left::Operation;
+        }
+        let item = ready!(Pin::new(&mut this.rows).poll_next(cx));
+        *this.left = match &item {
+            Some(Ok(_)) => Left::Rows,
+            Some(Err(_)) | None => Left::Nothing,
+        };
+        if let Some(result) = &item {
+            *this.dead |= is_fatal::<DB, _>(result);
+        }
+        Poll::Ready(item)
+    }
+}

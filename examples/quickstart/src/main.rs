@@ -1,0 +1,41 @@
+//! The README's forty lines.
+
+use std::process::ExitCode;
+
+use axum::Router;
+use axum::http::StatusCode;
+use axum::response::Result;
+use axum::routing::get;
+use farrier::hooks;
+use farrier::prelude::*;
+use farrier::sqlx::{Sqlite, sqlx};
+
+fn main() -> ExitCode {
+    // Settings come from defaults, farrier.toml, FARRIER_* and the command line.
+    Launcher::from_args("quickstart").run(app)
+}
+
+/// Runs once in every worker, after the fork.
+async fn app(worker: Worker) -> std::result::Result<Router, BoxError> {
+    let database = Pool::new(Sqlite::new("sqlite:quickstart.db")?, Policy::default());
+    // From outside to inside.
+    let layers = (
+        HeartbeatLayer::new(worker.pulse()),
+        hooks::from_fn(
+            |_request| Ok(Pre::Continue(())),
+            |(), request, end| tracing::info!(uri = %request.uri, ?end.outcome, ?end.total),
+        ),
+        ConnectionLayer::new(database),
+    );
+    Ok(Router::new().route("/", get(hello)).layer(layers))
+}
+
+/// The connection is opened at the first `get`, and given back with the response.
+async fn hello(database: Database<Sqlite>) -> Result<String> {
+    let mut connection = database.get().await?;
+    let answer: i64 = sqlx::query_scalar("SELECT 6 * 7")
+        .fetch_one(&mut *connection)
+        .await
+        .map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)?;
+    Ok(format!("The database says {answer}.\n"))
+}

@@ -1,0 +1,104 @@
+//! lab: the service that tests and benchmarks provoke.
+//!
+//! Each route does one thing to the worker that serves it: hold it, spin it, crash it, leak in it, stream
+//! from it, or use the database of `LAB_DATABASE_URL`. Never expose it to anybody.
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+use axum::Router;
+use clap::{Parser, ValueEnum};
+use farrier::mysql::MySql;
+use farrier::prefork;
+use farrier::prelude::*;
+use farrier::sqlx::Sqlite;
+use tower_http::catch_panic::CatchPanicLayer;
+
+mod db;
+mod policy;
+mod provoke;
+mod streams;
+
+use db::Store;
+
+#[derive(Debug, Parser)]
+#[command(about = "The service that farrier's tests and benchmarks provoke")]
+struct Args {
+    /// mysql://USER:PASSWORD@HOST:PORT/DATABASE or sqlite:FILE; without it the database routes answer 404.
+    #[arg(long, env = "LAB_DATABASE_URL", hide_env_values = true)]
+    database_url: Option<String>,
+    /// What a worker does instead of becoming ready.
+    #[arg(long, env = "LAB_BOOT")]
+    boot: Option<Boot>,
+    #[command(flatten)]
+    policy: policy::PolicyArgs,
+    #[command(flatten)]
+    launcher: prefork::Args,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Boot {
+    /// It returns an error.
+    Fail,
+    /// It ends with status 0.
+    Exit,
+    /// It never returns.
+    Hang,
+    Panic,
+}
+
+fn main() -> ExitCode {
+    let args: Args = match prefork::parse_args() {
+        Ok(args) => args,
+        Err(code) => return code,
+    };
+    let (boot, policy) = (args.boot, args.policy.policy());
+    let launcher = Launcher::with_args(args.launcher);
+    let ran = match args.database_url.as_deref().map(|url| (url, url.split(':').next())) {
+        None => Ok(launcher.run(move |worker| app(worker, boot, Router::new()))),
+        Some((url, Some("mysql"))) => MySql::new(url)
+            .map(|mysql| serve(launcher, boot, Pool::new(mysql, policy)))
+            .map_err(BoxError::from),
+        Some((url, Some("sqlite"))) => Sqlite::new(url)
+            .map(|sqlite| serve(launcher, boot, Pool::new(sqlite, policy)))
+            .map_err(BoxError::from),
+        Some(_) => {
+            Err("mysql://USER:PASSWORD@HOST:PORT/DATABASE and sqlite:FILE are allowed".into())
+        }
+    };
+    ran.unwrap_or_else(|error| {
+        complain(&error);
+        ExitCode::FAILURE
+    })
+}
+
+fn serve<S: Store>(launcher: Launcher, boot: Option<Boot>, pool: Pool<S>) -> ExitCode {
+    let before = pool.clone();
+    launcher.prepare(move || create_schema(before)).run(move |worker| {
+        let database = db::routes::<S>().layer(ConnectionLayer::new(pool.clone()));
+        app(worker, boot, database)
+    })
+}
+
+async fn create_schema<S: Store>(pool: Pool<S>) -> Result<(), BoxError> {
+    S::create_schema(&mut *pool.acquire().await?).await?;
+    pool.close().await;
+    Ok(())
+}
+
+async fn app(worker: Worker, boot: Option<Boot>, database: Router) -> Result<Router, BoxError> {
+    match boot {
+        None => {}
+        Some(Boot::Fail) => return Err("LAB_BOOT said so".into()),
+        Some(Boot::Exit) => provoke::end(0),
+        Some(Boot::Hang) => std::future::pending().await,
+        Some(Boot::Panic) => panic!("LAB_BOOT said so"),
+    }
+    let layers = (HeartbeatLayer::new(worker.pulse()), CatchPanicLayer::new());
+    Ok(provoke::routes().merge(streams::routes()).merge(database).layer(layers))
+}
+
+#[expect(clippy::print_stderr, reason = "there is no log before the launcher runs")]
+fn complain(error: &BoxError) {
+    eprintln!("lab: LAB_DATABASE_URL: {error}");
+}

@@ -1,0 +1,109 @@
+//! The connection lifecycle, as MariaDB's own process list sees it. Numbers are those of the behaviour
+//! list on connections that farrier keeps to.
+
+use std::collections::HashSet;
+
+use harness::client;
+use harness::eventually_async;
+use harness::mariadb::MariaDb;
+use harness::service::{self, Service};
+use hyper::StatusCode;
+
+async fn lab_on(database: &str, args: &[&str]) -> (Service, &'static MariaDb) {
+    let server = MariaDb::shared();
+    let url = server.database(database).await;
+    let lab = service::lab().env("LAB_DATABASE_URL", &url).args(["--workers=1"]);
+    (lab.args(args.iter().copied()).start(), server)
+}
+
+async fn session(lab: &Service) -> u64 {
+    let response = client::get(lab.address(), "/db/session").await.expect("a whole response");
+    assert_eq!(response.status, StatusCode::OK, "{}\n{}", response.text(), lab.log());
+    response.text().parse().expect("a session id")
+}
+
+/// Behaviour 1: `max_age` 0 closes the session with the request; one request uses one session.
+#[tokio::test]
+async fn max_age_zero_closes_with_the_request() {
+    let (lab, server) = lab_on("age_zero", &["--max-age=0"]).await;
+    let rows = client::get(lab.address(), "/queries?n=3").await.unwrap();
+    assert_eq!(rows.status, StatusCode::OK);
+    eventually_async("no session is left", async || {
+        server.sessions("age_zero").await.is_empty().then_some(())
+    })
+    .await;
+    assert_ne!(session(&lab).await, session(&lab).await);
+}
+
+/// Behaviour 2: within `max_age` the session is used again.
+#[tokio::test]
+async fn a_session_is_used_again() {
+    let (lab, server) = lab_on("reuse", &["--max-age=60"]).await;
+    let first = session(&lab).await;
+    for _ in 0..5 {
+        assert_eq!(session(&lab).await, first);
+    }
+    assert_eq!(server.sessions("reuse").await, [first]);
+}
+
+/// Behaviour 3: a request that uses no database opens no session.
+#[tokio::test]
+async fn no_use_no_session() {
+    let (lab, server) = lab_on("unused", &[]).await;
+    client::get(lab.address(), "/plaintext").await.unwrap();
+    assert_eq!(server.sessions("unused").await, [0_u64; 0]);
+}
+
+/// Behaviour 13: a session killed between two requests is replaced when health checks are on; when they
+/// are off it costs one request.
+#[tokio::test]
+async fn a_killed_session_is_replaced() {
+    let on = ["--max-age=60", "--health-checks=true", "--health-check-bypass=0"];
+    let (lab, server) = lab_on("killed", &on).await;
+    let first = session(&lab).await;
+    server.run_sql(&format!("KILL CONNECTION {first}")).await;
+    assert_ne!(session(&lab).await, first);
+
+    let (lab, server) = lab_on("killed_unchecked", &["--health-checks=false"]).await;
+    let first = session(&lab).await;
+    server.run_sql(&format!("KILL CONNECTION {first}")).await;
+    let failed = client::get(lab.address(), "/db/session").await.expect("a whole response");
+    assert_eq!(failed.status, StatusCode::INTERNAL_SERVER_ERROR);
+    assert_ne!(session(&lab).await, first);
+}
+
+/// Behaviour 50: more requests than connections wait their turn, and the server never sees more sessions.
+#[tokio::test]
+async fn the_bound_holds_at_the_server() {
+    let (lab, server) = lab_on("bound", &["--max-connections=3", "--acquire-timeout=30"]).await;
+    let address = lab.address();
+    let requests: Vec<_> =
+        (0..12).map(|_| tokio::spawn(client::get(address, "/db/sleep?s=0.2"))).collect();
+    let mut seen = HashSet::new();
+    while !requests.iter().all(tokio::task::JoinHandle::is_finished) {
+        let sessions = server.sessions("bound").await;
+        assert!(sessions.len() <= 3, "{sessions:?}");
+        seen.extend(sessions);
+    }
+    for request in requests {
+        assert_eq!(request.await.unwrap().unwrap().status, StatusCode::OK);
+    }
+    assert_eq!(seen.len(), 3, "three sessions served them all");
+}
+
+/// Behaviour 50, the deadline: 503 with Retry-After, and nothing of the driver.
+#[tokio::test]
+async fn no_connection_in_time_is_a_503() {
+    let (lab, _) = lab_on("late", &["--max-connections=1", "--acquire-timeout=0.2"]).await;
+    let address = lab.address();
+    let holder = tokio::spawn(client::get(address, "/db/sleep?s=2"));
+    let refused = eventually_async("a request finds none free", async || {
+        let response = client::get(address, "/db/session").await.unwrap();
+        (response.status != StatusCode::OK).then_some(response)
+    })
+    .await;
+    assert_eq!(refused.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert!(refused.headers.contains_key("retry-after"));
+    assert!(!refused.text().to_lowercase().contains("mysql"), "{}", refused.text());
+    assert_eq!(holder.await.unwrap().unwrap().status, StatusCode::OK);
+}

@@ -1,0 +1,119 @@
+//! The example service, as a browser and a program use it.
+
+use harness::client::{self, Response};
+use harness::mariadb::MariaDb;
+use harness::service::{self, Service};
+use hyper::StatusCode;
+use serde_json::json;
+
+const FORM: &str = "application/x-www-form-urlencoded";
+const JSON: &str = "application/json";
+
+async fn get(guestbook: &Service, path: &str) -> Response {
+    client::get(guestbook.address(), path).await.expect("a whole response")
+}
+
+async fn post(guestbook: &Service, content_type: &str, body: &str) -> Response {
+    let response = client::post(guestbook.address(), "/entries", content_type, body.to_owned());
+    response.await.expect("a whole response")
+}
+
+/// What both databases must do alike.
+async fn signs_and_shows(guestbook: &Service) {
+    let page = get(guestbook, "/").await;
+    assert_eq!(page.status, StatusCode::OK);
+    assert_eq!(page.headers["content-type"], "text/html; charset=utf-8");
+    assert!(page.text().contains("Nobody has signed yet."), "{}", page.text());
+    assert!(page.text().contains(r#"<form method="post" action="/entries">"#));
+
+    let signed = post(guestbook, FORM, "author=Ann&message=Hello+%F0%9F%90%B4").await;
+    assert_eq!(signed.status, StatusCode::SEE_OTHER);
+    assert_eq!(signed.headers["location"], "/");
+
+    let hostile = json!({"author": "<script>", "message": "'); DROP TABLE entries; --"});
+    let signed = post(guestbook, JSON, &hostile.to_string()).await;
+    assert_eq!(signed.status, StatusCode::CREATED);
+    let entry = signed.json();
+    assert_eq!(entry["author"], "<script>");
+    assert!(entry["id"].as_u64().is_some_and(|id| id > 0), "{entry}");
+
+    let entries = get(guestbook, "/entries").await.json();
+    let entries = entries.as_array().expect("a list");
+    assert_eq!(entries.len(), 2);
+    assert_eq!(entries[0], entry, "newest first, as it was answered");
+    assert_eq!(entries[1]["message"], "Hello 🐴");
+
+    let page = get(guestbook, "/").await;
+    assert!(page.text().contains("Hello 🐴"));
+    assert!(page.text().contains("&#60;script&#62;"), "{}", page.text());
+    assert!(!page.text().contains("<script>"), "text is escaped");
+}
+
+async fn refuses_what_is_not_allowed(guestbook: &Service) {
+    let long = "x".repeat(2_001);
+    let refused =
+        post(guestbook, JSON, &json!({"author": "Ann", "message": long}).to_string()).await;
+    assert_eq!(refused.status, StatusCode::UNPROCESSABLE_ENTITY);
+    let error = "message must have 1 to 2000 characters, not 2001";
+    assert_eq!(refused.json(), json!({ "error": error }));
+
+    // A missing field is an empty one.
+    let refused = post(guestbook, JSON, r#"{"message": "hi"}"#).await;
+    assert_eq!(refused.status, StatusCode::UNPROCESSABLE_ENTITY);
+    assert_eq!(refused.json()["error"], "author must have 1 to 80 characters, not 0");
+
+    // The browser gets its page back, with the reason and what it had typed.
+    let refused = post(guestbook, FORM, "author=+&message=keep+me").await;
+    assert_eq!(refused.status, StatusCode::UNPROCESSABLE_ENTITY);
+    assert!(refused.text().contains("author must have 1 to 80 characters, not 0"));
+    assert!(refused.text().contains("keep me"));
+
+    let broken = post(guestbook, JSON, "{").await;
+    assert_eq!(broken.status, StatusCode::BAD_REQUEST);
+}
+
+#[tokio::test]
+async fn guestbook_on_sqlite() {
+    let guestbook = service::guestbook().args(["--workers=4"]).start();
+    signs_and_shows(&guestbook).await;
+    refuses_what_is_not_allowed(&guestbook).await;
+    assert!(guestbook.path("guestbook.db").exists(), "it creates its own file");
+}
+
+#[tokio::test]
+async fn guestbook_on_mariadb() {
+    let url = MariaDb::shared().database("guestbook").await;
+    let guestbook = service::guestbook().args(["--workers=4"]).env("DATABASE_URL", &url).start();
+    signs_and_shows(&guestbook).await;
+    refuses_what_is_not_allowed(&guestbook).await;
+}
+
+#[tokio::test]
+async fn entries_outlive_the_service() {
+    let url = MariaDb::shared().database("guestbook_again").await;
+    for entries in 1..=2 {
+        let guestbook = service::guestbook().env("DATABASE_URL", &url).start();
+        post(&guestbook, FORM, "author=Ann&message=again").await;
+        let listed = get(&guestbook, "/entries").await.json();
+        assert_eq!(listed.as_array().map(Vec::len), Some(entries));
+    }
+}
+
+#[tokio::test]
+async fn probes_answer() {
+    let guestbook = service::guestbook().start();
+    assert_eq!(get(&guestbook, "/livez").await.status, StatusCode::OK);
+    assert_eq!(get(&guestbook, "/readyz").await.status, StatusCode::OK);
+}
+
+#[test]
+fn an_unknown_database_is_refused_in_one_line() {
+    let mut guestbook = service::guestbook().env("DATABASE_URL", "oracle://scott").spawn();
+    assert_eq!(guestbook.wait().code(), Some(1));
+    let log = guestbook.log();
+    assert_eq!(log.trim().lines().count(), 1, "{log}");
+    assert!(
+        log.contains("DATABASE_URL") && log.contains("sqlite:") && log.contains("mysql:"),
+        "{log}"
+    );
+}

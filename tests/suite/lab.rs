@@ -1,0 +1,77 @@
+//! The lab itself: each provocation does what its name says, or the tests that use it prove nothing.
+
+use std::time::Instant;
+
+use harness::client;
+use harness::mariadb::MariaDb;
+use harness::process::Signal;
+use harness::{eventually_async, service};
+use hyper::StatusCode;
+
+#[tokio::test]
+async fn plain_routes_need_no_database() {
+    let lab = service::lab().start();
+    let address = lab.address();
+    assert_eq!(client::get(address, "/plaintext").await.unwrap().text(), "Hello, World!");
+    let pid: u32 = client::get(address, "/pid").await.unwrap().text().parse().unwrap();
+    assert!(lab.workers().contains(&pid));
+    assert_eq!(client::get(address, "/db").await.unwrap().status, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn time_is_taken_and_streams_are_whole() {
+    let lab = service::lab().start();
+    let address = lab.address();
+    for path in ["/sleep?ms=120", "/block?ms=120", "/spin?ms=120"] {
+        let began = Instant::now();
+        assert_eq!(client::get(address, path).await.unwrap().status, StatusCode::OK);
+        assert!(began.elapsed().as_millis() >= 120, "{path}");
+    }
+    let stream = client::get(address, "/stream?chunks=3&ms=1").await.unwrap();
+    assert_eq!(stream.text(), "chunk 0\nchunk 1\nchunk 2\n");
+    assert_eq!(client::get(address, "/leak?mb=1").await.unwrap().status, StatusCode::OK);
+    let panicked = client::get(address, "/panic").await.unwrap();
+    assert_eq!(panicked.status, StatusCode::INTERNAL_SERVER_ERROR);
+}
+
+#[tokio::test]
+async fn crashes_cost_the_request_and_the_worker_only() {
+    let lab = service::lab().start();
+    let address = lab.address();
+    for path in ["/exit?code=7", "/abort"] {
+        let before = lab.workers();
+        client::get(address, path).await.expect_err("the worker dies with the request");
+        eventually_async("it is replaced", async || {
+            let now = lab.workers();
+            (now.len() == 2 && now != before).then_some(())
+        })
+        .await;
+        eventually_async("requests are served", async || client::get(address, "/pid").await.ok())
+            .await;
+    }
+}
+
+#[tokio::test]
+async fn database_routes() {
+    let url = MariaDb::shared().database("lab_routes").await;
+    let lab = service::lab().env("LAB_DATABASE_URL", &url).start();
+    let address = lab.address();
+    let row = client::get(address, "/db").await.unwrap().json();
+    assert!((1..=10_000).contains(&row["id"].as_u64().unwrap()), "{row}");
+    assert!((1..=10_000).contains(&row["randomnumber"].as_u64().unwrap()), "{row}");
+    let rows = client::get(address, "/queries?n=5").await.unwrap().json();
+    assert_eq!(rows.as_array().map(Vec::len), Some(5));
+    let session: u64 = client::get(address, "/db/session").await.unwrap().text().parse().unwrap();
+    assert!(session > 0);
+    let created = client::post(address, "/db/entry?status=201", "text/plain", "").await.unwrap();
+    assert_eq!(created.status, StatusCode::CREATED);
+    let slept = client::get(address, "/db/sleep?s=0.1").await.unwrap();
+    assert_eq!(slept.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn term_ends_it() {
+    let mut lab = service::lab().start();
+    lab.signal(Signal::SIGTERM);
+    assert_eq!(lab.wait().code(), Some(0));
+}

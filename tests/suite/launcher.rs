@@ -1,0 +1,265 @@
+//! The launcher's promises, provoked on lab. Numbers are those of the behaviour list on gunicorn that
+//! farrier keeps to (parity, or better where it says so).
+
+use std::collections::HashSet;
+use std::fs;
+use std::net::{Ipv4Addr, TcpListener};
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use harness::client::{self, Connection};
+use harness::load::{Load, Reuse};
+use harness::process::{self, Signal};
+use harness::service::{self, Service};
+use harness::{eventually, eventually_async};
+use hyper::StatusCode;
+
+async fn pid_of_a_worker(lab: &Service) -> u32 {
+    let response = client::get(lab.address(), "/pid").await.expect("a whole response");
+    response.text().parse().expect("a pid")
+}
+
+/// Test 1: as many children as workers, every address answers, every worker serves.
+#[tokio::test]
+async fn workers_share_every_address() {
+    let lab = service::lab().args(["--workers=3", "--bind=unix:lab.sock"]).start();
+    let mut serving = HashSet::new();
+    eventually_async("each worker has served", async || {
+        // Kept-open connections push the next one to another worker.
+        let mut open = Vec::new();
+        for _ in 0..12 {
+            let mut connection = Connection::open(lab.address()).await.unwrap();
+            let pid = connection.get("/pid").await.unwrap();
+            serving.insert(pid.text().parse::<u32>().unwrap());
+            open.push(connection);
+        }
+        (serving.len() == 3).then_some(())
+    })
+    .await;
+    assert_eq!(serving, lab.workers().into_iter().collect());
+    UnixStream::connect(lab.path("lab.sock")).expect("the Unix socket listens");
+}
+
+/// Test 2: an idle server ends at once, and leaves nothing behind.
+#[test]
+fn term_leaves_nothing_behind() {
+    let mut lab = service::lab().args(["--bind=unix:lab.sock"]).start();
+    let workers = lab.workers();
+    assert!(lab.path("pid").exists() && lab.path("lab.sock").exists());
+    lab.signal(Signal::SIGTERM);
+    assert_eq!(lab.wait().code(), Some(0), "{}", lab.log());
+    assert!(!workers.iter().any(|&pid| process::is_alive(pid)), "{}", lab.log());
+    assert!(!lab.path("pid").exists() && !lab.path("lab.sock").exists());
+}
+
+/// Test 3: a request in flight is finished.
+#[tokio::test]
+async fn term_lets_requests_finish() {
+    let mut lab = service::lab().start();
+    let address = lab.address();
+    let request = tokio::spawn(client::get(address, "/sleep?ms=1000"));
+    in_flight(&lab, 1).await;
+    lab.signal(Signal::SIGTERM);
+    let response = request.await.unwrap().expect("a whole response");
+    assert_eq!(response.status, StatusCode::OK);
+    assert_eq!(response.headers["connection"], "close");
+    assert_eq!(lab.wait().code(), Some(0));
+}
+
+/// Test 4: what outlasts `graceful_timeout` is cut, and the server still ends with 0.
+#[tokio::test]
+async fn graceful_timeout_ends_a_drain() {
+    let mut lab = service::lab().args(["--graceful-timeout=0.5", "--drain-idle=0.1"]).start();
+    let request = tokio::spawn(client::get(lab.address(), "/sleep?ms=60000"));
+    in_flight(&lab, 1).await;
+    lab.signal(Signal::SIGTERM);
+    request.await.unwrap().expect_err("cut off");
+    assert_eq!(lab.wait().code(), Some(0));
+}
+
+/// Test 5: INT and QUIT do not wait for requests.
+#[tokio::test]
+async fn int_and_quit_are_quick() {
+    for signal in [Signal::SIGINT, Signal::SIGQUIT] {
+        let mut lab = service::lab().args(["--graceful-timeout=60"]).start();
+        let request = tokio::spawn(client::get(lab.address(), "/sleep?ms=60000"));
+        in_flight(&lab, 1).await;
+        let began = Instant::now();
+        lab.signal(signal);
+        assert_eq!(lab.wait().code(), Some(0));
+        assert!(began.elapsed() < Duration::from_secs(30), "{signal}");
+        request.await.unwrap().expect_err("cut off");
+    }
+}
+
+/// Test 6: a taken address is named.
+#[test]
+fn a_taken_address_is_named() {
+    let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let mut lab = service::lab().args([format!("--bind={address}").as_str()]).spawn();
+    assert_eq!(lab.wait().code(), Some(1));
+    assert!(lab.log().contains(&address), "{}", lab.log());
+}
+
+/// Tests 13 and 18: a blocked worker is replaced, and the log says what it was doing.
+#[tokio::test]
+async fn a_blocked_worker_is_replaced_with_evidence() {
+    let lab = service::lab().args(["--workers=1", "--timeout=1"]).start();
+    let blocked = pid_of_a_worker(&lab).await;
+    let request = tokio::spawn(client::get(lab.address(), "/block?ms=600000"));
+    eventually_async("it is killed", async || (!process::is_alive(blocked)).then_some(())).await;
+    request.await.unwrap().expect_err("the request died with its worker");
+    assert_ne!(pid_of_a_worker(&lab).await, blocked);
+    let log = lab.log();
+    assert!(log.contains("GET") && log.contains("/block"), "{log}");
+    assert!(log.contains(&blocked.to_string()), "{log}");
+}
+
+/// Test 14: a stopped worker is replaced.
+#[tokio::test]
+async fn a_stopped_worker_is_replaced() {
+    let lab = service::lab().args(["--workers=1", "--timeout=1"]).start();
+    let stopped = pid_of_a_worker(&lab).await;
+    process::kill(stopped, Signal::SIGSTOP);
+    eventually_async("it is killed", async || (!process::is_alive(stopped)).then_some(())).await;
+    assert_ne!(pid_of_a_worker(&lab).await, stopped);
+}
+
+/// Test 15: `timeout` 0 judges nobody.
+#[tokio::test]
+async fn timeout_zero_judges_nobody() {
+    let lab = service::lab().args(["--workers=1", "--timeout=0"]).start();
+    let worker = pid_of_a_worker(&lab).await;
+    let response = client::get(lab.address(), "/block?ms=3000").await.expect("a whole response");
+    assert_eq!(response.status, StatusCode::OK);
+    assert_eq!(pid_of_a_worker(&lab).await, worker);
+}
+
+/// Test 16: a handler that waits is not a worker that hangs.
+#[tokio::test]
+async fn waiting_is_not_hanging() {
+    let lab = service::lab().args(["--timeout=1"]).start();
+    let before = lab.workers();
+    let response = client::get(lab.address(), "/sleep?ms=3000").await.expect("a whole response");
+    assert_eq!(response.status, StatusCode::OK);
+    assert_eq!(lab.workers(), before);
+}
+
+/// Test 24: workers do not outlive their master.
+#[test]
+fn workers_follow_their_master() {
+    let mut lab = service::lab().start();
+    let workers = lab.workers();
+    assert_eq!(workers.len(), 2);
+    lab.signal(Signal::SIGKILL);
+    lab.wait();
+    eventually("the workers are gone", || {
+        (!workers.iter().any(|&pid| process::is_alive(pid))).then_some(())
+    });
+}
+
+/// Test 26: a killed worker is replaced, pid and cause are in the log, and no connection is refused meanwhile.
+#[tokio::test]
+async fn a_killed_worker_is_replaced_under_load() {
+    let lab = service::lab().start();
+    let load = Load::start(lab.address(), "/plaintext", 8, Reuse::Close);
+    for _ in 0..5 {
+        let victim = pid_of_a_worker(&lab).await;
+        process::kill(victim, Signal::SIGKILL);
+        eventually_async("a replacement runs", async || {
+            let now = lab.workers();
+            (now.len() == 2 && !now.contains(&victim)).then_some(())
+        })
+        .await;
+        let log = lab.log();
+        assert!(log.contains(&victim.to_string()) && log.contains("SIGKILL"), "{log}");
+    }
+    let report = load.stop().await;
+    assert!(report.ok > 0);
+    assert!(
+        !report.failed.iter().any(|failure| failure.starts_with("no connection")),
+        "{report:?}"
+    );
+}
+
+/// Test 29: a first generation that never becomes ready ends the server with 3, however many workers.
+#[test]
+fn a_broken_first_generation_exits_3() {
+    for workers in ["--workers=1", "--workers=8"] {
+        for boot in ["fail", "exit", "panic"] {
+            let mut lab = service::lab().args([workers]).env("LAB_BOOT", boot).spawn();
+            assert_eq!(lab.wait().code(), Some(3), "{workers} {boot}: {}", lab.log());
+            assert!(!lab.path("pid").exists(), "{workers} {boot}");
+        }
+    }
+}
+
+/// Test 17: boot has a limit of its own.
+#[test]
+fn boot_timeout_ends_a_hanging_boot() {
+    let mut lab = service::lab().args(["--boot-timeout=0.5"]).env("LAB_BOOT", "hang").spawn();
+    assert_eq!(lab.wait().code(), Some(3), "{}", lab.log());
+    assert!(lab.log().contains("boot_timeout"), "{}", lab.log());
+}
+
+/// Test 52: a pidfile protects a living master and nothing else.
+#[test]
+fn pidfile_rules() {
+    let lab = service::lab().start();
+    let pid = fs::read_to_string(lab.path("pid")).unwrap();
+    assert_eq!(pid.trim(), lab.pid().to_string());
+
+    let mut second = service::lab().file("pid", &pid).spawn();
+    assert_eq!(second.wait().code(), Some(1));
+    assert!(second.log().contains(pid.trim()), "{}", second.log());
+    assert_eq!(
+        fs::read_to_string(second.path("pid")).unwrap(),
+        pid,
+        "another's file is left alone"
+    );
+
+    for stale in ["999999999", "garbage", ""] {
+        let third = service::lab().file("pid", stale).start();
+        let pid = fs::read_to_string(third.path("pid")).unwrap();
+        assert_eq!(pid.trim(), third.pid().to_string(), "after {stale:?}");
+    }
+}
+
+/// A settings file is read; a flag wins over the environment, which wins over the file.
+#[test]
+fn settings_come_in_order() {
+    let file = "workers = 3\nbind = [\"127.0.0.1:0\"]\n";
+    let lab = service::bare_lab().file("farrier.toml", file).start();
+    eventually("three workers", || (lab.workers().len() == 3).then_some(()));
+    let lab = service::bare_lab().file("farrier.toml", file).env("FARRIER_WORKERS", "2").start();
+    eventually("two workers", || (lab.workers().len() == 2).then_some(()));
+    let lab = service::bare_lab().file("farrier.toml", file).env("FARRIER_WORKERS", "2");
+    let lab = lab.args(["--workers=1"]).start();
+    eventually("one worker", || (lab.workers().len() == 1).then_some(()));
+}
+
+/// A wrong setting names the key, the value and what is allowed, and ends with 1.
+#[test]
+fn a_wrong_setting_is_explained() {
+    let mut lab = service::bare_lab().file("farrier.toml", "timeout = \"soon\"\n").spawn();
+    assert_eq!(lab.wait().code(), Some(1));
+    let log = lab.log();
+    assert!(
+        log.contains("timeout") && log.contains("soon") && log.contains("farrier.toml"),
+        "{log}"
+    );
+    let mut lab = service::bare_lab().file("farrier.toml", "worker = 3\n").spawn();
+    assert_eq!(lab.wait().code(), Some(1));
+    assert!(lab.log().contains("worker"), "{}", lab.log());
+}
+
+async fn in_flight(lab: &Service, requests: u64) {
+    eventually_async("the request is in flight", async || {
+        let status = lab.status();
+        let workers = status["workers"].as_array()?;
+        let in_flight: u64 = workers.iter().filter_map(|worker| worker["in_flight"].as_u64()).sum();
+        (in_flight == requests).then_some(())
+    })
+    .await;
+}
