@@ -95,7 +95,9 @@ async fn app(worker: Worker, boot: Option<Boot>, database: Router) -> Result<Rou
         Some(Boot::Panic) => panic!("LAB_BOOT said so"),
     }
     let layers = (HeartbeatLayer::new(worker.pulse()), CatchPanicLayer::new());
-    Ok(provoke::routes().merge(streams::routes()).merge(database).layer(layers))
+    let routes = provoke::routes().merge(streams::routes()).merge(database).layer(layers);
+    // Handlers become routes now, and not at each request: axum does that where it serves itself.
+    Ok(routes.with_state(()))
 }
 
 #[expect(clippy::print_stderr, reason = "there is no log before the launcher runs")]

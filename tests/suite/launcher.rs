@@ -203,6 +203,94 @@ fn boot_timeout_ends_a_hanging_boot() {
     assert!(lab.log().contains("boot_timeout"), "{}", lab.log());
 }
 
+/// Tests 34 and 35: HUP replaces every worker, and no client loses a request over it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hup_loses_no_request() {
+    let lab = service::lab().start();
+    let kept = Load::start(lab.address(), "/plaintext", 8, Reuse::KeepAlive);
+    let closed = Load::start(lab.address(), "/plaintext", 8, Reuse::Close);
+    for _ in 0..4 {
+        let before: HashSet<u32> = lab.workers().into_iter().collect();
+        lab.signal(Signal::SIGHUP);
+        eventually_async("every worker is a new one", async || {
+            let now = lab.workers();
+            (now.len() == 2 && !now.iter().any(|pid| before.contains(pid))).then_some(())
+        })
+        .await;
+    }
+    for load in [kept, closed] {
+        let report = load.stop().await;
+        assert!(report.ok > 0);
+        assert!(report.failed.is_empty(), "{:?}\n{}", report.failed, lab.log());
+    }
+}
+
+/// Test 38: HUP with a wrong settings file changes nothing, and the log says what is wrong.
+#[tokio::test]
+async fn hup_with_wrong_settings_changes_nothing() {
+    let settings = "workers = 2\nbind = [\"127.0.0.1:0\"]\n";
+    let lab = service::bare_lab().file("farrier.toml", settings).start();
+    eventually_async("two workers", async || (lab.workers().len() == 2).then_some(())).await;
+    let before = lab.workers();
+    fs::write(lab.path("farrier.toml"), "workers = \"many\"\n").unwrap();
+    lab.signal(Signal::SIGHUP);
+    eventually_async("the log says so", async || lab.log().contains("many").then_some(())).await;
+    assert_eq!(lab.workers(), before);
+    assert!(before.contains(&pid_of_a_worker(&lab).await));
+
+    fs::write(lab.path("farrier.toml"), settings.replace("workers = 2", "workers = 3")).unwrap();
+    lab.signal(Signal::SIGHUP);
+    eventually_async("three new workers", async || {
+        let now = lab.workers();
+        (now.len() == 3 && !now.iter().any(|pid| before.contains(pid))).then_some(())
+    })
+    .await;
+}
+
+/// Test 30: TTIN and TTOU change the number of workers, and never to none.
+#[test]
+fn ttin_and_ttou_change_the_number() {
+    let lab = service::lab().start();
+    for workers in 3..=4 {
+        lab.signal(Signal::SIGTTIN);
+        eventually("one more", || (lab.workers().len() == workers).then_some(()));
+    }
+    for workers in [3, 2, 1] {
+        lab.signal(Signal::SIGTTOU);
+        eventually("one fewer", || (lab.workers().len() == workers).then_some(()));
+    }
+    // It is the last; this one does nothing. A worker more shows that the master has seen it.
+    lab.signal(Signal::SIGTTOU);
+    eventually("it was seen", || (lab.log().matches("SIGTTOU").count() == 4).then_some(()));
+    lab.signal(Signal::SIGTTIN);
+    eventually("two workers", || (lab.workers().len() == 2).then_some(()));
+}
+
+/// Test 33: signals that are the master's do a worker no harm.
+#[test]
+fn workers_ignore_the_masters_signals() {
+    let lab = service::lab().start();
+    let workers = lab.workers();
+    for signal in [
+        Signal::SIGHUP,
+        Signal::SIGUSR1,
+        Signal::SIGUSR2,
+        Signal::SIGTTIN,
+        Signal::SIGTTOU,
+        Signal::SIGWINCH,
+    ] {
+        workers.iter().for_each(|&pid| process::kill(pid, signal));
+    }
+    // A worker that TERM reaches after all these was alive until then.
+    process::kill(workers[0], Signal::SIGTERM);
+    eventually("the other one is left, and a replacement", || {
+        let now = lab.workers();
+        (now.len() == 2 && !now.contains(&workers[0])).then_some(())
+    });
+    assert!(lab.workers().contains(&workers[1]), "{}", lab.log());
+    assert!(!lab.log().contains("died"), "{}", lab.log());
+}
+
 /// Test 52: a pidfile protects a living master and nothing else.
 #[test]
 fn pidfile_rules() {

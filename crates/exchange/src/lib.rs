@@ -71,6 +71,16 @@
 //!         ResponseFuture::new(self.inner.call(request), exchange)
 //!     }
 //! }
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() {
+//! // Any service of http types; `Router::layer` with a `tower::layer::layer_fn` for all of an app.
+//! let hello = tower::service_fn(|_: Request<()>| async {
+//!     Ok::<_, std::convert::Infallible>(Response::new("hello".to_owned()))
+//! });
+//! let response = LogEnds { inner: hello }.call(Request::new(())).await;
+//! drop(response); // prints "Aborted after ...": nobody has read the body
+//! # }
 //! ```
 #![forbid(unsafe_code)]
 

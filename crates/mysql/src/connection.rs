@@ -88,10 +88,11 @@ impl MySqlConnection {
     /// # Errors
     ///
     /// The server's, the driver's, or [`Poisoned`].
-    pub async fn query<T: FromRow + Send + 'static>(
-        &mut self,
-        query: impl AsQuery,
-    ) -> Result<Vec<T>> {
+    pub async fn query<T, Q>(&mut self, query: Q) -> Result<Vec<T>>
+    where
+        T: FromRow + Send + 'static,
+        Q: AsQuery,
+    {
         self.sees_query(&query)?.query(query).await
     }
 
@@ -100,10 +101,11 @@ impl MySqlConnection {
     /// # Errors
     ///
     /// The server's, the driver's, or [`Poisoned`].
-    pub async fn query_first<T: FromRow + Send + 'static>(
-        &mut self,
-        query: impl AsQuery,
-    ) -> Result<Option<T>> {
+    pub async fn query_first<T, Q>(&mut self, query: Q) -> Result<Option<T>>
+    where
+        T: FromRow + Send + 'static,
+        Q: AsQuery,
+    {
         self.sees_query(&query)?.query_first(query).await
     }
 
@@ -112,7 +114,7 @@ impl MySqlConnection {
     /// # Errors
     ///
     /// The server's, the driver's, or [`Poisoned`].
-    pub async fn query_drop(&mut self, query: impl AsQuery) -> Result<()> {
+    pub async fn query_drop<Q: AsQuery>(&mut self, query: Q) -> Result<()> {
         self.sees_query(&query)?.query_drop(query).await
     }
 
@@ -121,9 +123,9 @@ impl MySqlConnection {
     /// # Errors
     ///
     /// The server's, the driver's, or [`Poisoned`].
-    pub async fn query_iter<'a>(
+    pub async fn query_iter<'a, Q: AsQuery + 'a>(
         &'a mut self,
-        query: impl AsQuery + 'a,
+        query: Q,
     ) -> Result<QueryResult<'a, 'static, TextProtocol>> {
         self.sees_query(&query)?.query_iter(query).await
     }
@@ -133,7 +135,7 @@ impl MySqlConnection {
     /// # Errors
     ///
     /// The server's, the driver's, or [`Poisoned`].
-    pub async fn prep(&mut self, query: impl AsQuery) -> Result<mysql_async::Statement> {
+    pub async fn prep<Q: AsQuery>(&mut self, query: Q) -> Result<mysql_async::Statement> {
         self.sees_query(&query)?.prep(query).await
     }
 
@@ -142,11 +144,12 @@ impl MySqlConnection {
     /// # Errors
     ///
     /// The server's, the driver's, or [`Poisoned`].
-    pub async fn exec<T: FromRow + Send + 'static>(
-        &mut self,
-        statement: impl Statement,
-        params: impl Into<Params> + Send,
-    ) -> Result<Vec<T>> {
+    pub async fn exec<T, S, P>(&mut self, statement: S, params: P) -> Result<Vec<T>>
+    where
+        T: FromRow + Send + 'static,
+        S: Statement,
+        P: Into<Params> + Send,
+    {
         self.sees(&statement)?.exec(statement, params).await
     }
 
@@ -155,11 +158,12 @@ impl MySqlConnection {
     /// # Errors
     ///
     /// The server's, the driver's, or [`Poisoned`].
-    pub async fn exec_first<T: FromRow + Send + 'static>(
-        &mut self,
-        statement: impl Statement,
-        params: impl Into<Params> + Send,
-    ) -> Result<Option<T>> {
+    pub async fn exec_first<T, S, P>(&mut self, statement: S, params: P) -> Result<Option<T>>
+    where
+        T: FromRow + Send + 'static,
+        S: Statement,
+        P: Into<Params> + Send,
+    {
         self.sees(&statement)?.exec_first(statement, params).await
     }
 
@@ -168,11 +172,11 @@ impl MySqlConnection {
     /// # Errors
     ///
     /// The server's, the driver's, or [`Poisoned`].
-    pub async fn exec_drop(
-        &mut self,
-        statement: impl Statement,
-        params: impl Into<Params> + Send,
-    ) -> Result<()> {
+    pub async fn exec_drop<S, P>(&mut self, statement: S, params: P) -> Result<()>
+    where
+        S: Statement,
+        P: Into<Params> + Send,
+    {
         self.sees(&statement)?.exec_drop(statement, params).await
     }
 
@@ -181,11 +185,12 @@ impl MySqlConnection {
     /// # Errors
     ///
     /// The server's, the driver's, or [`Poisoned`].
-    pub async fn exec_batch<P, I>(&mut self, statement: impl Statement, params: I) -> Result<()>
+    pub async fn exec_batch<S, P, I>(&mut self, statement: S, params: I) -> Result<()>
     where
+        S: Statement,
+        P: Into<Params> + Send,
         I: IntoIterator<Item = P> + Send,
         I::IntoIter: Send,
-        P: Into<Params> + Send,
     {
         self.sees(&statement)?.exec_batch(statement, params).await
     }
@@ -195,11 +200,15 @@ impl MySqlConnection {
     /// # Errors
     ///
     /// The server's, the driver's, or [`Poisoned`].
-    pub async fn exec_iter(
+    pub async fn exec_iter<S, P>(
         &mut self,
-        statement: impl Statement,
-        params: impl Into<Params> + Send,
-    ) -> Result<QueryResult<'_, 'static, BinaryProtocol>> {
+        statement: S,
+        params: P,
+    ) -> Result<QueryResult<'_, 'static, BinaryProtocol>>
+    where
+        S: Statement,
+        P: Into<Params> + Send,
+    {
         self.sees(&statement)?.exec_iter(statement, params).await
     }
 

@@ -13,8 +13,8 @@ pub trait Statement: StatementLike {
     fn alters_session(&self) -> bool;
 }
 
-/// Statements that read or write tables, or begin and end transactions, which the server reports.
-const PLAIN: [&[u8]; 18] = [
+/// Statements that read, write or make tables, or begin and end transactions, which the server reports.
+const PLAIN: [&[u8]; 22] = [
     b"SELECT",
     b"INSERT",
     b"UPDATE",
@@ -22,23 +22,30 @@ const PLAIN: [&[u8]; 18] = [
     b"REPLACE",
     b"WITH",
     b"VALUES",
+    b"DO",
     b"SHOW",
     b"EXPLAIN",
     b"DESCRIBE",
     b"DESC",
+    b"CREATE",
+    b"ALTER",
+    b"DROP",
+    b"TRUNCATE",
     b"BEGIN",
     b"START",
     b"COMMIT",
     b"ROLLBACK",
     b"SAVEPOINT",
     b"RELEASE",
-    b"DO",
 ];
+
+/// What makes even those suspect: temporary tables, named locks, comments that the server executes.
+const SUSPECT: [&[u8]; 3] = [b"TEMPORARY", b"GET_LOCK", b"/*!"];
 
 /// Whether the text may leave something behind: decided by what is surely harmless.
 ///
-/// Harmless is one of [`PLAIN`] without a user variable, a second statement, a named lock, or a comment
-/// that the server executes. What a stored function does is not seen.
+/// Harmless is one of [`PLAIN`] with nothing [`SUSPECT`], no user variable and no second statement. What a
+/// stored function does is not seen.
 pub(crate) fn alters_session(sql: &[u8]) -> bool {
     let sql = sql.trim_ascii();
     let sql = sql.strip_suffix(b";").unwrap_or(sql);
@@ -46,8 +53,9 @@ pub(crate) fn alters_session(sql: &[u8]) -> bool {
     let plain = PLAIN.iter().any(|plain| sql[..word].eq_ignore_ascii_case(plain));
     !plain
         || sql.iter().any(|byte| matches!(byte, b'@' | b';'))
-        || sql.windows(3).any(|part| part == b"/*!")
-        || sql.windows(8).any(|part| part.eq_ignore_ascii_case(b"GET_LOCK"))
+        || SUSPECT.iter().any(|suspect| {
+            sql.windows(suspect.len()).any(|part| part.eq_ignore_ascii_case(suspect))
+        })
 }
 
 // === impl Statement ===
@@ -99,6 +107,7 @@ mod tests {
             "SELECT 1",
             "  select id from t where id = ?;\n",
             "INSERT INTO t VALUES (?)",
+            "CREATE TABLE t (id INT)",
             "BEGIN",
             "START TRANSACTION READ ONLY",
             "with x as (select 1) select * from x",

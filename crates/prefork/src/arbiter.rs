@@ -4,10 +4,15 @@
 //! that come back. Everything that waits is a state with a deadline, and [`Arbiter::deadline`] is the
 //! earliest of them, so no wait ever keeps the master from the next event.
 
+mod member;
+mod orders;
+
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use crate::Settings;
+pub(crate) use self::member::Stage;
+use self::member::{Member, QUICK, SlotState};
+pub(crate) use self::orders::{Action, Event, Limits, Order, Strike, Why};
 
 pub(crate) type Pid = i32;
 
@@ -17,15 +22,8 @@ const ABORT_GAP: Duration = Duration::from_secs(1);
 /// What a worker gets beyond `graceful_timeout`, to cut its last connections itself.
 const GRACE_MARGIN: Duration = Duration::from_millis(300);
 
-/// How long a process has to leave when it was told to do so at once.
-const QUICK: Duration = Duration::from_millis(500);
-
 /// A worker that was ready for so long is no failure of its slot when it dies.
 const HEALTHY: Duration = Duration::from_secs(1);
-
-/// The second of a row of failures is retried after this, each further one after twice the time.
-const FIRST_BACKOFF: Duration = Duration::from_millis(250);
-const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
 
 /// A master that wakes so much later than it wanted was itself paused.
 const PAUSED: Duration = Duration::from_secs(1);
@@ -51,17 +49,6 @@ pub(crate) struct Arbiter {
     amnesty: Option<Instant>,
     /// What [`Arbiter::deadline`] said last.
     promised: Option<Instant>,
-}
-
-/// The settings that decide.
-#[derive(Clone, Debug)]
-pub(crate) struct Limits {
-    pub(crate) workers: usize,
-    /// `None`: never.
-    pub(crate) timeout: Option<Duration>,
-    /// `None`: never.
-    pub(crate) boot_timeout: Option<Duration>,
-    pub(crate) graceful_timeout: Duration,
 }
 
 /// What the master as a whole is doing.
@@ -96,151 +83,11 @@ pub(crate) enum Verdict {
     NeverReady,
 }
 
-/// A worker's place, which its replacements inherit.
-#[derive(Clone, Debug, Default)]
-struct SlotState {
-    /// Deaths in a row without a healthy life in between.
-    failures: u32,
-    /// No spawn before this moment.
-    retry_at: Option<Instant>,
-    /// A spawn is under way.
-    spawning: bool,
-}
-
 /// The generation that a reload is about to replace.
 #[derive(Debug)]
 struct Trial {
     former: u64,
     limits: Limits,
-}
-
-/// A worker process.
-#[derive(Clone, Debug)]
-struct Member {
-    slot: usize,
-    generation: u64,
-    stage: Stage,
-    /// The last beat that the master read.
-    beat: Instant,
-    ready_at: Option<Instant>,
-}
-
-/// What a worker process is doing, as the master sees it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Stage {
-    /// It has not reported ready. Exits: `Ready` (it did), `Leaving` (told to), `Killed` (`boot_timeout`),
-    /// gone.
-    Booting { deadline: Option<Instant> },
-    /// It serves. Exits: `Leaving` (told to), `Aborting` (hung), gone.
-    Ready,
-    /// It got its one SIGTERM and drains, or its one SIGQUIT. Exits: `Aborting` (hung), `Killed` (at the
-    /// deadline), gone.
-    Leaving { deadline: Instant, quick: bool },
-    /// It is hung and got SIGABRT. Exits: `Killed` (at the deadline), gone.
-    Aborting { deadline: Instant },
-    /// It got SIGKILL. Exit: gone.
-    Killed,
-}
-
-/// What happened.
-#[derive(Clone, Debug)]
-pub(crate) enum Event {
-    /// The preparing process was forked.
-    Preparing(Pid),
-    /// The preparing process could not be forked.
-    Unprepared,
-    /// A worker was forked, as an [`Action::Spawn`] asked.
-    Spawned { pid: Pid, slot: usize, generation: u64 },
-    /// A worker could not be forked.
-    SpawnFailed { slot: usize },
-    /// A worker reported that it serves.
-    Ready(Pid),
-    /// A process is gone and reaped; `success` is its exit status 0.
-    Gone { pid: Pid, success: bool },
-    /// The last beat of a worker, from the board.
-    Beat { pid: Pid, at: Instant },
-    /// An order, by signal or by the control socket.
-    Order(Order),
-    /// The answer to [`Action::Reread`]: what the settings say now, or `None` if they are wrong.
-    Reread(Option<Limits>),
-    /// Time went by.
-    Tick,
-}
-
-/// What an operator can order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Order {
-    Stop {
-        quick: bool,
-    },
-    Reload,
-    /// One worker more.
-    More,
-    /// One worker fewer, but never none.
-    Fewer,
-}
-
-/// What the master is to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Action {
-    /// Fork the preparing process.
-    Prepare,
-    /// Fork a worker; the answer is [`Event::Spawned`] or [`Event::SpawnFailed`].
-    Spawn { slot: usize, generation: u64 },
-    /// Log what a hung worker is working on: it is about to be killed.
-    Testify { pid: Pid, silent: Duration },
-    /// Send a signal.
-    Signal { pid: Pid, signal: Strike, why: Why },
-    /// Read the settings again; the answer is [`Event::Reread`].
-    Reread,
-    /// The settings of the generation that failed to start are void.
-    Revert { generation: u64 },
-    /// A new generation serves, and its settings are proven.
-    Proven { generation: u64 },
-}
-
-/// The signals that a master sends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Strike {
-    /// SIGTERM: drain and leave.
-    Term,
-    /// SIGQUIT: leave at once.
-    Quit,
-    /// SIGABRT.
-    Abort,
-    /// SIGKILL.
-    Kill,
-}
-
-/// Why a signal is sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Why {
-    /// The server stops.
-    Stop,
-    /// There is a newer worker in its slot, or no use for the slot.
-    Replaced,
-    /// It did not leave in its time.
-    GraceOver,
-    /// It did not become ready in its time.
-    BootTimeout,
-    /// The preparation took too long.
-    NotPrepared,
-    /// Its heartbeat is late.
-    Hung,
-}
-
-// === impl Limits ===
-
-impl Limits {
-    pub(crate) fn of(settings: &Settings) -> Self {
-        let limit = |duration: Duration| (!duration.is_zero()).then_some(duration);
-        Self {
-            workers: settings.workers,
-            timeout: limit(settings.timeout),
-            boot_timeout: limit(settings.boot_timeout),
-            graceful_timeout: settings.graceful_timeout,
-        }
-    }
 }
 
 // === impl Arbiter ===
@@ -364,7 +211,7 @@ impl Arbiter {
     fn spawn_failed(&mut self, slot: usize, now: Instant) {
         if let Some(slot) = self.slots.get_mut(slot) {
             slot.spawning = false;
-            slot.failed(now);
+            slot.failed(false, now);
         }
     }
 
@@ -414,7 +261,7 @@ impl Arbiter {
             if healthy {
                 *slot = SlotState { spawning: slot.spawning, ..SlotState::default() };
             } else {
-                slot.failed(now);
+                slot.failed(member.ready_at.is_some(), now);
             }
         }
         // The canary of a reload died before it was ready: the old generation stays.
@@ -621,7 +468,7 @@ impl Arbiter {
             let serving = self.active(slot).filter(|(_, member)| member.stage == Stage::Ready);
             if let Some((best, _)) = serving.max_by_key(|(pid, member)| (member.generation, *pid)) {
                 self.retire(grace, actions, |pid, member| {
-                    member.slot == slot && pid != best
+                    member.slot == slot && pid != best && member.stage == Stage::Ready
                 });
             } else if self.active(slot).next().is_none() && self.slots[slot].may_spawn() {
                 self.spawn(slot, actions);
@@ -703,63 +550,6 @@ impl Arbiter {
             .iter()
             .filter(move |(_, member)| member.slot == slot && member.stage.is_active())
             .map(|(&pid, member)| (pid, member))
-    }
-}
-
-// === impl Member ===
-
-impl Member {
-    /// Tells it to drain, once.
-    fn leave(&mut self, pid: Pid, why: Why, deadline: Instant, actions: &mut Vec<Action>) {
-        if self.stage.is_active() {
-            self.stage = Stage::Leaving { deadline, quick: false };
-            actions.push(Action::Signal { pid, signal: Strike::Term, why });
-        }
-    }
-
-    /// Tells it to leave at once, also when it drains already.
-    fn leave_at_once(&mut self, pid: Pid, now: Instant, actions: &mut Vec<Action>) {
-        let deadline = match self.stage {
-            Stage::Leaving { deadline, quick: false } => deadline.min(now + QUICK),
-            Stage::Booting { .. } | Stage::Ready => now + QUICK,
-            Stage::Leaving { quick: true, .. } | Stage::Aborting { .. } | Stage::Killed => return,
-        };
-        self.stage = Stage::Leaving { deadline, quick: true };
-        actions.push(Action::Signal { pid, signal: Strike::Quit, why: Why::Stop });
-    }
-}
-
-// === impl Stage ===
-
-impl Stage {
-    /// Whether it serves or is going to.
-    fn is_active(self) -> bool {
-        matches!(self, Self::Booting { .. } | Self::Ready)
-    }
-
-    fn deadline(self) -> Option<Instant> {
-        match self {
-            Self::Booting { deadline } => deadline,
-            Self::Leaving { deadline, .. } | Self::Aborting { deadline } => Some(deadline),
-            Self::Ready | Self::Killed => None,
-        }
-    }
-}
-
-// === impl SlotState ===
-
-impl SlotState {
-    fn may_spawn(&self) -> bool {
-        !self.spawning && self.retry_at.is_none()
-    }
-
-    /// The first failure of a row is retried at once, each further one after twice the time.
-    fn failed(&mut self, now: Instant) {
-        self.failures = self.failures.saturating_add(1);
-        self.retry_at = self.failures.checked_sub(2).map(|doublings| {
-            let factor = 2_u32.saturating_pow(doublings.min(16));
-            now + FIRST_BACKOFF.saturating_mul(factor).min(LONGEST_BACKOFF)
-        });
     }
 }
 

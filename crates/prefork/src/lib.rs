@@ -58,7 +58,6 @@ mod pidfile;
 mod settings;
 mod signals;
 mod sockets;
-mod status;
 mod sys;
 mod worker;
 

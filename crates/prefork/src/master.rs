@@ -2,12 +2,14 @@
 //!
 //! One thread, no runtime, and one place where it waits: [`Master::wait`].
 
+mod status;
+mod words;
+
 use std::collections::{BTreeMap, VecDeque};
-use std::fmt;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -16,22 +18,17 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{self, getpid};
 
+use self::words::Ending;
 use crate::Settings;
-use crate::arbiter::{
-    Action, Arbiter, Event, Limits, Order, Phase, Pid, Stage, Strike, Verdict, Why,
-};
+use crate::arbiter::{Action, Arbiter, Event, Limits, Order, Phase, Pid, Strike, Verdict, Why};
 use crate::audit::audit;
-use crate::board::{Board, RequestInFlight, Seat};
+use crate::board::{Board, Seat};
 use crate::control::{Command, Control, Reply};
 use crate::pidfile::Pidfile;
 use crate::signals::{Signals, poll_until};
 use crate::sockets::MasterListener;
-use crate::status::{OldestRequest, Status, WorkerStatus};
 use crate::sys::{self, Forked};
 use crate::worker::{self, Prepare, Seed};
-
-/// Requests in flight that a log line names; of the rest it says how many there are.
-const NAMED_REQUESTS: usize = 8;
 
 /// The process that holds the sockets and keeps the workers on their feet.
 pub(crate) struct Master<'a> {
@@ -74,9 +71,6 @@ struct Child {
     /// Where it says that it is ready; `None` once it did.
     report: Option<OwnedFd>,
 }
-
-/// Requests in flight, for a log line.
-struct InFlight<'a>(&'a [RequestInFlight]);
 
 impl<'a> Master<'a> {
     /// Takes what a master holds: signals, pidfile, sockets. Nothing is forked yet.
@@ -417,72 +411,6 @@ impl<'a> Master<'a> {
         self.feed(Event::Gone { pid, success: ending.is_success() });
     }
 
-    fn write_obituary(&self, pid: Pid, child: &Child, ending: Ending) {
-        let Child { slot, generation, .. } = *child;
-        let served = self.board.read(child.seat).finished;
-        let lost = self.board.in_flight(child.seat);
-        let lost = InFlight(&lost);
-        match self.arbiter.worker(pid).map(|(_, _, stage)| stage) {
-            Some(Stage::Leaving { .. }) if ending.is_success() && lost.0.is_empty() => {
-                tracing::info!(worker = pid, slot, generation, served, "worker left");
-            }
-            Some(Stage::Leaving { .. }) => {
-                tracing::warn!(
-                    worker = pid,
-                    slot,
-                    generation,
-                    served,
-                    "worker left: {ending}; cut: {lost}"
-                );
-            }
-            Some(Stage::Aborting { .. } | Stage::Killed) => {
-                tracing::warn!(
-                    worker = pid,
-                    slot,
-                    generation,
-                    served,
-                    "worker gone, killed by the launcher: {ending}; in flight: {lost}"
-                );
-            }
-            Some(Stage::Booting { .. }) => {
-                tracing::error!(
-                    worker = pid,
-                    slot,
-                    generation,
-                    "worker died before it was ready: {ending}"
-                );
-            }
-            Some(Stage::Ready) if ending.is_success() => {
-                tracing::warn!(worker = pid, slot, generation, served, "worker left by itself");
-            }
-            Some(Stage::Ready) | None => {
-                tracing::error!(
-                    worker = pid,
-                    slot,
-                    generation,
-                    served,
-                    "worker died: {ending}; in flight: {lost}"
-                );
-            }
-        }
-    }
-
-    /// What is known of a hung worker, before it is killed.
-    fn testify(&self, pid: Pid, silent: Duration) {
-        let Some(child) = self.children.get(&pid) else {
-            return;
-        };
-        let in_flight = self.board.in_flight(child.seat);
-        tracing::error!(
-            worker = pid,
-            slot = child.slot,
-            generation = child.generation,
-            "worker timeout: no heartbeat for {:.1} s; in flight: {}",
-            silent.as_secs_f64(),
-            InFlight(&in_flight)
-        );
-    }
-
     /// The settings as they are now, as far as a reload can change them.
     fn read_settings(&mut self) -> Option<Limits> {
         let current = self.generations.get(&self.arbiter.generation())?;
@@ -535,64 +463,6 @@ impl<'a> Master<'a> {
         }
     }
 
-    fn status(&self) -> Status<'_> {
-        let state = match self.arbiter.phase() {
-            Phase::Preparing { .. } => "preparing",
-            Phase::Starting => "starting",
-            Phase::Running if self.arbiter.reloading() => "reloading",
-            Phase::Running => "running",
-            Phase::Stopping { .. } | Phase::Stopped(_) => "stopping",
-        };
-        let mut workers: Vec<_> = self
-            .children
-            .iter()
-            .filter_map(|(&pid, child)| self.worker_status(pid, child))
-            .collect();
-        workers.sort_by_key(|worker| (worker.slot, worker.generation, worker.pid));
-        Status {
-            name: &self.name,
-            version: env!("CARGO_PKG_VERSION"),
-            pid: self.pid.as_raw(),
-            state,
-            uptime: self.began.elapsed().as_secs_f64(),
-            generation: self.arbiter.generation(),
-            target: self.arbiter.target(),
-            listeners: &self.addresses,
-            workers,
-        }
-    }
-
-    fn worker_status(&self, pid: Pid, child: &Child) -> Option<WorkerStatus> {
-        let (slot, generation, stage) = self.arbiter.worker(pid)?;
-        let reading = self.board.read(child.seat);
-        let state = match stage {
-            Stage::Booting { .. } => "booting",
-            // A worker that somebody else sent SIGTERM drains without the master's order.
-            Stage::Ready => reading.state.as_str(),
-            Stage::Leaving { .. } => "draining",
-            Stage::Aborting { .. } => "hung",
-            Stage::Killed => "killed",
-        };
-        let oldest = self.board.in_flight(child.seat).into_iter().next();
-        Some(WorkerStatus {
-            slot,
-            pid,
-            generation,
-            state,
-            beat_age: reading.beat.elapsed().as_secs_f64(),
-            requests: reading.started,
-            in_flight: reading.started.saturating_sub(reading.finished),
-            oldest: oldest.map(|oldest| OldestRequest {
-                request: oldest.request,
-                age: oldest.age.as_secs_f64(),
-            }),
-            started: child
-                .started
-                .duration_since(SystemTime::UNIX_EPOCH)
-                .map_or(0.0, |since| since.as_secs_f64()),
-        })
-    }
-
     /// From the order to stop on nobody can connect; workers finish what they have.
     fn close_listeners(&mut self) {
         self.listeners.iter().for_each(MasterListener::remove_file);
@@ -623,56 +493,5 @@ fn strike(pid: Pid, strike: Strike, why: Why) {
         // Dead and not yet reaped counts as there; gone altogether it cannot be.
         Ok(()) => {}
         Err(error) => tracing::error!(process = pid, %error, "{signal} could not be sent"),
-    }
-}
-
-/// How a process ended.
-#[derive(Clone, Copy)]
-enum Ending {
-    Status(i32),
-    Signal(Signal),
-}
-
-impl Ending {
-    fn is_success(self) -> bool {
-        matches!(self, Self::Status(0))
-    }
-}
-
-impl fmt::Display for Ending {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Status(status) => write!(f, "exit status {status}"),
-            Self::Signal(signal) => write!(f, "{signal}"),
-        }
-    }
-}
-
-impl fmt::Display for InFlight<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0.is_empty() {
-            return f.write_str("none noted");
-        }
-        for (index, request) in self.0.iter().take(NAMED_REQUESTS).enumerate() {
-            let separator = if index == 0 { "" } else { ", " };
-            write!(f, "{separator}{} ({:.1} s)", request.request, request.age.as_secs_f64())?;
-        }
-        match self.0.len().saturating_sub(NAMED_REQUESTS) {
-            0 => Ok(()),
-            more => write!(f, ", and {more} more"),
-        }
-    }
-}
-
-impl fmt::Display for Why {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Stop => "the server stops",
-            Self::Replaced => "it is replaced, or no longer wanted",
-            Self::GraceOver => "it did not leave within graceful_timeout",
-            Self::BootTimeout => "it did not become ready within boot_timeout",
-            Self::NotPrepared => "the preparation did not end within boot_timeout",
-            Self::Hung => "it is hung",
-        })
     }
 }

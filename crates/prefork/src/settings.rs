@@ -1,7 +1,7 @@
 //! The launcher's settings: their names, units, defaults, and the layers that they come from.
 //!
-//! Later layers win: the defaults, what the program sets in code, `farrier.toml`, the environment, the
-//! command line. Each setting is declared once, in the table of this file, and has the same name
+//! Later layers win: the defaults, what the program sets in code, the platform's `WEB_CONCURRENCY` and
+//! `PORT`, `farrier.toml`, the environment, the command line. Each setting is declared once, in the table of this file, and has the same name
 //! everywhere: `graceful_timeout` in the file, `FARRIER_GRACEFUL_TIMEOUT` in the environment,
 //! `--graceful-timeout` on the command line.
 
@@ -48,7 +48,10 @@ macro_rules! settings {
         ///
         /// [`Settings::default`] holds the defaults; a program changes what it wants and hands them to
         /// [`Launcher::new`](crate::Launcher::new), or lets the outer layers override them with
-        /// [`Args::settings_over`].
+        /// [`Args::settings_over`]. The layers, from the weakest: these defaults, the program's own, the
+        /// variables `WEB_CONCURRENCY` and `PORT`, `farrier.toml`, the environment, the command line. A
+        /// setting has the same name in each: `graceful_timeout`, `FARRIER_GRACEFUL_TIMEOUT`,
+        /// `--graceful-timeout`. Durations are written in seconds, such as `30` or `0.5`.
         ///
         /// ```
         /// # use std::time::Duration;
@@ -91,10 +94,10 @@ macro_rules! settings {
 }
 
 settings! {
-    /// Address to listen on: HOST:PORT, [V6]:PORT, or unix:PATH; may be given several times.
+    /// Address to listen on: `HOST:PORT`, `[V6]:PORT`, or `unix:PATH`; may be given several times.
     ///
     /// Port 0 lets the kernel choose; the log and `farrierctl status` say which it is. Without it and
-    /// with the variable `PORT` in the environment the default is 0.0.0.0:$PORT, as in gunicorn.
+    /// with the variable `PORT` in the environment the default is `0.0.0.0:$PORT`, as in gunicorn.
     bind: Vec<Bind> = vec![Bind::default()], value::BINDS, short 'b';
     /// Connections that the kernel queues for each address before a worker accepts them.
     backlog: u32 = 2048, value::BACKLOG;
@@ -124,7 +127,7 @@ settings! {
     control_socket: Option<PathBuf> = None, value::PATH;
     /// The lowest level that is logged: debug, info, warning, error, or critical.
     loglevel: LogLevel = LogLevel::Info, value::LOGLEVEL, alias "log-level";
-    /// File that the log is appended to; - is standard error.
+    /// File that the log is appended to; `-` is standard error.
     errorlog: LogFile = LogFile::Stderr, value::LOGFILE, alias "error-logfile";
 }
 

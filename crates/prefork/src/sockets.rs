@@ -140,21 +140,25 @@ pub(crate) fn bind_unix(
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
     let address = SockAddr::unix(path)?;
-    match mode {
+    let before = mode.map(|_| {
         // Private from the first moment on: a mode set after the bind would come too late.
-        Some(mode) => {
-            let before = umask(Mode::S_IRWXG | Mode::S_IRWXO | Mode::S_IXUSR);
-            let bound = socket.bind(&address);
-            umask(before);
-            bound?;
-            fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
-        }
-        None => socket.bind(&address)?,
-    }
-    socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
+        umask(Mode::S_IRWXG | Mode::S_IRWXO | Mode::S_IXUSR)
+    });
+    let bound = socket.bind(&address);
+    before.map(umask);
+    bound?;
     let metadata = fs::symlink_metadata(path)?;
     let file = SocketFile { path: path.to_owned(), identity: (metadata.dev(), metadata.ino()) };
-    Ok((socket.into(), file))
+    let open = mode
+        .map_or(Ok(()), |mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)))
+        .and_then(|()| socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX)));
+    match open {
+        Ok(()) => Ok((socket.into(), file)),
+        Err(error) => {
+            file.remove();
+            Err(error)
+        }
+    }
 }
 
 /// Removes a socket that nobody listens on.
@@ -205,7 +209,7 @@ impl fmt::Display for BindError {
         let Self { key, bind, error } = self;
         write!(
             f,
-            "{key} = \"{bind}\": cannot listen there: {error}; allowed is an address that is free"
+            "{key} = \"{bind}\": cannot listen there: {error}; allowed is a free address of this machine"
         )
     }
 }

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use farrier_connection::{Backend, ErrorClass, Inspection};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, Connection, Error};
+use tokio::sync::Mutex;
 
 use crate::session::{Engine, Left, Session};
 use crate::sql::Plain;
@@ -16,11 +17,13 @@ const RESET: &str = "CLOSE ALL; RESET SESSION AUTHORIZATION; RESET ALL; UNLISTEN
 
 /// A PostgreSQL database.
 ///
-/// A statement dropped before its first row poisons the connection for the pool: it is closed and goes to
-/// nobody else. Within the request sqlx waits until the server is done with it.
-#[derive(Clone)]
+/// A statement dropped before its first row poisons the connection for the pool: its session is ended at the
+/// server (PostgreSQL 14 or later) and goes to nobody else. Within the request sqlx waits until the server is
+/// done with it.
 pub struct Postgres {
     options: PgConnectOptions,
+    /// Ends sessions one at a time, so that the server sees at most one session beyond the pool's bound.
+    killing: Mutex<()>,
 }
 
 // === impl Postgres ===
@@ -38,7 +41,7 @@ impl Postgres {
     /// The database that `options` lead to.
     #[must_use]
     pub fn from_options(options: PgConnectOptions) -> Self {
-        Self { options }
+        Self { options, killing: Mutex::new(()) }
     }
 }
 
@@ -47,7 +50,13 @@ impl Backend for Postgres {
     type Error = Error;
 
     async fn connect(&self) -> Result<Self::Connection, Error> {
-        self.options.connect().await.map(Session::new)
+        let mut connection = self.options.connect().await?;
+        // sqlx knows it from the handshake, and tells nobody.
+        let pid = sqlx::query_scalar::<_, i32>("SELECT pg_backend_pid()").persistent(false);
+        let pid = pid.fetch_one(&mut connection).await?;
+        let mut session = Session::new(connection);
+        session.id = u64::try_from(pid).ok();
+        Ok(session)
     }
 
     async fn close(&self, connection: Self::Connection) {
@@ -96,6 +105,33 @@ impl Backend for Postgres {
 
     fn classify(&self, error: &Error) -> ErrorClass {
         sqlx::Postgres::classify(error)
+    }
+
+    fn session_id(&self, session: &Self::Connection) -> Option<u64> {
+        session.id
+    }
+
+    /// `pg_terminate_backend` by a side connection of the same role; it answers when the session is gone.
+    async fn interrupt(&self, session: u64) -> Result<bool, Error> {
+        const PATIENCE_MS: i64 = 1_000;
+        let Ok(pid) = i32::try_from(session) else {
+            return Ok(false);
+        };
+        let _one_at_a_time = self.killing.lock().await;
+        let mut connection = self.options.connect().await?;
+        let alive = "SELECT pid FROM pg_stat_activity WHERE pid = $1";
+        let gone = if sqlx::query(alive).bind(pid).fetch_optional(&mut connection).await?.is_some()
+        {
+            sqlx::query_scalar("SELECT pg_terminate_backend($1, $2)")
+                .bind(pid)
+                .bind(PATIENCE_MS)
+                .fetch_one(&mut connection)
+                .await?
+        } else {
+            true
+        };
+        connection.close().await?;
+        Ok(gone)
     }
 }
 

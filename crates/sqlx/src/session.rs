@@ -40,6 +40,8 @@ pub trait Engine: Database {
 /// See each backend for what farrier does when such a connection goes back.
 pub struct Session<DB: Engine> {
     connection: DB::Connection,
+    /// The server's number for it, where there is a server.
+    pub(crate) id: Option<u64>,
     pub(crate) left: Left,
     /// Something ran that may have left state in the session.
     pub(crate) altered: bool,
@@ -62,7 +64,7 @@ pub(crate) enum Left {
 
 impl<DB: Engine> Session<DB> {
     pub(crate) fn new(connection: DB::Connection) -> Self {
-        Self { connection, left: Left::Nothing, altered: false, dead: false }
+        Self { connection, id: None, left: Left::Nothing, altered: false, dead: false }
     }
 
     pub(crate) fn into_inner(self) -> DB::Connection {
@@ -133,6 +135,7 @@ impl<DB: Engine> DerefMut for Session<DB> {
 impl<DB: Engine> fmt::Debug for Session<DB> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Session")
+            .field("id", &self.id)
             .field("left", &self.left)
             .field("altered", &self.altered)
             .field("dead", &self.dead)

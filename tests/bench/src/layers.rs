@@ -125,7 +125,8 @@ fn under_callgrind(variant: Variant, requests: u32) -> Result<(u64, u64), Error>
 pub(crate) fn serve(args: &ServeArgs) -> Result<(), Error> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let allocations = runtime.block_on(async {
-        let mut router = args.variant.router()?;
+        // As axum's own `serve` does: it turns handlers into routes now, and not at each request.
+        let mut router = args.variant.router()?.with_state(());
         let counted = Region::new(ALLOCATOR);
         for _ in 0..args.requests {
             let request = Request::get("/").body(Body::empty())?;

@@ -33,13 +33,13 @@ async fn send(app: &Router, path: &str) -> Response {
 }
 
 async fn send_method(app: &Router, method: Method, path: &str) -> Response {
-    let request = Request::builder().method(method).uri(path).body(Body::empty()).unwrap();
-    app.clone().oneshot(request).await.unwrap()
+    let request = Request::builder().method(method).uri(path).body(Body::empty());
+    app.clone().oneshot(request.expect("a request")).await.expect("no error but a response")
 }
 
 async fn text(response: Response) -> String {
-    let bytes = response.into_body().collect().await.unwrap().to_bytes();
-    String::from_utf8(bytes.to_vec()).unwrap()
+    let bytes = response.into_body().collect().await.expect("a whole body").to_bytes();
+    String::from_utf8(bytes.to_vec()).expect("text")
 }
 
 async fn session(db: Db) -> Result<String, Failure> {

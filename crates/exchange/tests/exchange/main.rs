@@ -2,6 +2,7 @@
 //! ends, over real sockets.
 
 mod allocations;
+mod facts;
 mod leaving;
 mod model;
 mod stacks;
@@ -48,6 +49,11 @@ impl Record {
 
     async fn only_end(&self) -> End {
         self.ends(1).await[0]
+    }
+
+    fn take(&self) -> Vec<End> {
+        self.begun.store(0, Ordering::SeqCst);
+        std::mem::take(&mut *self.ends.lock().expect("not poisoned"))
     }
 
     fn begun(&self) -> usize {

@@ -3,6 +3,7 @@
 mod access_log;
 mod allocations;
 mod asynchronous;
+mod grpc;
 mod logged;
 mod nesting;
 mod signals;

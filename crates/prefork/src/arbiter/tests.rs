@@ -1,8 +1,9 @@
-use std::collections::BTreeMap;
+mod properties;
+mod world;
 
-use proptest::prelude::*;
-
+use super::member::LONGEST_BACKOFF;
 use super::*;
+use world::World;
 
 const TIMEOUT: Duration = Duration::from_secs(30);
 const BOOT_TIMEOUT: Duration = Duration::from_secs(60);
@@ -15,241 +16,6 @@ fn limits(workers: usize) -> Limits {
         boot_timeout: Some(BOOT_TIMEOUT),
         graceful_timeout: GRACE,
     }
-}
-
-/// A kernel and a clock for an arbiter, which check what it does.
-struct World {
-    arbiter: Arbiter,
-    now: Instant,
-    next_pid: Pid,
-    processes: BTreeMap<Pid, Process>,
-    /// What the settings file says; `None` if it is wrong.
-    file: Option<Limits>,
-    forks_fail: bool,
-    spawns: Vec<(Instant, usize)>,
-    log: Vec<Action>,
-}
-
-struct Process {
-    slot: usize,
-    generation: u64,
-    ready: bool,
-    /// Whether its runtime turns.
-    beats: bool,
-    /// Whether it leaves when it is told to.
-    obeys: bool,
-    told_at: Option<Instant>,
-    signals: Vec<Strike>,
-}
-
-impl World {
-    fn new(workers: usize) -> Self {
-        Self::starting(workers, false)
-    }
-
-    fn starting(workers: usize, prepare: bool) -> Self {
-        let now = Instant::now();
-        let (arbiter, actions) = Arbiter::start(limits(workers), prepare, now);
-        let mut world = Self {
-            arbiter,
-            now,
-            next_pid: 100,
-            processes: BTreeMap::new(),
-            file: Some(limits(workers)),
-            forks_fail: false,
-            spawns: Vec::new(),
-            log: Vec::new(),
-        };
-        world.act(actions);
-        world
-    }
-
-    /// A server that runs.
-    fn running(workers: usize) -> Self {
-        let mut world = Self::new(workers);
-        world.all_ready();
-        assert_eq!(world.arbiter.phase(), Phase::Running);
-        world
-    }
-
-    fn feed(&mut self, event: Event) {
-        let actions = self.arbiter.handle(event, self.now);
-        self.act(actions);
-        self.check();
-    }
-
-    fn act(&mut self, actions: Vec<Action>) {
-        let mut queue = std::collections::VecDeque::from(actions);
-        while let Some(action) = queue.pop_front() {
-            self.log.push(action);
-            let event = match action {
-                Action::Prepare => {
-                    let pid = self.fork(usize::MAX, 0);
-                    Event::Preparing(pid)
-                }
-                Action::Spawn { slot, .. } if self.forks_fail => Event::SpawnFailed { slot },
-                Action::Spawn { slot, generation } => {
-                    self.spawns.push((self.now, slot));
-                    let pid = self.fork(slot, generation);
-                    Event::Spawned { pid, slot, generation }
-                }
-                Action::Signal { pid, signal, why } => {
-                    self.signal(pid, signal, why);
-                    continue;
-                }
-                Action::Reread => Event::Reread(self.file.clone()),
-                Action::Testify { pid, .. } => {
-                    assert!(self.processes.contains_key(&pid));
-                    continue;
-                }
-                Action::Revert { .. } | Action::Proven { .. } => continue,
-            };
-            queue.extend(self.arbiter.handle(event, self.now));
-        }
-    }
-
-    fn fork(&mut self, slot: usize, generation: u64) -> Pid {
-        self.next_pid += 1;
-        let process = Process {
-            slot,
-            generation,
-            ready: false,
-            beats: true,
-            obeys: true,
-            told_at: None,
-            signals: Vec::new(),
-        };
-        self.processes.insert(self.next_pid, process);
-        self.next_pid
-    }
-
-    fn signal(&mut self, pid: Pid, signal: Strike, why: Why) {
-        let target = self.arbiter.target();
-        let process = self.processes.get(&pid).expect("signals go to processes that live");
-        assert!(!process.signals.contains(&signal), "{pid} gets {signal:?} twice");
-        let (slot, generation) = (process.slot, process.generation);
-        if signal == Strike::Term && why == Why::Replaced && process.ready && slot < target {
-            let successor = self.processes.iter().any(|(&other, candidate)| {
-                other != pid
-                    && candidate.slot == slot
-                    && candidate.ready
-                    && candidate.told_at.is_none()
-                    && candidate.generation >= generation
-            });
-            assert!(successor, "{pid} is replaced before its successor is ready");
-        }
-        let now = self.now;
-        if let Some(process) = self.processes.get_mut(&pid) {
-            process.signals.push(signal);
-            process.told_at.get_or_insert(now);
-        }
-    }
-
-    /// What must be true at any time.
-    fn check(&self) {
-        let stopping = matches!(self.arbiter.phase(), Phase::Stopping { .. } | Phase::Stopped(_));
-        for (&pid, process) in &self.processes {
-            assert!(
-                self.arbiter.worker(pid).is_some() || process.slot == usize::MAX,
-                "{pid} is forgotten"
-            );
-            let struck = process.signals.contains(&Strike::Kill);
-            if let Some(told_at) = process.told_at {
-                let late = self.now.duration_since(told_at) > GRACE + GRACE_MARGIN;
-                assert!(struck || !late, "{pid} has more than its grace");
-            }
-            assert!(
-                !stopping || process.told_at.is_some() || struck,
-                "{pid} was not told to leave"
-            );
-        }
-        if matches!(self.arbiter.phase(), Phase::Stopped(_)) {
-            assert!(self.processes.is_empty(), "stopped with processes left");
-        }
-    }
-
-    fn ready(&mut self, pid: Pid) {
-        if let Some(process) = self.processes.get_mut(&pid) {
-            if process.slot != usize::MAX && !process.signals.contains(&Strike::Kill) {
-                process.ready = true;
-                self.feed(Event::Ready(pid));
-            }
-        }
-    }
-
-    fn die(&mut self, pid: Pid) {
-        if self.processes.remove(&pid).is_some() {
-            self.feed(Event::Gone { pid, success: false });
-        }
-    }
-
-    fn all_ready(&mut self) {
-        for pid in self.pids() {
-            self.ready(pid);
-        }
-    }
-
-    fn pids(&self) -> Vec<Pid> {
-        self.processes.keys().copied().collect()
-    }
-
-    /// Everybody does what a healthy process does, for this long; the master ticks when it is due.
-    fn live(&mut self, time: Duration) {
-        let end = self.now + time;
-        loop {
-            for pid in self.pids() {
-                let process = &self.processes[&pid];
-                let leaves = match process.signals.iter().max() {
-                    None => false,
-                    Some(Strike::Kill) => true,
-                    Some(_) => process.obeys,
-                };
-                if process.beats {
-                    let at = self.now;
-                    self.feed(Event::Beat { pid, at });
-                }
-                if leaves {
-                    self.die(pid);
-                } else if process_boots(self.processes.get(&pid)) {
-                    self.ready(pid);
-                }
-            }
-            if self.now >= end {
-                return;
-            }
-            let due =
-                self.arbiter.deadline().into_iter().chain([self.now + Duration::from_millis(250)]);
-            let next = due.chain([end]).min().unwrap_or(end);
-            self.now = next.max(self.now + Duration::from_millis(1));
-            self.feed(Event::Tick);
-        }
-    }
-
-    fn advance(&mut self, time: Duration) {
-        self.arbiter.deadline();
-        self.now += time;
-        self.feed(Event::Tick);
-    }
-
-    fn order(&mut self, order: Order) {
-        self.feed(Event::Order(order));
-    }
-
-    /// Processes in each slot that serve and were not told to leave.
-    fn serving(&self) -> Vec<(usize, u64)> {
-        let mut serving: Vec<_> = self
-            .processes
-            .values()
-            .filter(|process| process.ready && process.told_at.is_none())
-            .map(|process| (process.slot, process.generation))
-            .collect();
-        serving.sort_unstable();
-        serving
-    }
-}
-
-fn process_boots(process: Option<&Process>) -> bool {
-    process.is_some_and(|process| !process.ready && process.beats && process.told_at.is_none())
 }
 
 #[test]
@@ -376,6 +142,22 @@ fn workers_that_keep_dying_are_tried_ever_more_rarely() {
 
     world.live(LONGEST_BACKOFF + Duration::from_secs(2));
     assert_eq!(world.serving().len(), 2, "recovered");
+}
+
+/// gunicorn.md 4, test 28: the same for workers that become ready first.
+#[test]
+fn workers_that_die_soon_after_they_are_ready_are_throttled_too() {
+    let mut world = World::running(1);
+    let begin = world.now;
+    world.spawns.clear();
+    while world.now < begin + Duration::from_secs(10) {
+        for pid in world.pids() {
+            world.ready(pid);
+            world.die(pid);
+        }
+        world.advance(Duration::from_millis(10));
+    }
+    assert!((5..=10).contains(&world.spawns.len()), "{} spawns in 10 s", world.spawns.len());
 }
 
 /// gunicorn.md 4, tests 13 and 14; the order of DESIGN section 5.
@@ -619,113 +401,59 @@ fn a_stop_during_a_reload_takes_no_longer() {
     assert_eq!(world.arbiter.phase(), Phase::Stopped(Verdict::Stopped));
 }
 
-#[derive(Clone, Debug)]
-enum Step {
-    Ready(usize),
-    Die(usize),
-    Freeze(usize),
-    Disobey(usize),
-    Leave(usize),
-    Live(u64),
-    Jump(u64),
-    Order(Order),
-    File(Option<usize>),
-    ForksFail(bool),
-}
-
-fn step() -> impl Strategy<Value = Step> {
-    prop_oneof![
-        4 => (0..16_usize).prop_map(Step::Ready),
-        2 => (0..16_usize).prop_map(Step::Die),
-        1 => (0..16_usize).prop_map(Step::Freeze),
-        1 => (0..16_usize).prop_map(Step::Disobey),
-        2 => (0..16_usize).prop_map(Step::Leave),
-        3 => (0..5_000_u64).prop_map(Step::Live),
-        1 => (0..100_000_u64).prop_map(Step::Jump),
-        2 => prop_oneof![
-            Just(Order::Reload), Just(Order::More), Just(Order::Fewer)
-        ].prop_map(Step::Order),
-        1 => proptest::option::of(1..5_usize).prop_map(Step::File),
-        1 => any::<bool>().prop_map(Step::ForksFail),
-    ]
-}
-
-impl World {
-    fn step(&mut self, step: &Step) {
-        let pids = self.pids();
-        let pick = |index: usize| pids.get(index % pids.len().max(1)).copied();
-        match *step {
-            Step::Ready(index) => pick(index).into_iter().for_each(|pid| self.ready(pid)),
-            Step::Die(index) => pick(index).into_iter().for_each(|pid| self.die(pid)),
-            Step::Freeze(index) => {
-                if let Some(process) = pick(index).and_then(|pid| self.processes.get_mut(&pid)) {
-                    (process.beats, process.obeys) = (false, false);
-                }
-            }
-            Step::Disobey(index) => {
-                if let Some(process) = pick(index).and_then(|pid| self.processes.get_mut(&pid)) {
-                    process.obeys = false;
-                }
-            }
-            Step::Leave(index) => {
-                let told = |pid: &Pid| self.processes[pid].told_at.is_some();
-                if let Some(pid) = pick(index).filter(told) {
-                    self.processes.remove(&pid);
-                    self.feed(Event::Gone { pid, success: true });
-                }
-            }
-            Step::Live(millis) => self.live(Duration::from_millis(millis)),
-            // A pause of the master: whoever was due is struck late, and `check` would blame the arbiter.
-            Step::Jump(millis)
-                if self.processes.values().all(|process| process.told_at.is_none()) =>
-            {
-                self.advance(Duration::from_millis(millis));
-            }
-            Step::Jump(_) => {}
-            Step::Order(order) => self.order(order),
-            Step::File(workers) => self.file = workers.map(limits),
-            Step::ForksFail(fail) => self.forks_fail = fail,
-        }
+#[test]
+fn a_worker_that_is_forked_while_the_order_to_stop_comes_is_told_too() {
+    let now = Instant::now();
+    for quick in [true, false] {
+        let (mut arbiter, _) = Arbiter::start(limits(1), false, now);
+        let actions = arbiter.handle(Event::Order(Order::Stop { quick }), now);
+        assert_eq!((arbiter.phase(), actions.len()), (stopping(quick), 0));
+        let actions = arbiter.handle(Event::Spawned { pid: 7, slot: 0, generation: 1 }, now);
+        let signal = if quick { Strike::Quit } else { Strike::Term };
+        assert_eq!(actions, [Action::Signal { pid: 7, signal, why: Why::Stop }]);
+        assert_eq!(arbiter.phase(), stopping(quick));
+        arbiter.handle(Event::Gone { pid: 7, success: true }, now);
+        assert_eq!(arbiter.phase(), Phase::Stopped(Verdict::Stopped));
     }
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
+fn stopping(quick: bool) -> Phase {
+    Phase::Stopping { quick, verdict: Verdict::Stopped }
+}
 
-    /// Whatever happened: left alone, the server comes back to its target, each slot with one worker of the
-    /// current generation. `check` and `signal` watch every step on the way.
-    #[test]
-    fn the_target_is_reached_again(workers in 1..5_usize, steps in prop::collection::vec(step(), 0..60)) {
-        let mut world = World::running(workers);
-        for step in &steps {
-            world.step(step);
-        }
-        world.forks_fail = false;
-        world.live(BOOT_TIMEOUT + GRACE + LONGEST_BACKOFF * 3);
-        prop_assert_eq!(world.arbiter.phase(), Phase::Running);
-        let generation = world.arbiter.generation();
-        let expected: Vec<_> = (0..world.arbiter.target()).map(|slot| (slot, generation)).collect();
-        prop_assert_eq!(world.serving(), expected);
-        prop_assert_eq!(world.pids().len(), world.arbiter.target());
-        prop_assert!(!world.arbiter.reloading());
-    }
+#[test]
+fn a_drain_that_hangs_near_its_end_is_not_aborted_in_haste() {
+    let mut world = World::running(1);
+    let old = world.pids()[0];
+    world.live(Duration::from_secs(2));
+    let process = world.processes.get_mut(&old).unwrap();
+    (process.beats, process.obeys) = (false, false);
+    world.live(TIMEOUT - GRACE);
+    world.order(Order::Reload);
+    world.live(GRACE + Duration::from_secs(1));
+    assert!(!world.processes.contains_key(&old));
+    let struck = |action: &&Action| matches!(action, Action::Signal { pid, .. } if *pid == old);
+    let signals: Vec<_> = world.log.iter().filter(struck).collect();
+    assert!(
+        matches!(
+            signals[..],
+            [
+                Action::Signal { signal: Strike::Term, why: Why::Replaced, .. },
+                Action::Signal { signal: Strike::Kill, why: Why::GraceOver, .. },
+            ]
+        ),
+        "{signals:?}"
+    );
+}
 
-    /// A stop ends within its grace from any state, the start included, and leaves nobody behind.
-    #[test]
-    fn a_stop_ends_from_any_state(
-        workers in 1..5_usize,
-        prepare in any::<bool>(),
-        quick in any::<bool>(),
-        steps in prop::collection::vec(step(), 0..40),
-    ) {
-        let mut world = World::starting(workers, prepare);
-        for step in &steps {
-            world.step(step);
-        }
-        world.order(Order::Stop { quick });
-        let most = if quick { QUICK + ABORT_GAP } else { GRACE + GRACE_MARGIN };
-        world.live(most + Duration::from_secs(1));
-        prop_assert!(matches!(world.arbiter.phase(), Phase::Stopped(_)), "{:?}", world.arbiter.phase());
-        prop_assert_eq!(world.pids().len(), 0);
-    }
+#[test]
+fn a_reload_ends_the_waiting_of_a_slot_that_failed() {
+    let mut world = World::running(2);
+    world.forks_fail = true;
+    world.die(world.pids()[0]);
+    world.live(Duration::from_secs(60));
+    world.forks_fail = false;
+    let spawns = world.spawns.len();
+    world.order(Order::Reload);
+    assert!(world.spawns[spawns..].iter().any(|(_, slot)| *slot == 0), "{:?}", world.spawns);
 }

@@ -161,7 +161,11 @@ impl Key {
         let arg = Arg::new(self.name)
             .long(self.flag())
             .value_name(self.metavar)
-            .help(format!("{}{default} [env: {}]", first.join(" "), self.variable()))
+            .help(format!(
+                "{}{default} [env: {}]",
+                first.join(" ").replace('`', ""),
+                self.variable()
+            ))
             .help_heading("Launcher")
             .allow_negative_numbers(true);
         let arg = if self.many {

@@ -53,6 +53,7 @@ pub(crate) const CASES: &[Case] = &[
     case("GET", "/full", Outcome::Finished, 200, 5),
     case("HEAD", "/full", Outcome::Finished, 200, 0),
     case("GET", "/empty", Outcome::Finished, 200, 0),
+    case("GET", "/empty-with-length", Outcome::Finished, 200, 0),
     case("GET", "/missing", Outcome::Finished, 404, 0),
     case("POST", "/full", Outcome::Finished, 405, 0),
     case("GET", "/no-content", Outcome::Finished, 204, 0),
@@ -85,6 +86,7 @@ pub(crate) fn app() -> Router {
         .route("/full", get(|| async { "hello" }))
         .route("/echo", post(|body: Bytes| async { body }))
         .route("/empty", get(|| async {}))
+        .route("/empty-with-length", get(|| async { ([(header::CONTENT_LENGTH, "5")], ()) }))
         .route("/no-content", get(|| async { StatusCode::NO_CONTENT }))
         .route("/no-content-with-body", get(|| async { (StatusCode::NO_CONTENT, "forbidden") }))
         .route("/not-modified-with-body", get(|| async { (StatusCode::NOT_MODIFIED, "forbidden") }))
@@ -249,17 +251,18 @@ pub(crate) fn request(method: &str, path: &str, version: Version) -> String {
 
 /// One request over HTTP/2; everything that the client sees of the response, or of its failure.
 pub(crate) async fn over_h2(address: SocketAddr, method: &str, path: &str) -> String {
+    let request = hyper::Request::builder().method(method).uri(format!("http://test{path}"));
+    send_h2(address, request.body(Body::empty()).expect("a request")).await
+}
+
+/// As [`over_h2`], with any request.
+pub(crate) async fn send_h2(address: SocketAddr, request: hyper::Request<Body>) -> String {
     let socket = TcpStream::connect(address).await.expect("the server listens");
     let (mut client, connection) =
         hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(socket))
             .await
             .expect("a handshake");
     let connection = tokio::spawn(connection);
-    let request = hyper::Request::builder()
-        .method(method)
-        .uri(format!("http://test{path}"))
-        .body(Body::empty())
-        .expect("a request");
     let seen = tokio::time::timeout(DEADLINE, async {
         let mut seen = String::new();
         match client.send_request(request).await {

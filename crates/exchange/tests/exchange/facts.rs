@@ -1,0 +1,162 @@
+//! What a body may say of itself, and what a head may mean; no sockets.
+
+use std::convert::Infallible;
+use std::panic::{self, AssertUnwindSafe};
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use farrier_exchange::{Answer, End, Exchange, Outcome};
+use http::{Method, Response, StatusCode, header};
+use http_body::{Body, Frame, SizeHint};
+use tower_layer::Layer;
+use tower_service::Service;
+
+use crate::Record;
+
+/// A body of so many chunks of 5 bytes.
+#[derive(Debug)]
+struct Chunks {
+    left: u64,
+    /// Says how long it is.
+    sized: bool,
+    /// Says so when the last chunk is gone.
+    tells_end: bool,
+}
+
+impl Body for Chunks {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        if self.left == 0 {
+            return Poll::Ready(None);
+        }
+        self.left -= 1;
+        Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(b"12345")))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.tells_end && self.left == 0
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        if self.sized { SizeHint::with_exact(self.left * 5) } else { SizeHint::new() }
+    }
+}
+
+/// Polls `polls` frames of the response's body and drops it.
+fn end(record: &Record, method: &Method, response: Response<Chunks>, polls: usize) -> End {
+    let exchange = Exchange::begin(method, record.clone());
+    let mut body = pin!(exchange.respond(response).into_body());
+    for _ in 0..polls {
+        let frame = body.as_mut().poll_frame(&mut Context::from_waker(Waker::noop()));
+        assert!(frame.is_ready());
+    }
+    assert_eq!(record.ended(), 0, "not before it is dropped");
+    body.set(Default::default());
+    record.take().remove(0)
+}
+
+impl Default for Chunks {
+    fn default() -> Self {
+        Self { left: 0, sized: true, tells_end: true }
+    }
+}
+
+/// Servers stop polling when a body has said that it is over, in whatever way it says so.
+#[test]
+fn ways_to_say_the_end() {
+    let record = Record::default();
+    let outcome = |sized, tells_end, polls| {
+        let response = Response::new(Chunks { left: 2, sized, tells_end });
+        end(&record, &Method::GET, response, polls).outcome
+    };
+    assert_eq!(outcome(false, false, 3), Outcome::Finished, "by None");
+    assert_eq!(outcome(false, true, 2), Outcome::Finished, "by is_end_stream");
+    assert_eq!(outcome(true, false, 2), Outcome::Finished, "by its length");
+    assert_eq!(outcome(false, false, 2), Outcome::Aborted, "not at all");
+    assert_eq!(outcome(true, true, 1), Outcome::Aborted, "half of it");
+    assert_eq!(outcome(true, true, 0), Outcome::Aborted, "unpolled");
+}
+
+/// A body that is over at the head needs no poll, whatever length a header claims: hyper mends the
+/// header over HTTP/1 and does not look at it over HTTP/2.
+#[test]
+fn over_at_the_head() {
+    let record = Record::default();
+    for sized in [true, false] {
+        let body = Chunks { left: 0, sized, tells_end: true };
+        let response = Response::builder().header(header::CONTENT_LENGTH, 5).body(body);
+        let end = end(&record, &Method::GET, response.expect("a response"), 0);
+        assert_eq!(end.outcome, Outcome::Finished);
+    }
+}
+
+/// An upgrade is over while its body still lives: 101, and a tunnel's 2xx to CONNECT.
+#[test]
+fn upgrades_end_at_the_head() {
+    for (method, status, upgraded) in [
+        (Method::GET, StatusCode::SWITCHING_PROTOCOLS, true),
+        (Method::CONNECT, StatusCode::OK, true),
+        (Method::CONNECT, StatusCode::FORBIDDEN, false),
+        (Method::GET, StatusCode::OK, false),
+    ] {
+        let record = Record::default();
+        let exchange = Exchange::begin(&method, record.clone());
+        let tunnel = Chunks { left: 2, sized: false, tells_end: false };
+        let mut response = Response::new(tunnel);
+        *response.status_mut() = status;
+        let response = exchange.respond(response);
+        assert_eq!(record.ended(), usize::from(upgraded), "{method} {status}");
+        drop(response);
+        let outcome = if upgraded { Outcome::Finished } else { Outcome::Aborted };
+        assert_eq!(record.take()[0].outcome, outcome, "{method} {status}");
+    }
+}
+
+/// The service panics in `call` itself, before there is a future.
+#[test]
+fn panics_in_call() {
+    struct Panics;
+    impl Service<http::Request<()>> for Panics {
+        type Response = Response<Chunks>;
+        type Error = Infallible;
+        type Future = std::future::Ready<Result<Response<Chunks>, Infallible>>;
+
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn call(&mut self, _: http::Request<()>) -> Self::Future {
+            panic::resume_unwind(Box::new("in call"))
+        }
+    }
+
+    let record = Record::default();
+    let mut service = record.layer(Panics);
+    let call = AssertUnwindSafe(|| drop(service.call(http::Request::new(()))));
+    assert!(panic::catch_unwind(call).is_err(), "the panic goes on");
+    let end = record.take()[0];
+    assert_eq!((end.outcome, end.status), (Outcome::Panicked, None));
+}
+
+/// A middleware's own answer: its bytes and status count like the service's.
+#[test]
+fn own_answer() {
+    let record = Record::default();
+    let exchange = Exchange::begin(&Method::GET, record.clone());
+    let response = exchange.answer::<Chunks>(Response::new(Answer::from("sorry")));
+    assert_eq!(response.body().size_hint().exact(), Some(5));
+    let mut body = pin!(response.into_body());
+    let frame = body.as_mut().poll_frame(&mut Context::from_waker(Waker::noop()));
+    assert!(matches!(frame, Poll::Ready(Some(Ok(frame))) if frame.data_ref().is_some()));
+    assert!(body.is_end_stream());
+    body.set(Default::default());
+    let end = record.take()[0];
+    assert_eq!((end.outcome, end.bytes), (Outcome::Finished, 5));
+    assert_eq!(end.status, Some(StatusCode::OK));
+}

@@ -1,0 +1,432 @@
+//! The behaviours of the MySQL backend, against a private MariaDB server.
+
+mod server;
+
+use std::time::{Duration, Instant};
+
+use farrier_connection::{AcquireError, Backend, CloseReason, Policy, Pool};
+use farrier_mysql::mysql_async::prelude::*;
+use farrier_mysql::mysql_async::{Error, FromRowError, Opts, OptsBuilder, Row};
+use farrier_mysql::{MySql, MySqlConnection, Poisoned};
+use futures_util::future::join_all;
+use tokio::time::{sleep, timeout};
+
+use server::{Server, eventually};
+
+const SLOW: &str = "SELECT SLEEP(60)";
+const MOMENT: Duration = Duration::from_millis(50);
+
+fn policy() -> Policy {
+    Policy::default().health_check_bypass(Duration::ZERO)
+}
+
+async fn pool(database: &str, policy: Policy) -> Pool<MySql> {
+    let url = Server::shared().database(database).await;
+    Pool::new(MySql::new(&url).expect("a URL"), policy)
+}
+
+async fn session(pool: &Pool<MySql>) -> u64 {
+    let mut loan = pool.acquire().await.expect("a connection");
+    let session = loan.query_first("SELECT CONNECTION_ID()").await.expect("a query");
+    session.expect("a row")
+}
+
+/// Waits until nothing is cleaned or closed any more.
+async fn quiet(pool: &Pool<MySql>) {
+    eventually("the pool is quiet", async || pool.status().maintaining == 0).await;
+}
+
+fn is_poisoned<T: std::fmt::Debug>(result: Result<T, Error>) {
+    let error = result.expect_err("poisoned");
+    assert!(matches!(&error, Error::Other(inner) if inner.is::<Poisoned>()), "{error:?}");
+}
+
+/// connections.md 5, behaviours 2 and 40; 3.1: a connect is one session.
+#[tokio::test]
+async fn plain_requests_share_one_session_and_are_not_reset() {
+    let pool = pool("plain", policy()).await;
+    let first = session(&pool).await;
+    for number in 0..20_u32 {
+        let mut loan = pool.acquire().await.unwrap();
+        let sum: Option<u32> = loan.exec_first("SELECT ? + 1", (number,)).await.unwrap();
+        assert_eq!(sum, Some(number + 1));
+        loan.query_drop("BEGIN").await.unwrap();
+        loan.query_drop("COMMIT").await.unwrap();
+        assert_eq!(u64::from(loan.id()), first);
+    }
+    let status = pool.status();
+    assert_eq!((status.opened, status.resets, status.rollbacks, status.checks), (1, 0, 0, 20));
+    assert_eq!(Server::shared().sessions("plain").await, [first]);
+    pool.close().await;
+    eventually("closed", async || Server::shared().sessions("plain").await.is_empty()).await;
+}
+
+/// connections.md 5, behaviour 28 (3.2): in every style, and also once the server is done with it.
+#[tokio::test]
+async fn after_a_cancelled_query_every_style_is_refused() {
+    async fn all_refuse(connection: &mut MySqlConnection) {
+        is_poisoned(connection.query_first::<u32, _>("SELECT 7").await);
+        is_poisoned(connection.exec_first::<u32, _, _>("SELECT ?", (7,)).await);
+        is_poisoned(connection.query_drop("ROLLBACK").await);
+        is_poisoned(connection.prep("SELECT 7").await);
+        is_poisoned(Queryable::ping(connection).await);
+        is_poisoned(Queryable::query_first::<u32, _>(connection, "SELECT 7").await);
+        is_poisoned(Queryable::exec_first::<u32, _, _>(connection, "SELECT ?", (7,)).await);
+        is_poisoned("SELECT 7".first::<u32, _>(&mut *connection).await);
+        is_poisoned("SELECT ?".with((7,)).first::<u32, _>(&mut *connection).await);
+        is_poisoned("DO ?".with([(1,), (2,)]).batch(&mut *connection).await);
+    }
+    let pool = pool("poison", policy()).await;
+    for cancelled in ["SELECT SLEEP(0.3)", "SELECT 1 UNION SELECT SLEEP(0.3)"] {
+        let mut loan = pool.acquire().await.unwrap();
+        let id = loan.id();
+        assert!(timeout(MOMENT, loan.query_drop(cancelled)).await.is_err());
+        all_refuse(&mut loan).await;
+        sleep(Duration::from_millis(400)).await;
+        all_refuse(&mut loan).await;
+        drop(loan);
+        assert_ne!(session(&pool).await, u64::from(id));
+    }
+    quiet(&pool).await;
+    assert_eq!(pool.status().closed_for(CloseReason::Poisoned), 2);
+}
+
+/// connections.md 5, behaviours 29 and 31.
+#[tokio::test]
+async fn a_cancelled_transaction_lets_go_of_its_locks() {
+    let pool = pool("locks", policy()).await;
+    let mut loan = pool.acquire().await.unwrap();
+    loan.query_drop("CREATE TABLE t (id INT PRIMARY KEY, n INT)").await.unwrap();
+    loan.query_drop("INSERT INTO t VALUES (1, 0)").await.unwrap();
+    loan.query_drop("BEGIN").await.unwrap();
+    loan.query_drop("UPDATE t SET n = 1").await.unwrap();
+    assert!(timeout(MOMENT, loan.query_drop(SLOW)).await.is_err());
+    drop(loan);
+    let start = Instant::now();
+    let mut next = pool.acquire().await.unwrap();
+    next.query_drop("UPDATE t SET n = n + 10").await.unwrap();
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    let n: Option<u32> = next.query_first("SELECT n FROM t").await.unwrap();
+    assert_eq!(n, Some(10));
+    drop(next);
+    quiet(&pool).await;
+    assert_eq!((pool.status().kills, pool.status().kill_failures), (1, 0));
+    eventually("one session", async || Server::shared().sessions("locks").await.len() == 1).await;
+}
+
+/// connections.md 5, behaviour 30.
+#[tokio::test]
+async fn disconnects_never_exceed_the_bound_at_the_server() {
+    let policy = policy().max_connections(2).max_waiting(1_000);
+    let pool = pool("bound", policy.acquire_timeout(Duration::from_secs(60))).await;
+    let requests = join_all((0..100).map(|_| async {
+        let mut loan = pool.acquire().await.unwrap();
+        let _ = timeout(Duration::from_millis(10), loan.query_drop(SLOW)).await;
+    }));
+    let mut most = 0;
+    let watch = async {
+        while pool.status().kills < 100 {
+            most = most.max(Server::shared().sessions("bound").await.len());
+        }
+    };
+    timeout(Duration::from_secs(60), async { tokio::join!(requests, watch) }).await.unwrap();
+    assert!((1..=3).contains(&most), "{most}");
+    eventually("none left", async || Server::shared().sessions("bound").await.is_empty()).await;
+}
+
+/// connections.md 5, behaviours 13 and 19.
+#[tokio::test]
+async fn killed_idle_sessions_cost_nothing_with_checks_and_one_failure_without() {
+    let pool = pool("killed", policy().max_connections(5)).await;
+    let loans = join_all((0..5).map(|_| pool.acquire())).await;
+    drop(loans);
+    assert_eq!(pool.status().idle, 5);
+    Server::shared().kill_sessions("killed").await;
+    session(&pool).await;
+    quiet(&pool).await;
+    let status = pool.status();
+    assert_eq!((status.check_failures, status.closed_for(CloseReason::Generation)), (1, 4));
+
+    let url = Server::shared().database("unchecked").await;
+    let pool = Pool::new(MySql::new(&url).unwrap(), policy().health_checks(false));
+    let first = session(&pool).await;
+    Server::shared().kill_sessions("unchecked").await;
+    let mut loan = pool.acquire().await.unwrap();
+    loan.query_drop("SELECT 1").await.unwrap_err();
+    is_poisoned(loan.query_drop("SELECT 1").await);
+    drop(loan);
+    assert_ne!(session(&pool).await, first);
+}
+
+/// connections.md 5, behaviours 21 and 22.
+#[tokio::test]
+async fn an_error_in_a_statement_keeps_the_connection_and_what_it_prepared() {
+    let pool = pool("errors", policy().max_connections(1)).await;
+    let mut loan = pool.acquire().await.unwrap();
+    let id = loan.id();
+    loan.query_drop("CREATE TABLE t (id INT PRIMARY KEY)").await.unwrap();
+    loan.exec_drop("INSERT INTO t VALUES (?)", (1,)).await.unwrap();
+    let prepared = loan.prep("INSERT INTO t VALUES (?)").await.unwrap().id();
+    loan.exec_drop("INSERT INTO t VALUES (?)", (1,)).await.unwrap_err();
+    drop(loan);
+    let mut loan = pool.acquire().await.unwrap();
+    loan.query_drop("SELECT nonsense").await.unwrap_err();
+    drop(loan);
+    let mut loan = pool.acquire().await.unwrap();
+    assert_eq!(loan.id(), id);
+    assert_eq!(loan.prep("INSERT INTO t VALUES (?)").await.unwrap().id(), prepared);
+}
+
+/// connections.md 5, behaviour 25: after a lock wait time-out the transaction is still open.
+#[tokio::test]
+async fn a_transaction_left_open_is_rolled_back() {
+    let pool = pool("stray", policy().max_connections(2)).await;
+    let mut loan = pool.acquire().await.unwrap();
+    loan.query_drop("CREATE TABLE t (id INT PRIMARY KEY, n INT)").await.unwrap();
+    loan.query_drop("INSERT INTO t VALUES (1, 0), (2, 0)").await.unwrap();
+    loan.query_drop("BEGIN").await.unwrap();
+    loan.query_drop("UPDATE t SET n = 1 WHERE id = 1").await.unwrap();
+    let mut other = pool.acquire().await.unwrap();
+    other.query_drop("SET innodb_lock_wait_timeout = 1").await.unwrap();
+    other.query_drop("BEGIN").await.unwrap();
+    other.query_drop("UPDATE t SET n = 2 WHERE id = 2").await.unwrap();
+    let error = other.query_drop("UPDATE t SET n = 2 WHERE id = 1").await.unwrap_err();
+    assert!(matches!(&error, Error::Server(error) if error.code == 1205), "{error:?}");
+    drop(other);
+    drop(loan);
+    quiet(&pool).await;
+    let loans = join_all([pool.acquire(), pool.acquire()]).await;
+    for loan in loans {
+        let n: Vec<u32> = loan.unwrap().query("SELECT n FROM t").await.unwrap();
+        assert_eq!(n, [0, 0]);
+    }
+    assert_eq!(pool.status().opened, 2);
+}
+
+/// connections.md 5, behaviour 27: the driver closes the session, and with it the transaction.
+#[tokio::test]
+async fn a_wrong_number_of_parameters_is_not_a_silent_loss() {
+    let pool = pool("params", policy()).await;
+    let mut loan = pool.acquire().await.unwrap();
+    loan.query_drop("CREATE TABLE t (id INT)").await.unwrap();
+    loan.query_drop("BEGIN").await.unwrap();
+    loan.query_drop("INSERT INTO t VALUES (1)").await.unwrap();
+    loan.exec_drop("INSERT INTO t VALUES (?)", (1, 2)).await.unwrap_err();
+    is_poisoned(loan.query_drop("COMMIT").await);
+    drop(loan);
+    let mut loan = pool.acquire().await.unwrap();
+    let rows: Vec<u32> = loan.query("SELECT id FROM t").await.unwrap();
+    assert_eq!(rows, [0_u32; 0]);
+}
+
+/// connections.md 5, behaviour 38.
+#[tokio::test]
+async fn a_half_read_result_is_drained_or_its_connection_closed() {
+    let pool = pool("halfread", policy().max_connections(1)).await;
+    let first = session(&pool).await;
+    let mut loan = pool.acquire().await.unwrap();
+    drop(loan.query_iter("SELECT seq FROM seq_1_to_1000").await.unwrap());
+    drop(loan);
+    assert_eq!(session(&pool).await, first);
+    assert_eq!(pool.status().resets, 1);
+
+    let url = Server::shared().url("root", "halfread");
+    let quick = policy().max_connections(1).reset_timeout(Duration::from_millis(20));
+    let pool = Pool::new(MySql::new(&url).unwrap(), quick);
+    let first = session(&pool).await;
+    let mut loan = pool.acquire().await.unwrap();
+    drop(loan.query_iter("SELECT REPEAT('x', 10000) FROM seq_1_to_100000").await.unwrap());
+    drop(loan);
+    assert_ne!(session(&pool).await, first);
+    assert_eq!(pool.status().closed_for(CloseReason::ResetFailed), 1);
+}
+
+/// connections.md 5, behaviour 39: whatever a request does to its session, in whatever style.
+#[tokio::test]
+async fn nothing_of_a_session_is_visible_to_the_next_request() {
+    const STATE: &str = "SELECT CONCAT_WS(',', IFNULL(@x, 'none'), @@time_zone, @@tx_isolation, \
+        @@sql_mode, @@autocommit, @@in_transaction, DATABASE(), @@character_set_client, \
+        @@character_set_connection, @@collation_connection, @@character_set_results, \
+        IS_FREE_LOCK('farrier'))";
+    let pool = pool("hygiene", policy().max_connections(1)).await;
+    Server::shared().database("hygiene_other").await;
+    let mut loan = pool.acquire().await.unwrap();
+    let clean: String = loan.query_first(STATE).await.unwrap().unwrap();
+    let id = loan.id();
+    drop(loan);
+    for dirty in [
+        "SET @x = 'left behind'",
+        "SET time_zone = '+05:00'",
+        "SET SESSION TRANSACTION ISOLATION LEVEL SERIALIZABLE",
+        "SET sql_mode = ''",
+        "CREATE TEMPORARY TABLE left_behind (id INT)",
+        "SELECT GET_LOCK('farrier', 0)",
+        "SET autocommit = 0",
+        "BEGIN",
+        "USE hygiene_other",
+        "SET NAMES latin1",
+        "DO (SELECT @x := 'left behind')",
+    ] {
+        for style in 0..3 {
+            let mut loan = pool.acquire().await.unwrap();
+            let done = match style {
+                0 => loan.query_drop(dirty).await,
+                1 => Queryable::query_drop(&mut *loan, dirty).await,
+                _ => dirty.ignore(&mut *loan).await,
+            };
+            done.expect(dirty);
+            drop(loan);
+            let mut loan = pool.acquire().await.unwrap();
+            let state: String = loan.query_first(STATE).await.unwrap().unwrap();
+            assert_eq!(state, clean, "{dirty}");
+            loan.query_drop("SELECT * FROM left_behind").await.unwrap_err();
+            assert_eq!(loan.id(), id, "{dirty}: cleaned, not replaced");
+        }
+    }
+}
+
+/// connections.md 5, behaviour 39, prepared: a hidden text is taken for a dirty one.
+#[tokio::test]
+async fn a_prepared_change_of_the_session_is_cleaned_too() {
+    let pool = pool("prepared", policy().max_connections(1)).await;
+    for style in 0..3 {
+        let mut loan = pool.acquire().await.unwrap();
+        match style {
+            0 => loan.exec_drop("SET @x = ?", (7,)).await.unwrap(),
+            1 => {
+                let statement = loan.prep("SET @x = ?").await.unwrap();
+                loan.exec_drop(&statement, (7,)).await.unwrap();
+            }
+            _ => "SET @x = ?".with((7,)).ignore(&mut *loan).await.unwrap(),
+        }
+        drop(loan);
+        let mut loan = pool.acquire().await.unwrap();
+        let x: Option<Option<u32>> = loan.query_first("SELECT @x").await.unwrap();
+        assert_eq!(x, Some(None), "style {style}");
+        drop(loan);
+    }
+}
+
+/// connections.md 5, behaviours 41 and 42.
+#[tokio::test]
+async fn setup_runs_in_its_order_after_connect_and_after_each_reset() {
+    let url = Server::shared().database("setup").await;
+    let opts = |setup: Vec<&str>| {
+        let opts = Opts::from_url(&url).unwrap();
+        OptsBuilder::from_opts(opts).setup(setup)
+    };
+    let setup = vec!["SET @a = 1", "SET @a = @a * 10 + 2", "SET time_zone = '+01:00'"];
+    let pool = Pool::new(MySql::from_opts(opts(setup)), policy().max_connections(1));
+    for _ in 0..2 {
+        let mut loan = pool.acquire().await.unwrap();
+        let state: Option<(u32, String)> =
+            loan.query_first("SELECT @a, @@time_zone").await.unwrap();
+        assert_eq!(state, Some((12, "+01:00".to_owned())));
+        loan.query_drop("SET @a = 99").await.unwrap();
+    }
+    let pool = Pool::new(MySql::from_opts(opts(vec!["nonsense"])), policy());
+    let error = pool.acquire_once().await.unwrap_err();
+    assert!(matches!(error, AcquireError::Unavailable(_)), "{error:?}");
+    let known = pool.status().opened;
+    assert_eq!(known, 0);
+    eventually("not leaked", async || Server::shared().sessions("setup").await.len() <= 1).await;
+}
+
+/// connections.md 3.6: what a start meets.
+#[tokio::test]
+async fn a_server_that_refuses_is_told_apart_from_one_that_is_not_there() {
+    let server = Server::shared();
+    let url = server.url("nobody", "test");
+    let error = Pool::new(MySql::new(&url).unwrap(), policy()).acquire().await.unwrap_err();
+    assert!(matches!(error, AcquireError::Denied(_)), "{error:?}");
+    let url = server.url("root", "no_such_database");
+    let error = Pool::new(MySql::new(&url).unwrap(), policy()).acquire().await.unwrap_err();
+    assert!(matches!(error, AcquireError::Denied(_)), "{error:?}");
+    let error = Pool::new(MySql::new("mysql://root@127.0.0.1:1/test").unwrap(), policy())
+        .acquire_once()
+        .await
+        .unwrap_err();
+    assert!(matches!(error, AcquireError::Unavailable(_)), "{error:?}");
+}
+
+/// connections.md 5, behaviours 54 and 55: who meets a full server waits for it.
+#[tokio::test]
+async fn a_full_server_is_waited_for() {
+    let server = Server::shared();
+    server.database("full").await;
+    server.run("CREATE OR REPLACE USER crowded WITH MAX_USER_CONNECTIONS 2").await;
+    server.run("GRANT ALL ON full.* TO crowded").await;
+    let pool = Pool::new(MySql::new(&server.url("crowded", "full")).unwrap(), policy());
+    let requests = join_all((0..6).map(|_| async {
+        let mut loan = pool.acquire().await?;
+        loan.query_drop("SELECT SLEEP(0.1)").await.expect("a query");
+        Ok::<_, AcquireError>(())
+    }));
+    for result in requests.await {
+        result.unwrap();
+    }
+    assert_eq!(pool.status().opened, 2);
+    assert!(pool.status().connect_failures > 0);
+}
+
+/// connections.md 5, behaviour 56.
+#[tokio::test]
+async fn a_stopped_server_costs_no_more_than_the_deadline() {
+    let server = Server::start();
+    let url = server.database("stopped").await;
+    let pool = Pool::new(MySql::new(&url).unwrap(), policy().max_connections(3));
+    drop(join_all((0..3).map(|_| pool.acquire())).await);
+    server.signal("-STOP");
+    let start = Instant::now();
+    for result in join_all((0..10).map(|_| pool.acquire())).await {
+        assert_eq!(result.unwrap_err().status(), 504);
+    }
+    assert!(start.elapsed() < Duration::from_secs(6), "{:?}", start.elapsed());
+    server.signal("-CONT");
+    eventually("it serves again", async || pool.acquire().await.is_ok()).await;
+    eventually("nothing is left", async || {
+        let status = pool.status();
+        status.connecting + status.maintaining + status.waiting + status.in_use == 0
+    })
+    .await;
+}
+
+/// connections.md 3.6: a value that does not fit is a panic in the driver, and no leak here.
+#[tokio::test]
+async fn a_panic_in_a_conversion_leaves_a_usable_pool() {
+    let pool = pool("panics", policy().max_connections(1)).await;
+    let task = tokio::spawn({
+        let pool = pool.clone();
+        async move {
+            let mut loan = pool.acquire().await.unwrap();
+            loan.query_first::<u32, _>("SELECT 'text' UNION SELECT 'more'").await
+        }
+    });
+    assert!(task.await.unwrap_err().is_panic());
+    let mut loan = pool.acquire().await.unwrap();
+    let seven: Option<u32> = loan.query_first("SELECT 7").await.unwrap();
+    assert_eq!(seven, Some(7));
+}
+
+/// Both crates' types in one handler, as a user writes it.
+#[tokio::test]
+async fn rows_convert_as_with_the_driver_itself() {
+    #[derive(Debug, PartialEq)]
+    struct Point {
+        x: i32,
+        y: i32,
+    }
+    impl FromRow for Point {
+        fn from_row_opt(row: Row) -> Result<Self, FromRowError> {
+            let (x, y) = FromRow::from_row_opt(row)?;
+            Ok(Self { x, y })
+        }
+    }
+    let pool = pool("conversions", policy()).await;
+    let mut loan = pool.acquire().await.unwrap();
+    let points: Vec<Point> = loan.exec("SELECT ?, 2", (1,)).await.unwrap();
+    assert_eq!(points, [Point { x: 1, y: 2 }]);
+    let points: Vec<Point> = "SELECT 1, 2".fetch(&mut *loan).await.unwrap();
+    assert_eq!(points, [Point { x: 1, y: 2 }]);
+    assert_eq!(pool.backend().session_id(&loan), Some(u64::from(loan.id())));
+}

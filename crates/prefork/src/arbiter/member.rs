@@ -1,0 +1,120 @@
+//! The worker processes and the slots that they fill, as an arbiter sees them.
+
+use std::time::{Duration, Instant};
+
+use super::{Action, Pid, Strike, Why};
+
+/// How long a process has to leave when it was told to do so at once.
+pub(super) const QUICK: Duration = Duration::from_millis(500);
+
+/// Failures in a row that are made good at once: of a worker that was never ready, and of one that died
+/// soon after. A boot that fails once will most likely fail again.
+const FREE_BOOTS: u32 = 1;
+const FREE_DEATHS: u32 = 4;
+
+/// The first wait after those; each further one is twice as long.
+const FIRST_BACKOFF: Duration = Duration::from_millis(250);
+pub(super) const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
+
+/// A worker process.
+#[derive(Clone, Debug)]
+pub(super) struct Member {
+    pub(super) slot: usize,
+    pub(super) generation: u64,
+    pub(super) stage: Stage,
+    /// The last beat that the master read.
+    pub(super) beat: Instant,
+    pub(super) ready_at: Option<Instant>,
+}
+
+/// What a worker process is doing, as the master sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// It has not reported ready. Exits: `Ready` (it did), `Leaving` (told to), `Killed` (`boot_timeout`),
+    /// gone.
+    Booting { deadline: Option<Instant> },
+    /// It serves. Exits: `Leaving` (told to), `Aborting` (hung), gone.
+    Ready,
+    /// It got its one SIGTERM and drains, or its one SIGQUIT. Exits: `Aborting` (hung), `Killed` (at the
+    /// deadline), gone.
+    Leaving { deadline: Instant, quick: bool },
+    /// It is hung and got SIGABRT. Exits: `Killed` (at the deadline), gone.
+    Aborting { deadline: Instant },
+    /// It got SIGKILL. Exit: gone.
+    Killed,
+}
+
+/// A worker's place, which its replacements inherit.
+#[derive(Clone, Debug, Default)]
+pub(super) struct SlotState {
+    /// Deaths in a row without a healthy life in between.
+    pub(super) failures: u32,
+    /// No spawn before this moment.
+    pub(super) retry_at: Option<Instant>,
+    /// A spawn is under way.
+    pub(super) spawning: bool,
+}
+
+// === impl Member ===
+
+impl Member {
+    /// Tells it to drain, once.
+    pub(super) fn leave(
+        &mut self,
+        pid: Pid,
+        why: Why,
+        deadline: Instant,
+        actions: &mut Vec<Action>,
+    ) {
+        if self.stage.is_active() {
+            self.stage = Stage::Leaving { deadline, quick: false };
+            actions.push(Action::Signal { pid, signal: Strike::Term, why });
+        }
+    }
+
+    /// Tells it to leave at once, also when it drains already.
+    pub(super) fn leave_at_once(&mut self, pid: Pid, now: Instant, actions: &mut Vec<Action>) {
+        let deadline = match self.stage {
+            Stage::Leaving { deadline, quick: false } => deadline.min(now + QUICK),
+            Stage::Booting { .. } | Stage::Ready => now + QUICK,
+            Stage::Leaving { quick: true, .. } | Stage::Aborting { .. } | Stage::Killed => return,
+        };
+        self.stage = Stage::Leaving { deadline, quick: true };
+        actions.push(Action::Signal { pid, signal: Strike::Quit, why: Why::Stop });
+    }
+}
+
+// === impl Stage ===
+
+impl Stage {
+    /// Whether it serves or is going to.
+    pub(super) fn is_active(self) -> bool {
+        matches!(self, Self::Booting { .. } | Self::Ready)
+    }
+
+    pub(super) fn deadline(self) -> Option<Instant> {
+        match self {
+            Self::Booting { deadline } => deadline,
+            Self::Leaving { deadline, .. } | Self::Aborting { deadline } => Some(deadline),
+            Self::Ready | Self::Killed => None,
+        }
+    }
+}
+
+// === impl SlotState ===
+
+impl SlotState {
+    pub(super) fn may_spawn(&self) -> bool {
+        !self.spawning && self.retry_at.is_none()
+    }
+
+    /// Notes a failure: the next spawn waits the longer, the more there were.
+    pub(super) fn failed(&mut self, was_ready: bool, now: Instant) {
+        self.failures = self.failures.saturating_add(1);
+        let free = if was_ready { FREE_DEATHS } else { FREE_BOOTS };
+        self.retry_at = self.failures.checked_sub(free + 1).map(|doublings| {
+            let factor = 2_u32.saturating_pow(doublings.min(16));
+            now + FIRST_BACKOFF.saturating_mul(factor).min(LONGEST_BACKOFF)
+        });
+    }
+}

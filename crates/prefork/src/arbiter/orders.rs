@@ -1,0 +1,118 @@
+//! What goes into an arbiter and what comes out of it.
+
+use std::time::{Duration, Instant};
+
+use super::Pid;
+use crate::Settings;
+
+/// The settings that decide.
+#[derive(Clone, Debug)]
+pub(crate) struct Limits {
+    pub(crate) workers: usize,
+    /// `None`: never.
+    pub(crate) timeout: Option<Duration>,
+    /// `None`: never.
+    pub(crate) boot_timeout: Option<Duration>,
+    pub(crate) graceful_timeout: Duration,
+}
+
+/// What happened.
+#[derive(Clone, Debug)]
+pub(crate) enum Event {
+    /// The preparing process was forked.
+    Preparing(Pid),
+    /// The preparing process could not be forked.
+    Unprepared,
+    /// A worker was forked, as an [`Action::Spawn`] asked.
+    Spawned { pid: Pid, slot: usize, generation: u64 },
+    /// A worker could not be forked.
+    SpawnFailed { slot: usize },
+    /// A worker reported that it serves.
+    Ready(Pid),
+    /// A process is gone and reaped; `success` is its exit status 0.
+    Gone { pid: Pid, success: bool },
+    /// The last beat of a worker, from the board.
+    Beat { pid: Pid, at: Instant },
+    /// An order, by signal or by the control socket.
+    Order(Order),
+    /// The answer to [`Action::Reread`]: what the settings say now, or `None` if they are wrong.
+    Reread(Option<Limits>),
+    /// Time went by.
+    Tick,
+}
+
+/// What an operator can order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Order {
+    Stop {
+        quick: bool,
+    },
+    Reload,
+    /// One worker more.
+    More,
+    /// One worker fewer, but never none.
+    Fewer,
+}
+
+/// What the master is to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Action {
+    /// Fork the preparing process.
+    Prepare,
+    /// Fork a worker; the answer is [`Event::Spawned`] or [`Event::SpawnFailed`].
+    Spawn { slot: usize, generation: u64 },
+    /// Log what a hung worker is working on: it is about to be killed.
+    Testify { pid: Pid, silent: Duration },
+    /// Send a signal.
+    Signal { pid: Pid, signal: Strike, why: Why },
+    /// Read the settings again; the answer is [`Event::Reread`].
+    Reread,
+    /// The settings of the generation that failed to start are void.
+    Revert { generation: u64 },
+    /// A new generation serves, and its settings are proven.
+    Proven { generation: u64 },
+}
+
+/// The signals that a master sends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Strike {
+    /// SIGTERM: drain and leave.
+    Term,
+    /// SIGQUIT: leave at once.
+    Quit,
+    /// SIGABRT.
+    Abort,
+    /// SIGKILL.
+    Kill,
+}
+
+/// Why a signal is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Why {
+    /// The server stops.
+    Stop,
+    /// There is a newer worker in its slot, or no use for the slot.
+    Replaced,
+    /// It did not leave in its time.
+    GraceOver,
+    /// It did not become ready in its time.
+    BootTimeout,
+    /// The preparation took too long.
+    NotPrepared,
+    /// Its heartbeat is late.
+    Hung,
+}
+
+// === impl Limits ===
+
+impl Limits {
+    pub(crate) fn of(settings: &Settings) -> Self {
+        let limit = |duration: Duration| (!duration.is_zero()).then_some(duration);
+        Self {
+            workers: settings.workers,
+            timeout: limit(settings.timeout),
+            boot_timeout: limit(settings.boot_timeout),
+            graceful_timeout: settings.graceful_timeout,
+        }
+    }
+}

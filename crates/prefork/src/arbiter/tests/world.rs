@@ -1,0 +1,249 @@
+//! A kernel and a clock for an arbiter.
+
+use std::collections::VecDeque;
+
+use super::*;
+
+/// A kernel and a clock for an arbiter, which check what it does.
+pub(super) struct World {
+    pub(super) arbiter: Arbiter,
+    pub(super) now: Instant,
+    pub(super) next_pid: Pid,
+    pub(super) processes: BTreeMap<Pid, Process>,
+    /// What the settings file says; `None` if it is wrong.
+    pub(super) file: Option<Limits>,
+    pub(super) forks_fail: bool,
+    pub(super) spawns: Vec<(Instant, usize)>,
+    pub(super) log: Vec<Action>,
+}
+
+pub(super) struct Process {
+    pub(super) slot: usize,
+    pub(super) generation: u64,
+    pub(super) ready: bool,
+    /// Whether its runtime turns.
+    pub(super) beats: bool,
+    /// Whether it leaves when it is told to.
+    pub(super) obeys: bool,
+    pub(super) told_at: Option<Instant>,
+    pub(super) aborted_at: Option<Instant>,
+    pub(super) signals: Vec<Strike>,
+}
+
+impl World {
+    pub(super) fn new(workers: usize) -> Self {
+        Self::starting(workers, false)
+    }
+
+    pub(super) fn starting(workers: usize, prepare: bool) -> Self {
+        let now = Instant::now();
+        let (arbiter, actions) = Arbiter::start(limits(workers), prepare, now);
+        let mut world = Self {
+            arbiter,
+            now,
+            next_pid: 100,
+            processes: BTreeMap::new(),
+            file: Some(limits(workers)),
+            forks_fail: false,
+            spawns: Vec::new(),
+            log: Vec::new(),
+        };
+        world.act(actions);
+        world
+    }
+
+    /// A server that runs.
+    pub(super) fn running(workers: usize) -> Self {
+        let mut world = Self::new(workers);
+        world.all_ready();
+        assert_eq!(world.arbiter.phase(), Phase::Running);
+        world
+    }
+
+    pub(super) fn feed(&mut self, event: Event) {
+        let actions = self.arbiter.handle(event, self.now);
+        self.act(actions);
+        self.check();
+    }
+
+    pub(super) fn act(&mut self, actions: Vec<Action>) {
+        let mut queue = VecDeque::from(actions);
+        while let Some(action) = queue.pop_front() {
+            self.log.push(action);
+            let event = match action {
+                Action::Prepare => {
+                    let pid = self.fork(usize::MAX, 0);
+                    Event::Preparing(pid)
+                }
+                Action::Spawn { slot, .. } if self.forks_fail => Event::SpawnFailed { slot },
+                Action::Spawn { slot, generation } => {
+                    self.spawns.push((self.now, slot));
+                    let pid = self.fork(slot, generation);
+                    Event::Spawned { pid, slot, generation }
+                }
+                Action::Signal { pid, signal, why } => {
+                    self.signal(pid, signal, why);
+                    continue;
+                }
+                Action::Reread => Event::Reread(self.file.clone()),
+                Action::Testify { pid, .. } => {
+                    assert!(self.processes.contains_key(&pid));
+                    continue;
+                }
+                Action::Revert { .. } | Action::Proven { .. } => continue,
+            };
+            queue.extend(self.arbiter.handle(event, self.now));
+        }
+    }
+
+    pub(super) fn fork(&mut self, slot: usize, generation: u64) -> Pid {
+        self.next_pid += 1;
+        let process = Process {
+            slot,
+            generation,
+            ready: false,
+            beats: true,
+            obeys: true,
+            told_at: None,
+            aborted_at: None,
+            signals: Vec::new(),
+        };
+        self.processes.insert(self.next_pid, process);
+        self.next_pid
+    }
+
+    pub(super) fn signal(&mut self, pid: Pid, signal: Strike, why: Why) {
+        let target = self.arbiter.target();
+        let process = self.processes.get(&pid).expect("signals go to processes that live");
+        assert!(!process.signals.contains(&signal), "{pid} gets {signal:?} twice");
+        let (slot, generation) = (process.slot, process.generation);
+        if signal == Strike::Term && why == Why::Replaced && process.ready && slot < target {
+            let successor = self.processes.iter().any(|(&other, candidate)| {
+                other != pid
+                    && candidate.slot == slot
+                    && candidate.ready
+                    && candidate.told_at.is_none()
+                    && candidate.generation >= generation
+            });
+            assert!(successor, "{pid} is replaced before its successor is ready");
+        }
+        let now = self.now;
+        if let Some(process) = self.processes.get_mut(&pid) {
+            process.signals.push(signal);
+            match (signal, process.aborted_at) {
+                (Strike::Abort, _) => process.aborted_at = Some(now),
+                (Strike::Kill, Some(aborted_at)) => {
+                    assert!(now - aborted_at >= ABORT_GAP, "{pid} has less than the gap");
+                }
+                _ => {}
+            }
+            process.told_at.get_or_insert(now);
+        }
+    }
+
+    /// What must be true at any time.
+    pub(super) fn check(&self) {
+        let stopping = matches!(self.arbiter.phase(), Phase::Stopping { .. } | Phase::Stopped(_));
+        for (&pid, process) in &self.processes {
+            assert!(
+                self.arbiter.worker(pid).is_some() || process.slot == usize::MAX,
+                "{pid} is forgotten"
+            );
+            let struck = process.signals.contains(&Strike::Kill);
+            if let Some(told_at) = process.told_at {
+                let late = self.now.duration_since(told_at) > GRACE + GRACE_MARGIN;
+                assert!(struck || !late, "{pid} has more than its grace");
+            }
+            assert!(
+                !stopping || process.told_at.is_some() || struck,
+                "{pid} was not told to leave"
+            );
+        }
+        if matches!(self.arbiter.phase(), Phase::Stopped(_)) {
+            assert!(self.processes.is_empty(), "stopped with processes left");
+        }
+    }
+
+    pub(super) fn ready(&mut self, pid: Pid) {
+        if let Some(process) = self.processes.get_mut(&pid) {
+            if process.slot != usize::MAX && !process.signals.contains(&Strike::Kill) {
+                process.ready = true;
+                self.feed(Event::Ready(pid));
+            }
+        }
+    }
+
+    pub(super) fn die(&mut self, pid: Pid) {
+        if self.processes.remove(&pid).is_some() {
+            self.feed(Event::Gone { pid, success: false });
+        }
+    }
+
+    pub(super) fn all_ready(&mut self) {
+        for pid in self.pids() {
+            self.ready(pid);
+        }
+    }
+
+    pub(super) fn pids(&self) -> Vec<Pid> {
+        self.processes.keys().copied().collect()
+    }
+
+    /// Everybody does what a healthy process does, for this long; the master ticks when it is due.
+    pub(super) fn live(&mut self, time: Duration) {
+        let end = self.now + time;
+        loop {
+            for pid in self.pids() {
+                let process = &self.processes[&pid];
+                let leaves = match process.signals.iter().max() {
+                    None => false,
+                    Some(Strike::Kill) => true,
+                    Some(_) => process.obeys,
+                };
+                if process.beats {
+                    let at = self.now;
+                    self.feed(Event::Beat { pid, at });
+                }
+                if leaves {
+                    self.die(pid);
+                } else if process_boots(self.processes.get(&pid)) {
+                    self.ready(pid);
+                }
+            }
+            if self.now >= end {
+                return;
+            }
+            let due =
+                self.arbiter.deadline().into_iter().chain([self.now + Duration::from_millis(250)]);
+            let next = due.chain([end]).min().unwrap_or(end);
+            self.now = next.max(self.now + Duration::from_millis(1));
+            self.feed(Event::Tick);
+        }
+    }
+
+    pub(super) fn advance(&mut self, time: Duration) {
+        self.arbiter.deadline();
+        self.now += time;
+        self.feed(Event::Tick);
+    }
+
+    pub(super) fn order(&mut self, order: Order) {
+        self.feed(Event::Order(order));
+    }
+
+    /// Processes in each slot that serve and were not told to leave.
+    pub(super) fn serving(&self) -> Vec<(usize, u64)> {
+        let mut serving: Vec<_> = self
+            .processes
+            .values()
+            .filter(|process| process.ready && process.told_at.is_none())
+            .map(|process| (process.slot, process.generation))
+            .collect();
+        serving.sort_unstable();
+        serving
+    }
+}
+
+fn process_boots(process: Option<&Process>) -> bool {
+    process.is_some_and(|process| !process.ready && process.beats && process.told_at.is_none())
+}

@@ -1,0 +1,112 @@
+//! What `status` answers, as JSON.
+
+use std::time::SystemTime;
+
+use serde::Serialize;
+
+use super::{Child, Master};
+use crate::arbiter::{Phase, Pid, Stage};
+
+/// The server.
+#[derive(Debug, Serialize)]
+pub(super) struct Status<'a> {
+    name: &'a str,
+    version: &'a str,
+    pid: i32,
+    /// preparing, starting, running, reloading, or stopping.
+    state: &'a str,
+    /// Seconds.
+    uptime: f64,
+    generation: u64,
+    /// How many workers there should be.
+    target: usize,
+    listeners: &'a [String],
+    workers: Vec<WorkerStatus>,
+}
+
+/// One worker process.
+#[derive(Debug, Serialize)]
+pub(super) struct WorkerStatus {
+    slot: usize,
+    pid: i32,
+    generation: u64,
+    /// booting, ready, draining, hung, or killed.
+    state: &'static str,
+    /// Seconds since the last heartbeat.
+    beat_age: f64,
+    /// Requests that began.
+    requests: u64,
+    in_flight: u64,
+    oldest: Option<OldestRequest>,
+    /// Seconds since the Unix epoch.
+    started: f64,
+}
+
+/// The oldest request that is in flight.
+#[derive(Debug, Serialize)]
+pub(super) struct OldestRequest {
+    /// Method and path.
+    request: String,
+    /// Seconds.
+    age: f64,
+}
+
+impl Master<'_> {
+    pub(super) fn status(&self) -> Status<'_> {
+        let state = match self.arbiter.phase() {
+            Phase::Preparing { .. } => "preparing",
+            Phase::Starting => "starting",
+            Phase::Running if self.arbiter.reloading() => "reloading",
+            Phase::Running => "running",
+            Phase::Stopping { .. } | Phase::Stopped(_) => "stopping",
+        };
+        let mut workers: Vec<_> = self
+            .children
+            .iter()
+            .filter_map(|(&pid, child)| self.worker_status(pid, child))
+            .collect();
+        workers.sort_by_key(|worker| (worker.slot, worker.generation, worker.pid));
+        Status {
+            name: &self.name,
+            version: env!("CARGO_PKG_VERSION"),
+            pid: self.pid.as_raw(),
+            state,
+            uptime: self.began.elapsed().as_secs_f64(),
+            generation: self.arbiter.generation(),
+            target: self.arbiter.target(),
+            listeners: &self.addresses,
+            workers,
+        }
+    }
+
+    fn worker_status(&self, pid: Pid, child: &Child) -> Option<WorkerStatus> {
+        let (slot, generation, stage) = self.arbiter.worker(pid)?;
+        let reading = self.board.read(child.seat);
+        let state = match stage {
+            Stage::Booting { .. } => "booting",
+            // A worker that somebody else sent SIGTERM drains without the master's order.
+            Stage::Ready => reading.state.as_str(),
+            Stage::Leaving { .. } => "draining",
+            Stage::Aborting { .. } => "hung",
+            Stage::Killed => "killed",
+        };
+        let oldest = self.board.in_flight(child.seat).into_iter().next();
+        Some(WorkerStatus {
+            slot,
+            pid,
+            generation,
+            state,
+            beat_age: reading.beat.elapsed().as_secs_f64(),
+            requests: reading.started,
+            in_flight: reading.started.saturating_sub(reading.finished),
+            oldest: oldest.map(|oldest| OldestRequest {
+                request: oldest.request,
+                age: oldest.age.as_secs_f64(),
+            }),
+            started: child
+                .started
+                .duration_since(SystemTime::UNIX_EPOCH)
+                .map_or(0.0, |since| since.as_secs_f64()),
+        })
+    }
+}

@@ -1,0 +1,136 @@
+//! What the master says of its workers in the log.
+
+use std::fmt;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use super::{Child, Master};
+use crate::arbiter::{Pid, Stage, Why};
+use crate::board::RequestInFlight;
+
+/// Requests in flight that a log line names; of the rest it says how many there are.
+const NAMED_REQUESTS: usize = 8;
+
+/// How a process ended.
+#[derive(Clone, Copy)]
+pub(super) enum Ending {
+    Status(i32),
+    Signal(Signal),
+}
+
+/// Requests in flight, for a log line.
+struct InFlight<'a>(&'a [RequestInFlight]);
+
+impl Master<'_> {
+    /// Says how a worker ended, and which requests it took with it.
+    pub(super) fn write_obituary(&self, pid: Pid, child: &Child, ending: Ending) {
+        let Child { slot, generation, .. } = *child;
+        let served = self.board.read(child.seat).finished;
+        let lost = self.board.in_flight(child.seat);
+        let lost = InFlight(&lost);
+        match self.arbiter.worker(pid).map(|(_, _, stage)| stage) {
+            Some(Stage::Leaving { .. }) if ending.is_success() && lost.0.is_empty() => {
+                tracing::info!(worker = pid, slot, generation, served, "worker left");
+            }
+            Some(Stage::Leaving { .. }) => {
+                tracing::warn!(
+                    worker = pid,
+                    slot,
+                    generation,
+                    served,
+                    "worker left: {ending}; cut: {lost}"
+                );
+            }
+            Some(Stage::Aborting { .. } | Stage::Killed) => {
+                tracing::warn!(
+                    worker = pid,
+                    slot,
+                    generation,
+                    served,
+                    "worker gone, killed by the launcher: {ending}; in flight: {lost}"
+                );
+            }
+            Some(Stage::Booting { .. }) => {
+                tracing::error!(
+                    worker = pid,
+                    slot,
+                    generation,
+                    "worker died before it was ready: {ending}"
+                );
+            }
+            Some(Stage::Ready) if ending.is_success() => {
+                tracing::warn!(worker = pid, slot, generation, served, "worker left by itself");
+            }
+            Some(Stage::Ready) | None => {
+                tracing::error!(
+                    worker = pid,
+                    slot,
+                    generation,
+                    served,
+                    "worker died: {ending}; in flight: {lost}"
+                );
+            }
+        }
+    }
+
+    /// What is known of a hung worker, before it is killed.
+    pub(super) fn testify(&self, pid: Pid, silent: Duration) {
+        let Some(child) = self.children.get(&pid) else {
+            return;
+        };
+        let in_flight = self.board.in_flight(child.seat);
+        tracing::error!(
+            worker = pid,
+            slot = child.slot,
+            generation = child.generation,
+            "worker timeout: no heartbeat for {:.1} s; in flight: {}",
+            silent.as_secs_f64(),
+            InFlight(&in_flight)
+        );
+    }
+}
+
+impl Ending {
+    pub(super) fn is_success(self) -> bool {
+        matches!(self, Self::Status(0))
+    }
+}
+
+impl fmt::Display for Ending {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Status(status) => write!(f, "exit status {status}"),
+            Self::Signal(signal) => write!(f, "{signal}"),
+        }
+    }
+}
+
+impl fmt::Display for InFlight<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_empty() {
+            return f.write_str("none noted");
+        }
+        for (index, request) in self.0.iter().take(NAMED_REQUESTS).enumerate() {
+            let separator = if index == 0 { "" } else { ", " };
+            write!(f, "{separator}{} ({:.1} s)", request.request, request.age.as_secs_f64())?;
+        }
+        match self.0.len().saturating_sub(NAMED_REQUESTS) {
+            0 => Ok(()),
+            more => write!(f, ", and {more} more"),
+        }
+    }
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Stop => "the server stops",
+            Self::Replaced => "it is replaced, or no longer wanted",
+            Self::GraceOver => "it did not leave within graceful_timeout",
+            Self::BootTimeout => "it did not become ready within boot_timeout",
+            Self::NotPrepared => "the preparation did not end within boot_timeout",
+            Self::Hung => "it is hung",
+        })
+    }
+}

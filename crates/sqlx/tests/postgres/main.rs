@@ -1,0 +1,215 @@
+//! The behaviours of the PostgreSQL backend, against a private server where PostgreSQL is installed.
+#![cfg(feature = "postgres")]
+
+mod server;
+
+use std::time::{Duration, Instant};
+
+use farrier_connection::{AcquireError, CloseReason, Policy, Pool};
+use farrier_sqlx::Postgres;
+use farrier_sqlx::sqlx::{self, AssertSqlSafe};
+use futures_util::StreamExt;
+use tokio::time::{sleep, timeout};
+
+use server::Server;
+
+fn policy() -> Policy {
+    Policy::default().health_check_bypass(Duration::ZERO)
+}
+
+/// `None`, and a word about it, where there is no PostgreSQL.
+fn pool(name: &str, policy: Policy) -> Option<Pool<Postgres>> {
+    let Some(server) = Server::shared() else {
+        skipped();
+        return None;
+    };
+    Some(Pool::new(Postgres::new(&server.url(name)).expect("a URL"), policy))
+}
+
+#[expect(clippy::print_stdout, reason = "who reads the output of a test run should know")]
+fn skipped() {
+    println!("skipped: PostgreSQL is not installed");
+}
+
+async fn session(pool: &Pool<Postgres>) -> i32 {
+    let mut loan = pool.acquire().await.expect("a connection");
+    sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&mut *loan).await.expect("a number")
+}
+
+/// Runs a statement beside the pool.
+async fn run(name: &str, sql: &str) {
+    let pool = pool(name, policy()).expect("a server");
+    let mut loan = pool.acquire().await.expect("a connection");
+    sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut *loan).await.expect("a statement");
+    drop(loan);
+    pool.close().await;
+}
+
+/// connections.md 5, behaviours 2 and 40.
+#[tokio::test]
+async fn plain_requests_share_one_session_and_are_not_reset() {
+    let Some(pool) = pool("plain", policy()) else { return };
+    let first = session(&pool).await;
+    for _ in 0..10 {
+        let mut loan = pool.acquire().await.unwrap();
+        let mut transaction = loan.begin().await.unwrap();
+        let sum: i32 =
+            sqlx::query_scalar("SELECT $1 + 4").bind(3).fetch_one(&mut *transaction).await.unwrap();
+        assert_eq!(sum, 7);
+        transaction.commit().await.unwrap();
+    }
+    assert_eq!(session(&pool).await, first);
+    let status = pool.status();
+    assert_eq!((status.opened, status.resets, status.rollbacks), (1, 0, 0));
+}
+
+/// connections.md 5, behaviours 25 and 39.
+#[tokio::test]
+async fn a_transaction_left_open_is_rolled_back() {
+    let Some(pool) = pool("stray", policy().max_connections(1)) else { return };
+    run("stray_setup", "CREATE TABLE stray (id INT)").await;
+    let first = session(&pool).await;
+    for bare in [false, true] {
+        let mut loan = pool.acquire().await.unwrap();
+        if bare {
+            sqlx::query("BEGIN").execute(&mut *loan).await.unwrap();
+            sqlx::query("INSERT INTO stray VALUES (1)").execute(&mut *loan).await.unwrap();
+        } else {
+            let mut transaction = loan.begin().await.unwrap();
+            sqlx::query("INSERT INTO stray VALUES (1)").execute(&mut *transaction).await.unwrap();
+            drop(transaction);
+        }
+        drop(loan);
+        let mut loan = pool.acquire().await.unwrap();
+        let rows: i64 =
+            sqlx::query_scalar("SELECT COUNT(*) FROM stray").fetch_one(&mut *loan).await.unwrap();
+        assert_eq!(rows, 0, "bare: {bare}");
+    }
+    assert_eq!(session(&pool).await, first);
+}
+
+/// connections.md 5, behaviour 39; and what sqlx has prepared still works.
+#[tokio::test]
+async fn nothing_of_a_session_is_visible_to_the_next_request() {
+    const STATE: &str = "SELECT CONCAT_WS(',', current_setting('search_path'), \
+        current_setting('TimeZone'), current_user, \
+        (SELECT COUNT(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()), \
+        to_regclass('left_behind'), (SELECT COUNT(*) FROM pg_listening_channels()))";
+    let Some(pool) = pool("hygiene", policy().max_connections(1)) else { return };
+    let mut loan = pool.acquire().await.unwrap();
+    let clean: String = sqlx::query_scalar(STATE).fetch_one(&mut *loan).await.unwrap();
+    drop(loan);
+    let first = session(&pool).await;
+    for dirty in [
+        "SET search_path = pg_catalog",
+        "SET TimeZone = 'Asia/Tokyo'",
+        "SELECT set_config('search_path', 'pg_catalog', false)",
+        "SELECT pg_advisory_lock(7)",
+        "CREATE TEMP TABLE left_behind (id INT)",
+        "LISTEN left_behind",
+        "BEGIN; SET TimeZone = 'Asia/Tokyo'; COMMIT",
+        "BEGIN; SELECT 1 / 0",
+    ] {
+        let mut loan = pool.acquire().await.unwrap();
+        let _ = sqlx::raw_sql(AssertSqlSafe(dirty)).execute(&mut *loan).await;
+        drop(loan);
+        let mut loan = pool.acquire().await.unwrap();
+        let state: String = sqlx::query_scalar(STATE).fetch_one(&mut *loan).await.unwrap();
+        assert_eq!(state, clean, "{dirty}");
+        drop(loan);
+        assert_eq!(session(&pool).await, first, "{dirty}: cleaned, not replaced");
+    }
+}
+
+/// connections.md 5, behaviours 28 and 29: never a row of the cancelled one, and the connection goes to nobody else.
+#[tokio::test]
+async fn a_cancelled_statement_is_never_mixed_up_and_its_connection_closed() {
+    let Some(pool) = pool("cancel", policy()) else { return };
+    let mut loan = pool.acquire().await.unwrap();
+    let slow = sqlx::query_scalar::<_, i32>("SELECT 1 FROM pg_sleep(0.3)").fetch_one(&mut *loan);
+    assert!(timeout(Duration::from_millis(50), slow).await.is_err());
+    let seven: i32 = sqlx::query_scalar("SELECT 7").fetch_one(&mut *loan).await.unwrap();
+    assert_eq!(seven, 7);
+    let slow = sqlx::query("SELECT pg_sleep(60)").execute(&mut *loan);
+    assert!(timeout(Duration::from_millis(50), slow).await.is_err());
+    drop(loan);
+    let start = Instant::now();
+    session(&pool).await;
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    assert_eq!(pool.status().opened, 2);
+    while pool.status().closed_for(CloseReason::Poisoned) == 0 {
+        sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(pool.status().kills, 1);
+    let mut loan = pool.acquire().await.unwrap();
+    let sql = "SELECT COUNT(*) FROM pg_stat_activity WHERE application_name = 'cancel'";
+    let sessions: i64 = sqlx::query_scalar(sql).fetch_one(&mut *loan).await.unwrap();
+    assert_eq!(sessions, 1, "the server has stopped working on it");
+}
+
+/// connections.md 4, sqlx 4385 and 4393: a cancelled BEGIN or COMMIT at each poll.
+#[tokio::test]
+async fn a_transaction_statement_cancelled_at_any_poll_leaves_no_transaction() {
+    let Some(pool) = pool("atpoll", policy().max_connections(1)) else { return };
+    for polls in 0..6 {
+        for commit in [false, true] {
+            let mut loan = pool.acquire().await.unwrap();
+            if commit {
+                let transaction = loan.begin().await.unwrap();
+                poll_times(transaction.commit(), polls).await;
+            } else {
+                poll_times(async { drop(loan.begin().await) }, polls).await;
+            }
+            drop(loan);
+            let mut loan = pool.acquire().await.unwrap();
+            let error = sqlx::raw_sql("SAVEPOINT inside").execute(&mut *loan).await.unwrap_err();
+            let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
+            assert_eq!(code.as_deref(), Some("25P01"), "commit: {commit}, {polls} polls");
+        }
+    }
+}
+
+async fn poll_times(future: impl Future, polls: usize) {
+    let mut future = std::pin::pin!(future);
+    for _ in 0..polls {
+        if timeout(Duration::ZERO, &mut future).await.is_ok() {
+            return;
+        }
+    }
+}
+
+/// connections.md 5, behaviour 38.
+#[tokio::test]
+async fn a_half_read_result_is_drained_or_its_connection_closed() {
+    let Some(pool) = pool("halfread", policy().max_connections(1)) else { return };
+    let first = session(&pool).await;
+    let mut loan = pool.acquire().await.unwrap();
+    let mut rows =
+        sqlx::query_as::<_, (i32,)>("SELECT * FROM generate_series(1, 1000)").fetch(&mut *loan);
+    assert_eq!(rows.next().await.unwrap().unwrap(), (1,));
+    drop(rows);
+    drop(loan);
+    assert_eq!(session(&pool).await, first);
+}
+
+/// connections.md 5, behaviour 13.
+#[tokio::test]
+async fn a_session_that_the_server_ended_costs_nothing_with_checks() {
+    let Some(pool) = pool("ended", policy()) else { return };
+    let first = session(&pool).await;
+    run("ender", &format!("SELECT pg_terminate_backend({first}, 5000)")).await;
+    assert_ne!(session(&pool).await, first);
+    assert_eq!(pool.status().check_failures, 1);
+}
+
+#[tokio::test]
+async fn a_server_that_refuses_is_told_apart_from_one_that_is_not_there() {
+    let Some(server) = Server::shared() else { return };
+    let url = server.url("refused").replace("/postgres?", "/no_such_database?");
+    let pool = Pool::new(Postgres::new(&url).unwrap(), policy());
+    let error = pool.acquire().await.unwrap_err();
+    assert!(matches!(error, AcquireError::Denied(_)), "{error:?}");
+    let pool = Pool::new(Postgres::new("postgres://farrier@127.0.0.1:1/x").unwrap(), policy());
+    let error = pool.acquire_once().await.unwrap_err();
+    assert!(matches!(error, AcquireError::Unavailable(_)), "{error:?}");
+}
