@@ -191,7 +191,7 @@ impl Store for Sqlite {
             "CREATE TABLE IF NOT EXISTS entry (id INTEGER PRIMARY KEY, status INTEGER NOT NULL)",
             &format!("INSERT OR IGNORE INTO world {fill}"),
         ] {
-            sqlx::query(sqlx::AssertSqlSafe(sql)).execute(&mut **connection).await?;
+            sqlx::query(sqlx::AssertSqlSafe(sql)).execute(&mut *connection).await?;
         }
         Ok(())
     }
@@ -199,7 +199,7 @@ impl Store for Sqlite {
     async fn world(connection: &mut Self::Connection, id: u32) -> Result<World, Self::Error> {
         let (id, randomnumber) = sqlx::query_as("SELECT id, randomnumber FROM world WHERE id = ?")
             .bind(id)
-            .fetch_one(&mut **connection)
+            .fetch_one(&mut *connection)
             .await?;
         Ok(World { id, randomnumber })
     }
@@ -215,7 +215,7 @@ impl Store for Sqlite {
     async fn insert(connection: &mut Self::Connection, status: u16) -> Result<(), Self::Error> {
         sqlx::query("INSERT INTO entry (status) VALUES (?)")
             .bind(status)
-            .execute(&mut **connection)
+            .execute(&mut *connection)
             .await?;
         Ok(())
     }

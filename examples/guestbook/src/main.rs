@@ -97,7 +97,9 @@ fn app<S: Store>(worker: &Worker, pool: Pool<S>) -> Result<Router, BoxError> {
         .layer(layers)
         // Not below the layers: probes are not counted as requests.
         .route_service("/livez", Livez::new(pulse.clone()))
-        .route_service("/readyz", Readyz::new(pulse)))
+        .route_service("/readyz", Readyz::new(pulse))
+        // Handlers become routes now, and not at each request: axum does that where it serves itself.
+        .with_state(()))
 }
 
 #[expect(clippy::print_stderr, reason = "there is no log before the launcher runs")]

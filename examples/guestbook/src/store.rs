@@ -68,7 +68,7 @@ impl Store for Sqlite {
                 created INTEGER NOT NULL
             )",
         )
-        .execute(&mut **connection)
+        .execute(&mut *connection)
         .await?;
         Ok(())
     }
@@ -78,7 +78,7 @@ impl Store for Sqlite {
             "SELECT id, author, message, created FROM entries ORDER BY id DESC LIMIT ?",
         )
         .bind(PAGE)
-        .fetch_all(&mut **connection)
+        .fetch_all(&mut *connection)
         .await?;
         Ok(rows.into_iter().map(Entry::from).collect())
     }
@@ -91,7 +91,7 @@ impl Store for Sqlite {
         .bind(&entry.author)
         .bind(&entry.message)
         .bind(i64::try_from(created.0).unwrap_or(i64::MAX))
-        .fetch_one(&mut **connection)
+        .fetch_one(&mut *connection)
         .await?;
         Ok(entry.stored(id, created))
     }
