@@ -78,12 +78,6 @@ impl Connection {
         Ok(Self { address, sender })
     }
 
-    /// Whether another request can be sent: the server has not closed it.
-    #[must_use]
-    pub fn is_open(&self) -> bool {
-        !self.sender.is_closed()
-    }
-
     /// `GET path`.
     ///
     /// # Errors

@@ -13,7 +13,8 @@ use crate::client::{Connection, Lost};
 pub enum Reuse {
     /// One connection per request.
     Close,
-    /// A connection is kept until the server says `Connection: close` or has closed it.
+    /// A connection is kept until the server says `Connection: close`; the client never looks whether it
+    /// is still open before it sends.
     KeepAlive,
 }
 
@@ -79,8 +80,7 @@ async fn request(
     path: &str,
     kept: Option<Connection>,
 ) -> Result<(u16, Option<Connection>), Lost> {
-    // A connection that the server closed between two requests is no loss, as every HTTP client knows.
-    let mut connection = match kept.filter(Connection::is_open) {
+    let mut connection = match kept {
         Some(connection) => connection,
         None => Connection::open(address).await?,
     };

@@ -1,6 +1,7 @@
 //! Looking at processes from outside, through `/proc`, and sending them signals.
 
 use std::fs;
+use std::path::Path;
 
 use nix::sys::signal;
 pub use nix::sys::signal::Signal;
@@ -25,15 +26,29 @@ pub fn is_alive(pid: u32) -> bool {
 /// The living children of `parent`, oldest first.
 #[must_use]
 pub fn children(parent: u32) -> Vec<u32> {
-    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let mut children: Vec<(u64, u32)> = entries
-        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+    let mut children: Vec<(u64, u32)> = all()
         .filter_map(|pid| Some((pid, stat(pid)?)))
         .filter(|(_, stat)| stat.parent == parent && stat.state != 'Z')
         .map(|(pid, stat)| (stat.started, pid))
         .collect();
     children.sort_unstable();
     children.into_iter().map(|(_, pid)| pid).collect()
+}
+
+/// The living processes whose working folder is `folder`.
+#[must_use]
+pub fn running_in(folder: &Path) -> Vec<u32> {
+    let folder = folder.canonicalize().expect("a folder that exists");
+    let lives_there = |&pid: &u32| {
+        let there = fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd == folder);
+        there && is_alive(pid)
+    };
+    all().filter(lives_there).collect()
+}
+
+fn all() -> impl Iterator<Item = u32> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
 }
 
 struct Stat {

@@ -55,20 +55,22 @@ pub fn guestbook() -> Builder {
 #[must_use]
 pub fn binary(name: &str) -> PathBuf {
     static BUILT: OnceLock<()> = OnceLock::new();
+    // The test runs as PROFILE/deps/suite-… in cargo's target folder.
+    let test = std::env::current_exe().expect("this test's own path");
+    let profile = test.parent().and_then(Path::parent).expect("a folder of the profile");
     BUILT.get_or_init(|| {
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let status = Command::new(cargo)
             .args(["build", "--quiet", "--locked", "--workspace", "--bins"])
             .args((!cfg!(debug_assertions)).then_some("--release"))
+            .arg("--target-dir")
+            .arg(profile.parent().expect("cargo's target folder"))
             .current_dir(env!("CARGO_MANIFEST_DIR"))
             .status()
             .expect("cargo");
         assert!(status.success(), "cargo build --workspace --bins failed");
     });
-    // The test runs as target/debug/deps/suite-…
-    let test = std::env::current_exe().expect("this test's own path");
-    let target = test.parent().and_then(Path::parent).expect("cargo's target folder");
-    target.join(name)
+    profile.join(name)
 }
 
 // === impl Builder ===
@@ -113,7 +115,7 @@ impl Builder {
         eventually("the service is ready", || {
             let ended = service.master.try_wait().expect("a child of ours");
             assert!(ended.is_none(), "ended with {ended:?}:\n{}", service.log());
-            service.log().contains("ready").then_some(())
+            service.log().contains("worker ready").then_some(())
         });
         service
     }
@@ -157,6 +159,12 @@ impl Service {
     #[must_use]
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
+    }
+
+    /// The service's working folder.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
     }
 
     /// The first TCP address it listens on, as its log says.

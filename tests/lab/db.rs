@@ -30,10 +30,11 @@ pub(crate) trait Store: Backend {
         connection: &mut Self::Connection,
     ) -> impl Future<Output = Result<(), Self::Error>> + Send;
 
+    /// `None` if the table does not have the row that it should have.
     fn world(
         connection: &mut Self::Connection,
         id: u32,
-    ) -> impl Future<Output = Result<World, Self::Error>> + Send;
+    ) -> impl Future<Output = Result<Option<World>, Self::Error>> + Send;
 
     /// `None` where the database has no sessions.
     fn session(
@@ -58,8 +59,19 @@ pub(crate) struct World {
     randomnumber: u32,
 }
 
+impl From<(u32, u32)> for World {
+    fn from((id, randomnumber): (u32, u32)) -> Self {
+        Self { id, randomnumber }
+    }
+}
+
 async fn one<S: Store>(db: Database<S>) -> Result<Json<World>, Failure<S>> {
-    Ok(Json(S::world(&mut *db.get().await?, random_id()).await.map_err(Failure::Database)?))
+    Ok(Json(random_row::<S>(&mut *db.get().await?).await?))
+}
+
+async fn random_row<S: Store>(connection: &mut S::Connection) -> Result<World, Failure<S>> {
+    let row = S::world(connection, fastrand::u32(1..=WORLD)).await.map_err(Failure::Database)?;
+    row.ok_or(Failure::NoRow)
 }
 
 #[derive(Debug, Deserialize)]
@@ -81,7 +93,7 @@ async fn many<S: Store>(
     let mut connection = db.get().await?;
     let mut rows = Vec::with_capacity(n.min(500));
     for _ in 0..n.clamp(1, 500) {
-        rows.push(S::world(&mut connection, random_id()).await.map_err(Failure::Database)?);
+        rows.push(random_row::<S>(&mut connection).await?);
     }
     Ok(Json(rows))
 }
@@ -142,10 +154,6 @@ async fn entry<S: Store>(
     Ok(answer.into_response())
 }
 
-fn random_id() -> u32 {
-    fastrand::u32(1..=WORLD)
-}
-
 impl Store for MySql {
     async fn create_schema(connection: &mut Self::Connection) -> Result<(), Self::Error> {
         let world = "CREATE TABLE IF NOT EXISTS world (
@@ -162,11 +170,13 @@ impl Store for MySql {
         connection.query_drop(format!("INSERT IGNORE INTO world {fill}")).await
     }
 
-    async fn world(connection: &mut Self::Connection, id: u32) -> Result<World, Self::Error> {
+    async fn world(
+        connection: &mut Self::Connection,
+        id: u32,
+    ) -> Result<Option<World>, Self::Error> {
         let sql = "SELECT id, randomnumber FROM world WHERE id = ?";
         let row: Option<(u32, u32)> = connection.exec_first(sql, (id,)).await?;
-        let (id, randomnumber) = row.unwrap_or_default();
-        Ok(World { id, randomnumber })
+        Ok(row.map(World::from))
     }
 
     async fn session(connection: &mut Self::Connection) -> Result<Option<u64>, Self::Error> {
@@ -196,12 +206,15 @@ impl Store for Sqlite {
         Ok(())
     }
 
-    async fn world(connection: &mut Self::Connection, id: u32) -> Result<World, Self::Error> {
-        let (id, randomnumber) = sqlx::query_as("SELECT id, randomnumber FROM world WHERE id = ?")
+    async fn world(
+        connection: &mut Self::Connection,
+        id: u32,
+    ) -> Result<Option<World>, Self::Error> {
+        let row = sqlx::query_as("SELECT id, randomnumber FROM world WHERE id = ?")
             .bind(id)
-            .fetch_one(&mut *connection)
+            .fetch_optional(&mut *connection)
             .await?;
-        Ok(World { id, randomnumber })
+        Ok(row.map(|row: (u32, u32)| World::from(row)))
     }
 
     async fn session(_: &mut Self::Connection) -> Result<Option<u64>, Self::Error> {
@@ -235,6 +248,8 @@ fn fill(random: &str) -> String {
 pub(crate) enum Failure<S: Store> {
     Acquire(AcquireError),
     Database(S::Error),
+    /// Table `world` lacks a row.
+    NoRow,
 }
 
 impl<S: Store> From<AcquireError> for Failure<S> {
@@ -251,6 +266,7 @@ impl<S: Store> IntoResponse for Failure<S> {
                 tracing::error!(%error, "a statement failed");
                 StatusCode::INTERNAL_SERVER_ERROR.into_response()
             }
+            Self::NoRow => (StatusCode::INTERNAL_SERVER_ERROR, "no such row").into_response(),
         }
     }
 }

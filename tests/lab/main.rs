@@ -22,7 +22,7 @@ mod streams;
 use db::Store;
 
 #[derive(Debug, Parser)]
-#[command(about = "The service that farrier's tests and benchmarks provoke")]
+#[command(name = "lab", about = "The service that farrier's tests and benchmarks provoke")]
 struct Args {
     /// mysql://USER:PASSWORD@HOST:PORT/DATABASE or sqlite:FILE; without it the database routes answer 404.
     #[arg(long, env = "LAB_DATABASE_URL", hide_env_values = true)]
@@ -54,34 +54,38 @@ fn main() -> ExitCode {
     };
     let (boot, policy) = (args.boot, args.policy.policy());
     let launcher = Launcher::with_args(args.launcher);
-    let ran = match args.database_url.as_deref().map(|url| (url, url.split(':').next())) {
-        None => Ok(launcher.run(move |worker| app(worker, boot, Router::new()))),
-        Some((url, Some("mysql"))) => MySql::new(url)
-            .map(|mysql| serve(launcher, boot, Pool::new(mysql, policy)))
+    // An empty variable is an unset one, as for the launcher's own settings.
+    let Some(url) = args.database_url.filter(|url| !url.is_empty()) else {
+        return launcher.run(move |worker| app(worker, boot, Router::new()));
+    };
+    let ran = match url.split_once(':') {
+        Some(("mysql", _)) => MySql::new(&url)
+            .map(|mysql| serve(launcher, boot, Pool::new(mysql, policy), &url))
             .map_err(BoxError::from),
-        Some((url, Some("sqlite"))) => Sqlite::new(url)
-            .map(|sqlite| serve(launcher, boot, Pool::new(sqlite, policy)))
+        Some(("sqlite", _)) => Sqlite::new(&url)
+            .map(|sqlite| serve(launcher, boot, Pool::new(sqlite, policy), &url))
             .map_err(BoxError::from),
-        Some(_) => {
-            Err("mysql://USER:PASSWORD@HOST:PORT/DATABASE and sqlite:FILE are allowed".into())
-        }
+        _ => Err("allowed is mysql://USER:PASSWORD@HOST:PORT/DATABASE or sqlite:FILE".into()),
     };
     ran.unwrap_or_else(|error| {
-        complain(&error);
+        complain(&url, &error);
         ExitCode::FAILURE
     })
 }
 
-fn serve<S: Store>(launcher: Launcher, boot: Option<Boot>, pool: Pool<S>) -> ExitCode {
-    let before = pool.clone();
-    launcher.prepare(move || create_schema(before)).run(move |worker| {
+fn serve<S: Store>(launcher: Launcher, boot: Option<Boot>, pool: Pool<S>, url: &str) -> ExitCode {
+    let (before, url) = (pool.clone(), url.to_owned());
+    launcher.prepare(move || create_schema(before, url)).run(move |worker| {
         let database = db::routes::<S>().layer(ConnectionLayer::new(pool.clone()));
         app(worker, boot, database)
     })
 }
 
-async fn create_schema<S: Store>(pool: Pool<S>) -> Result<(), BoxError> {
-    S::create_schema(&mut *pool.acquire().await?).await?;
+async fn create_schema<S: Store>(pool: Pool<S>, url: String) -> Result<(), BoxError> {
+    let connected = pool.acquire_once().await;
+    let mut connection = connected.map_err(|error| format!("database_url = {url:?}: {error}"))?;
+    S::create_schema(&mut connection).await?;
+    drop(connection);
     pool.close().await;
     Ok(())
 }
@@ -101,6 +105,6 @@ async fn app(worker: Worker, boot: Option<Boot>, database: Router) -> Result<Rou
 }
 
 #[expect(clippy::print_stderr, reason = "there is no log before the launcher runs")]
-fn complain(error: &BoxError) {
-    eprintln!("lab: LAB_DATABASE_URL: {error}");
+fn complain(url: &str, error: &BoxError) {
+    eprintln!("lab: error: database_url = {url:?} (--database-url or LAB_DATABASE_URL): {error}");
 }

@@ -22,7 +22,7 @@ pub(crate) struct PolicyArgs {
     #[arg(long)]
     idle_timeout: Option<Limit>,
     /// Check a connection that an earlier request used.
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(long, num_args = 0..=1, default_missing_value = "true")]
     health_checks: Option<bool>,
     /// Seconds since its last use in which a connection is not checked.
     #[arg(long)]
@@ -49,7 +49,7 @@ pub(crate) struct PolicyArgs {
     #[arg(long)]
     max_connecting: Option<usize>,
     /// End cancelled sessions at the server.
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(long, num_args = 0..=1, default_missing_value = "true")]
     kill_cancelled: Option<bool>,
 }
 

@@ -2,11 +2,14 @@
 
 use std::time::Instant;
 
+use futures_util::{SinkExt, StreamExt};
 use harness::client;
 use harness::mariadb::MariaDb;
 use harness::process::Signal;
 use harness::{eventually_async, service};
-use hyper::StatusCode;
+use http_body_util::{BodyExt, Full};
+use hyper::{Request, StatusCode};
+use tokio_tungstenite::tungstenite::Message;
 
 #[tokio::test]
 async fn plain_routes_need_no_database() {
@@ -67,6 +70,45 @@ async fn database_routes() {
     assert_eq!(created.status, StatusCode::CREATED);
     let slept = client::get(address, "/db/sleep?s=0.1").await.unwrap();
     assert_eq!(slept.status, StatusCode::OK);
+}
+
+/// The same routes on SQLite, which has no sessions to number or to keep busy.
+#[tokio::test]
+async fn database_routes_on_sqlite() {
+    let lab = service::lab().env("LAB_DATABASE_URL", "sqlite:lab.db").start();
+    let address = lab.address();
+    let row = client::get(address, "/db").await.unwrap().json();
+    assert!((1..=10_000).contains(&row["id"].as_u64().unwrap()), "{row}");
+    let rows = client::get(address, "/queries?n=20").await.unwrap().json();
+    assert_eq!(rows.as_array().map(Vec::len), Some(20));
+    let refused = client::post(address, "/db/entry?status=422", "text/plain", "").await.unwrap();
+    assert_eq!(refused.status, StatusCode::UNPROCESSABLE_ENTITY);
+    for path in ["/db/session", "/db/sleep?s=0"] {
+        let response = client::get(address, path).await.unwrap();
+        assert_eq!(response.status, StatusCode::NOT_IMPLEMENTED, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn sockets_and_events_stay_open() {
+    let lab = service::lab().start();
+    let url = format!("ws://{}/ws", lab.address());
+    let (mut socket, _) = tokio_tungstenite::connect_async(url).await.expect("an upgrade");
+    for text in ["one", "two"] {
+        socket.send(Message::text(text)).await.unwrap();
+        assert_eq!(socket.next().await.unwrap().unwrap(), Message::text(text));
+    }
+
+    let request = Request::get("/sse?ms=1").header("host", "lab").body(Full::default()).unwrap();
+    let mut connection = client::Connection::open(lab.address()).await.unwrap();
+    let mut events = connection.start(request).await.unwrap();
+    assert_eq!(events.headers()["content-type"], "text/event-stream");
+    let mut text = String::new();
+    while !text.contains("data: 2\n\n") {
+        let frame = events.frame().await.unwrap().unwrap();
+        text.push_str(std::str::from_utf8(frame.data_ref().unwrap()).unwrap());
+    }
+    assert!(text.starts_with("data: 0\n\ndata: 1\n\n"), "{text}");
 }
 
 #[tokio::test]

@@ -163,8 +163,9 @@ fn workers_follow_their_master() {
 #[tokio::test]
 async fn a_killed_worker_is_replaced_under_load() {
     let lab = service::lab().start();
-    let load = Load::start(lab.address(), "/plaintext", 8, Reuse::Close);
-    for _ in 0..5 {
+    let (clients, kills) = (8, 5);
+    let load = Load::start(lab.address(), "/plaintext", clients, Reuse::Close);
+    for _ in 0..kills {
         let victim = pid_of_a_worker(&lab).await;
         process::kill(victim, Signal::SIGKILL);
         eventually_async("a replacement runs", async || {

@@ -1,8 +1,10 @@
 //! The workspace's behaviour tests: real binaries, seen from outside.
 #![forbid(unsafe_code)]
 
+mod bad_input;
 mod connection;
 mod control;
+mod directions;
 mod guestbook;
 mod lab;
 mod launcher;

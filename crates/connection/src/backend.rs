@@ -7,8 +7,9 @@ use crate::Policy;
 /// A database that connections are opened to: the driver's side of a [`Pool`](crate::Pool).
 ///
 /// One value is one database with its address and credentials. The pool decides *when* something
-/// happens and puts a time limit on every future here; a backend only does it. So a future of a backend
-/// may be dropped at any point, and [`inspect`](Self::inspect) must afterwards tell the truth.
+/// happens and puts a time limit on every future here; a backend only does it. So a future of a
+/// backend may be dropped at any point, and [`inspect`](Self::inspect) must afterwards tell the
+/// truth.
 pub trait Backend: Send + Sync + 'static {
     /// One connection, as handlers use it.
     type Connection: Send + 'static;
@@ -43,8 +44,8 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Brings the session back to the state after [`connect`](Self::connect).
     ///
-    /// If that is impossible the backend leaves the connection not [`Clean`](Inspection::Clean), and
-    /// the pool closes it.
+    /// If that is impossible the backend leaves the connection not [`Clean`](Inspection::Clean),
+    /// and the pool closes it.
     fn reset(
         &self,
         connection: &mut Self::Connection,
@@ -62,9 +63,9 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Ends a session at the server by a side channel; `true` when it is known to be gone.
     ///
-    /// Closing the client's end does not stop a running statement: the server works on and holds its
-    /// locks. The pool calls this for a connection whose operation was cancelled. The default has no
-    /// side channel and answers `false`.
+    /// Closing the client's end does not stop a running statement: the server works on and holds
+    /// its locks. The pool calls this for a connection whose operation was cancelled. The default
+    /// has no side channel and answers `false`.
     fn interrupt(&self, session: u64) -> impl Future<Output = Result<bool, Self::Error>> + Send {
         let _ = session;
         async { Ok(false) }
@@ -90,7 +91,8 @@ pub enum Inspection {
     Unknown,
     /// An operation was dropped midway: no further operation, closed.
     Poisoned,
-    /// The link is broken: closed, and every older connection is suspect.
+    /// The link is broken, or leads to the wrong server: closed, and every older connection is
+    /// suspect.
     Dead,
 }
 

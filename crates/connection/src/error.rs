@@ -9,8 +9,8 @@ use http::StatusCode;
 
 /// Why there is no connection.
 ///
-/// [`status`](Self::status) is what a client should be answered. `Display` says what happened in farrier's
-/// own words; the driver's are only in [`source`](Error::source), for the log.
+/// [`status`](Self::status) is what a client should be answered. `Display` says what happened in
+/// farrier's own words; the driver's are only in [`source`](Error::source), for the log.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum AcquireError {
@@ -30,9 +30,11 @@ pub enum AcquireError {
     ///
     /// The request has no other connection; what its lost transaction did is undone by the server.
     Lost,
-    /// Another part of the same request kept the connection borrowed for the whole `acquire_timeout`: 500.
+    /// Another part of the same request kept the connection borrowed for the whole
+    /// `acquire_timeout`: 500.
     Borrowed,
-    /// The request is over; work that outlives it takes its own from [`Pool::acquire`](crate::Pool::acquire): 500.
+    /// The request is over; work that outlives it takes its own from
+    /// [`Pool::acquire`](crate::Pool::acquire): 500.
     Ended,
     /// No [`ConnectionLayer`](crate::ConnectionLayer) for this database is around the caller: 500.
     NoScope,

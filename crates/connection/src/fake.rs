@@ -1,7 +1,8 @@
 //! A database that exists only in memory, for tests of code that uses farrier's connections.
 //!
-//! [`Fake`] is the server and the [`Backend`] in one: a test tells it how to behave, and reads what was
-//! done to it. Its time is tokio's, so under `#[tokio::test(start_paused = true)]` hours pass in no time.
+//! [`Fake`] is the server and the [`Backend`] in one: a test tells it how to behave, and reads what
+//! was done to it. Its time is tokio's, so under `#[tokio::test(start_paused = true)]` hours pass
+//! in no time.
 //!
 //! # Example
 //!
@@ -127,7 +128,8 @@ enum State {
     InTransaction,
     /// Something was set in the session. Exits: to `Clean` by reset; to `Busy`, `Dead`.
     Altered,
-    /// An operation runs. Exits: to what was before when it completes; to `Dead`. Dropped midway, it stays.
+    /// An operation runs. Exits: to what was before when it completes; to `Dead`. Dropped midway,
+    /// it stays.
     Busy,
     /// No exit.
     Dead,

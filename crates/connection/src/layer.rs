@@ -17,11 +17,11 @@ use crate::{Backend, Pool};
 
 /// A layer that gives each request its [`Database`](crate::Database) handle; clones share the pool.
 ///
-/// A request that does not use the database costs it nothing, and no allocation either. Put the layer
-/// inside of compression, timeouts and panic catching, around the handlers: `Router::layer`.
+/// A request that does not use the database costs it nothing, and no allocation either. Put the
+/// layer inside of compression, timeouts and panic catching, around the handlers: `Router::layer`.
 ///
-/// By default the connection goes back when the response head is ready, unless the body holds a clone of
-/// the handle.
+/// By default the connection goes back when the response head is ready, unless the body holds a
+/// clone of the handle.
 pub struct ConnectionLayer<B: Backend> {
     pool: Pool<B>,
     options: Options,
@@ -74,8 +74,8 @@ impl<B: Backend> ConnectionLayer<B> {
 
     /// Keeps a connection that was taken until the end of the response body.
     ///
-    /// This is Django's way, whose `request_finished` comes after the last chunk. A slow client then
-    /// occupies a connection. Off by default.
+    /// This is Django's way, whose `request_finished` comes after the last chunk. A slow client
+    /// then occupies a connection. Off by default.
     #[must_use]
     pub fn hold_until_body_end(mut self) -> Self {
         self.options.hold_until_body_end = true;

@@ -1,9 +1,10 @@
-//! Django's connection lifecycle for tower and axum: a database connection that belongs to the request.
+//! Django's connection lifecycle for tower and axum: a database connection that belongs to the
+//! request.
 //!
-//! A [`Pool`] opens at most `max_connections` connections to a [`Backend`], ages and checks and cleans
-//! them by a [`Policy`]; a [`ConnectionLayer`] gives each request a [`Database`] handle, whose connection
-//! is taken at first use, shared by all parts of the request and given back at its end. Drivers are in
-//! other crates (`farrier-mysql`, `farrier-sqlx`); [`fake`] is one for tests.
+//! A [`Pool`] opens at most `max_connections` connections to a [`Backend`], ages and checks and
+//! cleans them by a [`Policy`]; a [`ConnectionLayer`] gives each request a [`Database`] handle,
+//! whose connection is taken at first use, shared by all parts of the request and given back at its
+//! end. Drivers are in other crates (`farrier-mysql`, `farrier-sqlx`); [`fake`] is one for tests.
 //!
 //! # Example
 //!
@@ -21,6 +22,25 @@
 //! let pool = Pool::new(Fake::new(), Policy::default().max_connections(20));
 //! let app: Router = Router::new().route("/", get(handler)).layer(ConnectionLayer::new(pool));
 //! ```
+//!
+//! # What is promised
+//!
+//! - *Bound*: never more than `max_connections` sessions, at the server: a slot is free again when its
+//!   session is over. Who waits is served in order, and answered by one deadline for everything.
+//! - *Scope*: one connection per request, taken at first use, shared by middleware and handler, given
+//!   back at the last of handler, response body and clones; a request that does not use it costs nothing.
+//! - *Hygiene*: a transaction or session state that a request leaves is gone before the next request has
+//!   the connection; a clean one is handed back without a round trip.
+//! - *Cancellation*: an operation that is dropped midway (the client left, a timeout fired) poisons its
+//!   connection, which then refuses everything, is ended at the server and goes to nobody else.
+//! - *Age and health*: Django's `CONN_MAX_AGE` and `CONN_HEALTH_CHECKS`, with what they lack: see
+//!   [`Policy`]. One detected disconnect retires every older connection.
+//! - *Errors*: [`AcquireError`] knows its status (503 with `Retry-After`, 504, 500); a client never sees
+//!   the driver's words.
+//!
+//! # Outside of a request
+//!
+//! Jobs, command-line tools and sockets after an upgrade take their connection from [`Pool::acquire`].
 #![forbid(unsafe_code)]
 
 #[cfg(feature = "axum")]

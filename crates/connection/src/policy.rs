@@ -39,14 +39,16 @@ use std::time::Duration;
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Policy {
-    /// How many server sessions may exist at once, those being opened and closed included; at least 1.
+    /// How many server sessions may exist at once, those being opened and closed included; at least
+    /// 1.
     pub max_connections: usize,
     /// How long a connection may live, counted from the end of its handshake.
     ///
-    /// Zero closes it at the end of each request, `None` never. Use does not extend it, and a request
-    /// that outlives it is not interrupted.
+    /// Zero closes it at the end of each request, `None` never. Use does not extend it, and a
+    /// request that outlives it is not interrupted.
     pub max_age: Option<Duration>,
-    /// By which part of `max_age` a connection may have to go sooner, rolled once per connection, 0 to 1.
+    /// By which part of `max_age` a connection may have to go sooner, rolled once per connection, 0
+    /// to 1.
     ///
     /// So connections that were opened together are not closed together.
     pub max_age_jitter: f64,
@@ -66,7 +68,8 @@ pub struct Policy {
     pub reset_timeout: Duration,
     /// How long closing may take, and likewise the end of a cancelled session; longer abandons it.
     pub close_timeout: Duration,
-    /// How many requests may wait for a slot; the next is refused at once. `None` is ten for each slot.
+    /// How many requests may wait for a slot; the next is refused at once. `None` is ten for each
+    /// slot.
     pub max_waiting: Option<usize>,
     /// How many connections may be in the making at once; at least 1.
     pub max_connecting: usize,

@@ -20,8 +20,8 @@ pub(crate) use slot::Lease;
 
 /// A bounded set of connections to one database; clones share it.
 ///
-/// Nothing is opened before the first checkout. A pool lives in one process and on one runtime: those of its
-/// first checkout, as long as it has connections.
+/// Nothing is opened before the first checkout. A pool lives in one process and on one runtime:
+/// those of its first checkout, as long as it has connections.
 ///
 /// # Example
 ///
@@ -103,9 +103,11 @@ impl<B: Backend> Pool<B> {
         self.0.status()
     }
 
-    /// Refuses further checkouts, closes what is idle, and waits until the last connection is closed.
+    /// Refuses further checkouts, closes what is idle, and waits until the last connection is
+    /// closed.
     ///
-    /// Connections in use are closed when they come back; there is no limit to that, put a timeout around it.
+    /// Connections in use are closed when they come back; there is no limit to that, put a timeout
+    /// around it.
     ///
     /// # Cancel safety
     ///

@@ -17,11 +17,12 @@ use crate::{AcquireError, Backend, Inspection, Pool};
 
 /// A request's handle to its one database connection; clones mean the same connection.
 ///
-/// It is an axum extractor, and [`Database::current`] finds it elsewhere in a request. Having one costs
-/// nothing at the database: the first [`get`](Self::get) takes a connection from the pool, and every later
-/// one in the same request, in a middleware or in the handler, gets the same. The connection goes back
-/// when the response head is ready, or with the last clone if the response body or a task holds one, and
-/// at the end of the response in any case. After that `get` fails with [`AcquireError::Ended`].
+/// It is an axum extractor, and [`Database::current`] finds it elsewhere in a request. Having one
+/// costs nothing at the database: the first [`get`](Self::get) takes a connection from the pool,
+/// and every later one in the same request, in a middleware or in the handler, gets the same. The
+/// connection goes back when the response head is ready, or with the last clone if the response
+/// body or a task holds one, and at the end of the response in any case. After that `get` fails
+/// with [`AcquireError::Ended`].
 ///
 /// # Example
 ///
@@ -79,10 +80,10 @@ thread_local! {
 impl<B: Backend> Database<B> {
     /// The handle of the request that is being served here, if a [`ConnectionLayer`] is around it.
     ///
-    /// [`ConnectionLayer`]: crate::ConnectionLayer
+    /// It is found while the layer's service is called and its response future polled; not in a
+    /// spawned task and not in a response body, which are to be given a clone.
     ///
-    /// It is found while the layer's service is called and its response future polled; not in a spawned
-    /// task and not in a response body, which are to be given a clone.
+    /// [`ConnectionLayer`]: crate::ConnectionLayer
     #[must_use]
     pub fn current() -> Option<Self> {
         CURRENT.with_borrow_mut(|entries| {
@@ -140,9 +141,11 @@ impl<B: Backend> Database<B> {
         Ok(borrowed)
     }
 
-    /// Gives the connection back before the end of the request; the next [`get`](Self::get) takes another.
+    /// Gives the connection back before the end of the request; the next [`get`](Self::get) takes
+    /// another.
     ///
-    /// For a handler that goes on for long without the database. It waits while the connection is borrowed.
+    /// For a handler that goes on for long without the database. It waits while the connection is
+    /// borrowed.
     pub async fn release(&self) {
         let lease = self.0.seat.lock().await.take();
         drop(lease);
@@ -195,7 +198,8 @@ impl<B: Backend> DerefMut for Borrowed<'_, B> {
 impl<B: Backend> Drop for Borrowed<'_, B> {
     fn drop(&mut self) {
         self.seat = None;
-        // After the seat is free: an end that came during the borrow found it taken and left it to us.
+        // After the seat is free: an end that came during the borrow found it taken and left it to
+        // us.
         if self.scope.ended.load(Ordering::SeqCst) {
             self.scope.vacate();
         }
@@ -215,7 +219,8 @@ impl<B: Backend> Scope<B> {
         Self { pool, seat: Mutex::new(None), ended: AtomicBool::new(false) }
     }
 
-    /// The request is over: no further use; the connection goes back now, or when its borrower lets go.
+    /// The request is over: no further use; the connection goes back now, or when its borrower lets
+    /// go.
     pub(crate) fn end(&self) {
         self.ended.store(true, Ordering::SeqCst);
         self.vacate();

@@ -1,7 +1,6 @@
 //! The response body that carries an exchange to its end.
 
 use std::fmt;
-use std::panic::{self, AssertUnwindSafe};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -66,28 +65,18 @@ where
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
-        let mut this = self.project();
-        let inner = this.inner.as_mut();
-        let frame = match panic::catch_unwind(AssertUnwindSafe(|| inner.poll_frame(cx))) {
-            Ok(polled) => ready!(polled),
-            Err(payload) => {
-                if let Some(exchange) = this.exchange {
-                    exchange.panicked();
-                }
-                panic::resume_unwind(payload)
+        let this = self.project();
+        let mut inner = this.inner;
+        Exchange::watch(this.exchange, |exchange| {
+            let frame = ready!(inner.as_mut().poll_frame(cx));
+            if let Some(exchange) = exchange {
+                exchange.frame(frame.as_ref(), inner.is_end_stream());
             }
-        };
-        let last = matches!(frame, None | Some(Err(_)));
-        if let Some(exchange) = this.exchange {
-            exchange.frame(frame.as_ref());
-            if !last && this.inner.is_end_stream() {
-                exchange.complete();
+            if matches!(frame, None | Some(Err(_))) {
+                inner.set(Inner::Ended);
             }
-        }
-        if last {
-            this.inner.set(Inner::Ended);
-        }
-        Poll::Ready(frame)
+            Poll::Ready(frame)
+        })
     }
 
     fn is_end_stream(&self) -> bool {

@@ -5,6 +5,7 @@ use std::panic::{self, AssertUnwindSafe};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use bytes::Buf;
 use http::{HeaderMap, Method, Response, StatusCode, header};
 use http_body::{Body, Frame};
 
@@ -99,6 +100,12 @@ struct Facts {
     failure: Option<Outcome>,
 }
 
+/// Dropped by a panic before the call has passed: no panic needs to be caught and resumed.
+struct Watch<'a, O: Observer> {
+    exchange: &'a mut Option<Exchange<O>>,
+    passed: bool,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum RequestKind {
     Head,
@@ -110,6 +117,7 @@ enum RequestKind {
 
 impl<O: Observer> Exchange<O> {
     /// Begins an exchange; call it before the inner service is called.
+    #[inline]
     #[must_use = "an exchange that is dropped has ended"]
     pub fn begin(method: &Method, observer: O) -> Self {
         let request = match *method {
@@ -117,10 +125,11 @@ impl<O: Observer> Exchange<O> {
             Method::CONNECT => RequestKind::Connect,
             _ => RequestKind::Other,
         };
+        let began = Instant::now();
         Self {
             observer: Some(observer),
             facts: Facts {
-                began: Instant::now(),
+                began,
                 head_at: None,
                 status: None,
                 request,
@@ -208,20 +217,30 @@ impl<O: Observer> Exchange<O> {
         self.fail(Outcome::Panicked);
     }
 
-    /// Notes what the response body yielded.
-    pub(crate) fn frame<D: bytes::Buf, E>(&mut self, frame: Option<&Result<Frame<D>, E>>) {
+    /// Notes what the response body yielded; `over` if it has said that nothing follows.
+    pub(crate) fn frame<D: Buf, E>(&mut self, frame: Option<&Result<Frame<D>, E>>, over: bool) {
         match frame {
-            Some(Ok(frame)) => match frame.data_ref() {
-                Some(data) => self.facts.sent += data.remaining() as u64,
-                None => self.facts.complete |= frame.is_trailers(),
-            },
+            Some(Ok(frame)) => {
+                self.facts.sent += frame.data_ref().map_or(0, Buf::remaining) as u64;
+                self.facts.complete |= over || frame.is_trailers();
+            }
             Some(Err(_)) => self.fail(Outcome::BodyFailed),
             None => self.facts.complete = true,
         }
     }
 
-    pub(crate) fn complete(&mut self) {
-        self.facts.complete = true;
+    /// Calls what carries the exchange; a panic that passes by is noted.
+    ///
+    /// The exchange is lent and not captured, so that `call` may note in it what it sees.
+    #[inline]
+    pub(crate) fn watch<T>(
+        exchange: &mut Option<Self>,
+        call: impl FnOnce(Option<&mut Self>) -> T,
+    ) -> T {
+        let mut watch = Watch { exchange, passed: false };
+        let result = call(watch.exchange.as_mut());
+        watch.passed = true;
+        result
     }
 
     fn carry<B: Body, R>(
@@ -259,6 +278,16 @@ impl<O: Observer + fmt::Debug> fmt::Debug for Exchange<O> {
     }
 }
 
+// === impl Watch ===
+
+impl<O: Observer> Drop for Watch<'_, O> {
+    fn drop(&mut self) {
+        if let (false, Some(exchange)) = (self.passed, &mut *self.exchange) {
+            exchange.panicked();
+        }
+    }
+}
+
 // === impl Facts ===
 
 impl Facts {
@@ -285,6 +314,7 @@ impl Facts {
         }
     }
 
+    #[inline]
     fn upgraded(&self) -> bool {
         self.status.is_some_and(|status| {
             status == StatusCode::SWITCHING_PROTOCOLS

@@ -1,7 +1,6 @@
 //! The response future that carries an exchange to the response body.
 
 use std::fmt;
-use std::panic::{self, AssertUnwindSafe};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -49,23 +48,22 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let inner = this.inner;
-        let result = match panic::catch_unwind(AssertUnwindSafe(|| inner.poll(cx))) {
-            Ok(polled) => ready!(polled),
-            Err(payload) => {
-                if let Some(exchange) = this.exchange {
-                    exchange.panicked();
-                }
-                panic::resume_unwind(payload)
+        let result = ready!(Exchange::watch(this.exchange, |exchange| {
+            let polled = inner.poll(cx);
+            if let (Poll::Ready(Ok(response)), Some(exchange)) = (&polled, exchange) {
+                exchange.head(response.status(), response.headers(), response.body());
             }
-        };
-        let exchange = this.exchange.take();
+            polled
+        }));
         match result {
-            Ok(response) => Poll::Ready(Ok(match exchange {
-                Some(exchange) => exchange.respond(response),
-                None => response.map(|body| ResponseBody::new(body, None)),
-            })),
+            Ok(response) => {
+                if this.exchange.as_ref().is_some_and(Exchange::upgraded) {
+                    *this.exchange = None;
+                }
+                Poll::Ready(Ok(response.map(|body| ResponseBody::new(body, this.exchange.take()))))
+            }
             Err(error) => {
-                if let Some(mut exchange) = exchange {
+                if let Some(mut exchange) = this.exchange.take() {
                     exchange.service_failed();
                 }
                 Poll::Ready(Err(error))

@@ -15,9 +15,9 @@ use pin_project::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::hook::{AsStr, AsyncRequestHook, BoxError, Pre, RequestInfo, Unmatched, unmatched};
+use crate::hook::{AsStr, AsyncRequestHook, BoxError, Pre, RequestInfo, Unmatched};
 use crate::layer::{ResponseBody, ResponseFuture};
-use crate::post::{Arrival, PostHook, caught};
+use crate::post::{Arrival, PostHook, Shared, caught};
 
 /// A layer that calls an async `pre_request` before each request and a `post_request` after it.
 ///
@@ -27,15 +27,14 @@ use crate::post::{Arrival, PostHook, caught};
 pub struct AsyncRequestHookLayer<A, H, P = Unmatched> {
     pre: Arc<A>,
     hook: Arc<H>,
-    as_str: AsStr<P>,
+    as_str: Option<AsStr<P>>,
 }
 
 /// The service of [`AsyncRequestHookLayer`].
 pub struct AsyncRequestHookService<S, A, H, P = Unmatched> {
     inner: S,
     pre: Arc<A>,
-    hook: Arc<H>,
-    as_str: AsStr<P>,
+    shared: Arc<Shared<H, P>>,
 }
 
 /// The response future of [`AsyncRequestHookService`].
@@ -113,7 +112,7 @@ where
     AsyncRequestHookLayer {
         pre: Arc::new(pre_request),
         hook: Arc::new(FnPost { after: post_request, context: PhantomData }),
-        as_str: unmatched,
+        as_str: None,
     }
 }
 
@@ -153,7 +152,7 @@ pub fn from_async_hook<H: AsyncRequestHook>(
             Ok((request, pre))
         }
     };
-    AsyncRequestHookLayer { pre: Arc::new(pre), hook: Arc::new(post), as_str: unmatched }
+    AsyncRequestHookLayer { pre: Arc::new(pre), hook: Arc::new(post), as_str: None }
 }
 
 // === impl AsyncRequestHookLayer ===
@@ -165,7 +164,7 @@ impl<A, H, P> AsyncRequestHookLayer<A, H, P> {
     where
         Q: Clone + Send + Sync + 'static,
     {
-        AsyncRequestHookLayer { pre: self.pre, hook: self.hook, as_str }
+        AsyncRequestHookLayer { pre: self.pre, hook: self.hook, as_str: Some(as_str) }
     }
 }
 
@@ -173,12 +172,8 @@ impl<S, A, H, P> Layer<S> for AsyncRequestHookLayer<A, H, P> {
     type Service = AsyncRequestHookService<S, A, H, P>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        AsyncRequestHookService {
-            inner,
-            pre: Arc::clone(&self.pre),
-            hook: Arc::clone(&self.hook),
-            as_str: self.as_str,
-        }
+        let shared = Shared { hook: Arc::clone(&self.hook), as_str: self.as_str };
+        AsyncRequestHookService { inner, pre: Arc::clone(&self.pre), shared: Arc::new(shared) }
     }
 }
 
@@ -214,7 +209,7 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let (parts, body) = request.into_parts();
-        let arrival = Arrival::new(&self.hook, &parts, self.as_str);
+        let arrival = Arrival::new(&self.shared, &parts);
         // The service that was made ready goes with the request; its clone is not ready and stays.
         let clone = self.inner.clone();
         let ready = mem::replace(&mut self.inner, clone);
@@ -234,8 +229,7 @@ impl<S: Clone, A, H, P> Clone for AsyncRequestHookService<S, A, H, P> {
         Self {
             inner: self.inner.clone(),
             pre: Arc::clone(&self.pre),
-            hook: Arc::clone(&self.hook),
-            as_str: self.as_str,
+            shared: Arc::clone(&self.shared),
         }
     }
 }
@@ -299,7 +293,17 @@ where
     H: PostHook,
     P: Clone + Send + Sync + 'static,
 {
-    ResponseFuture::new(arrival.settle(pre), |parts| ready.call(Request::from_parts(parts, body)))
+    match pre {
+        Ok(Ok((parts, Pre::Continue(context)))) => {
+            let exchange = arrival.begin(context);
+            ResponseFuture::called(ready.call(Request::from_parts(parts, body)), exchange)
+        }
+        Ok(Ok((_, Pre::Answer(context, response)))) => {
+            ResponseFuture::answered(response, Some(arrival.begin(context)))
+        }
+        Ok(Err(error)) => ResponseFuture::answered(arrival.failed(error), None),
+        Err(_) => ResponseFuture::answered(arrival.panicked(), None),
+    }
 }
 
 // === impl AsyncPre ===

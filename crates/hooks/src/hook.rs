@@ -133,47 +133,43 @@ pub(crate) struct Seen<P> {
     uri: Uri,
     version: Version,
     matched: Option<P>,
-    as_str: AsStr<P>,
 }
 
 /// How a route's path is read from the extension that the router left.
 pub(crate) type AsStr<P> = fn(&P) -> &str;
 
-pub(crate) fn unmatched(never: &Unmatched) -> &str {
-    match *never {}
-}
-
 // === impl Seen ===
 
 impl<P: Clone + Send + Sync + 'static> Seen<P> {
-    pub(crate) fn of(request: &Parts, as_str: AsStr<P>) -> Self {
+    #[inline]
+    pub(crate) fn of(request: &Parts, as_str: Option<AsStr<P>>) -> Self {
         Self {
             method: request.method.clone(),
             uri: request.uri.clone(),
             version: request.version,
-            matched: request.extensions.get::<P>().cloned(),
-            as_str,
+            matched: as_str.and_then(|_| request.extensions.get().cloned()),
         }
     }
 }
 
 impl<P> Seen<P> {
-    /// Without the query, which may hold what no log should.
-    pub(crate) fn path(&self) -> &str {
-        self.uri.path()
-    }
-
-    /// Logs what went wrong with a hook of this request.
+    /// Logs what went wrong with a hook of this request; without the query, which may hold what no log
+    /// should.
     pub(crate) fn log(&self, message: &'static str) {
-        tracing::error!(method = %self.method, path = self.path(), "{message}");
+        tracing::error!(method = %self.method, path = self.uri.path(), "{message}");
     }
 
-    pub(crate) fn info(&self) -> RequestInfo<'_> {
+    /// As [`log`](Self::log), with the hook's own words.
+    pub(crate) fn log_error(&self, message: &'static str, error: &BoxError) {
+        tracing::error!(method = %self.method, path = self.uri.path(), %error, "{message}");
+    }
+
+    pub(crate) fn info(&self, as_str: Option<AsStr<P>>) -> RequestInfo<'_> {
         RequestInfo {
             method: &self.method,
             uri: &self.uri,
             version: self.version,
-            matched_path: self.matched.as_ref().map(self.as_str),
+            matched_path: as_str.zip(self.matched.as_ref()).map(|(as_str, path)| as_str(path)),
         }
     }
 }

@@ -12,8 +12,8 @@ use pin_project::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::hook::{AsStr, RequestHook, Unmatched, unmatched};
-use crate::post::{Arrival, PostHook, PostRequest, Verdict, caught};
+use crate::hook::{AsStr, Pre, RequestHook, Unmatched};
+use crate::post::{Arrival, PostHook, PostRequest, Shared, caught};
 
 /// The response body of a service under a hook.
 pub type ResponseBody<B, H, P = Unmatched> = farrier_exchange::ResponseBody<B, PostRequest<H, P>>;
@@ -23,14 +23,13 @@ pub type ResponseBody<B, H, P = Unmatched> = farrier_exchange::ResponseBody<B, P
 /// Several nest as layers do: with `ServiceBuilder` pre in order, post in reverse.
 pub struct RequestHookLayer<H, P = Unmatched> {
     hook: Arc<H>,
-    as_str: AsStr<P>,
+    as_str: Option<AsStr<P>>,
 }
 
 /// The service of [`RequestHookLayer`].
 pub struct RequestHookService<S, H, P = Unmatched> {
     inner: S,
-    hook: Arc<H>,
-    as_str: AsStr<P>,
+    shared: Arc<Shared<H, P>>,
 }
 
 /// The response future of [`RequestHookService`].
@@ -55,7 +54,7 @@ impl<H: RequestHook> RequestHookLayer<H> {
     /// A layer that calls `hook`.
     #[must_use]
     pub fn new(hook: H) -> Self {
-        Self { hook: Arc::new(hook), as_str: unmatched }
+        Self { hook: Arc::new(hook), as_str: None }
     }
 }
 
@@ -71,7 +70,7 @@ impl<H, P> RequestHookLayer<H, P> {
     where
         Q: Clone + Send + Sync + 'static,
     {
-        RequestHookLayer { hook: self.hook, as_str }
+        RequestHookLayer { hook: self.hook, as_str: Some(as_str) }
     }
 }
 
@@ -79,7 +78,8 @@ impl<S, H, P> Layer<S> for RequestHookLayer<H, P> {
     type Service = RequestHookService<S, H, P>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        RequestHookService { inner, hook: Arc::clone(&self.hook), as_str: self.as_str }
+        let shared = Shared { hook: Arc::clone(&self.hook), as_str: self.as_str };
+        RequestHookService { inner, shared: Arc::new(shared) }
     }
 }
 
@@ -114,20 +114,26 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let (mut parts, body) = request.into_parts();
-        let arrival = Arrival::new(&self.hook, &parts, self.as_str);
-        let pre = caught(|| {
-            let pre = self.hook.pre_request(&mut parts)?;
-            Ok((parts, pre))
-        });
-        ResponseFuture::new(arrival.settle(pre), |parts| {
-            self.inner.call(Request::from_parts(parts, body))
-        })
+        let arrival = Arrival::new(&self.shared, &parts);
+        // The hook borrows the head: a head that is moved in and out costs more than the hook.
+        match caught(|| self.shared.hook.pre_request(&mut parts)) {
+            Ok(Ok(Pre::Continue(context))) => {
+                let exchange = arrival.begin(context);
+                let request = Request::from_parts(parts, body);
+                ResponseFuture::called(self.inner.call(request), exchange)
+            }
+            Ok(Ok(Pre::Answer(context, response))) => {
+                ResponseFuture::answered(response, Some(arrival.begin(context)))
+            }
+            Ok(Err(error)) => ResponseFuture::answered(arrival.failed(error), None),
+            Err(_) => ResponseFuture::answered(arrival.panicked(), None),
+        }
     }
 }
 
 impl<S: Clone, H, P> Clone for RequestHookService<S, H, P> {
     fn clone(&self) -> Self {
-        Self { inner: self.inner.clone(), hook: Arc::clone(&self.hook), as_str: self.as_str }
+        Self { inner: self.inner.clone(), shared: Arc::clone(&self.shared) }
     }
 }
 
@@ -140,18 +146,18 @@ impl<S: fmt::Debug, H, P> fmt::Debug for RequestHookService<S, H, P> {
 // === impl ResponseFuture ===
 
 impl<F, H: PostHook, P> ResponseFuture<F, H, P> {
-    pub(crate) fn new(
-        verdict: Verdict<H, P>,
-        call: impl FnOnce(http::request::Parts) -> F,
+    /// The service was called; the exchange began before, or it would have no end if the call panicked.
+    #[inline]
+    pub(crate) fn called(future: F, exchange: Exchange<PostRequest<H, P>>) -> Self {
+        Self { state: State::Called(farrier_exchange::ResponseFuture::new(future, exchange)) }
+    }
+
+    /// The hook gives `response`; without an exchange if it failed.
+    pub(crate) fn answered(
+        response: Response<Answer>,
+        exchange: Option<Exchange<PostRequest<H, P>>>,
     ) -> Self {
-        let state = match verdict {
-            // The exchange exists before the call: should that panic, it ends all the same.
-            Verdict::Call(parts, exchange) => {
-                State::Called(farrier_exchange::ResponseFuture::new(call(parts), exchange))
-            }
-            Verdict::Answer(response, exchange) => State::Answered(Some((response, exchange))),
-        };
-        Self { state }
+        Self { state: State::Answered(Some((response, exchange))) }
     }
 }
 

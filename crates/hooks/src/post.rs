@@ -9,7 +9,7 @@ use farrier_exchange::{Answer, End, Exchange, Observer};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 
-use crate::hook::{AsStr, BoxError, Pre, RequestHook, RequestInfo, Seen};
+use crate::hook::{AsStr, BoxError, RequestHook, RequestInfo, Seen};
 
 /// What hooks of every kind do after the service.
 ///
@@ -34,16 +34,15 @@ pub struct PostRequest<H: PostHook, P> {
 
 /// A request that came to the hook's layer.
 pub(crate) struct Arrival<H, P> {
-    hook: Arc<H>,
+    shared: Arc<Shared<H, P>>,
     seen: Seen<P>,
 }
 
-/// What follows from a `pre_request`.
-pub(crate) enum Verdict<H: PostHook, P> {
-    /// The service is called.
-    Call(Parts, Exchange<PostRequest<H, P>>),
-    /// The hook has answered; without an exchange if it failed.
-    Answer(Response<Answer>, Option<Exchange<PostRequest<H, P>>>),
+/// What the services of one layer and their requests have in common.
+pub(crate) struct Shared<H, P> {
+    pub(crate) hook: Arc<H>,
+    /// `None` where no matched path is asked for.
+    pub(crate) as_str: Option<AsStr<P>>,
 }
 
 // === impl PostHook ===
@@ -63,39 +62,35 @@ impl<H: RequestHook> PostHook for H {
 // === impl Arrival ===
 
 impl<H: PostHook, P: Clone + Send + Sync + 'static> Arrival<H, P> {
-    pub(crate) fn new(hook: &Arc<H>, request: &Parts, as_str: AsStr<P>) -> Self {
-        Self { hook: Arc::clone(hook), seen: Seen::of(request, as_str) }
+    #[inline]
+    pub(crate) fn new(shared: &Arc<Shared<H, P>>, request: &Parts) -> Self {
+        Self { shared: Arc::clone(shared), seen: Seen::of(request, shared.as_str) }
     }
+}
 
-    /// Takes the result of `pre_request`, caught if it panicked.
-    pub(crate) fn settle(
-        self,
-        pre: thread::Result<Result<(Parts, Pre<H::Context>), BoxError>>,
-    ) -> Verdict<H, P> {
-        match pre {
-            Ok(Ok((parts, Pre::Continue(context)))) => Verdict::Call(parts, self.begin(context)),
-            Ok(Ok((_, Pre::Answer(context, response)))) => {
-                Verdict::Answer(response, Some(self.begin(context)))
-            }
-            Ok(Err(error)) => {
-                tracing::error!(
-                    method = %self.seen.method, path = self.seen.path(), error = %error,
-                    "pre_request failed"
-                );
-                Verdict::Answer(internal_server_error(), None)
-            }
-            Err(_) => {
-                self.seen.log("pre_request panicked");
-                Verdict::Answer(internal_server_error(), None)
-            }
-        }
-    }
-
+impl<H: PostHook, P> Arrival<H, P> {
+    /// The hook has let the request in: its `post_request` will run.
+    ///
     /// The method is the one that came in: it, and not what a hook made of it, decides whether the
     /// client is sent a body.
-    fn begin(self, context: H::Context) -> Exchange<PostRequest<H, P>> {
+    #[inline]
+    pub(crate) fn begin(self, context: H::Context) -> Exchange<PostRequest<H, P>> {
         let method = self.seen.method.clone();
         Exchange::begin(&method, PostRequest { arrival: self, context })
+    }
+
+    /// The answer for a `pre_request` that failed.
+    pub(crate) fn failed(self, error: BoxError) -> Response<Answer> {
+        if caught(|| self.seen.log_error("pre_request failed", &error)).is_err() {
+            self.seen.log("pre_request failed, and its error panicked");
+        }
+        internal_server_error()
+    }
+
+    /// The answer for a `pre_request` that panicked.
+    pub(crate) fn panicked(self) -> Response<Answer> {
+        self.seen.log("pre_request panicked");
+        internal_server_error()
     }
 }
 
@@ -117,22 +112,23 @@ fn internal_server_error() -> Response<Answer> {
 
 impl<H: PostHook, P> Observer for PostRequest<H, P> {
     fn on_head(&mut self, status: StatusCode, headers: &HeaderMap) {
-        let Arrival { hook, seen } = &self.arrival;
-        if caught(|| hook.head(&mut self.context, status, headers)).is_err() {
+        let Arrival { shared, seen } = &self.arrival;
+        if caught(|| shared.hook.head(&mut self.context, status, headers)).is_err() {
             seen.log("on_response panicked");
         }
     }
 
     fn on_end(self, end: End) {
-        let Arrival { hook, seen } = self.arrival;
-        if caught(|| hook.post(self.context, &seen.info(), &end)).is_err() {
+        let Arrival { shared, seen } = &self.arrival;
+        let request = || seen.info(shared.as_str);
+        if caught(|| shared.hook.post(self.context, &request(), &end)).is_err() {
             seen.log("post_request panicked");
         }
     }
 }
 
-impl<H: PostHook, P> fmt::Debug for PostRequest<H, P> {
+impl<H: PostHook, P: fmt::Debug> fmt::Debug for PostRequest<H, P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PostRequest").field("request", &self.arrival.seen.info()).finish()
+        f.debug_struct("PostRequest").field("request", &self.arrival.seen).finish_non_exhaustive()
     }
 }

@@ -5,10 +5,10 @@ use std::fmt;
 use farrier_connection::{Backend, ErrorClass, Inspection};
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, Error, Opts, OptsBuilder, Result, UrlError};
-use tokio::sync::Mutex;
 
 use crate::connection::MySqlConnection;
 use crate::error;
+use crate::kill::Killer;
 
 /// The server's own default for the largest packet, so that a connect need not ask for it.
 const MAX_ALLOWED_PACKET: usize = 16 << 20;
@@ -17,16 +17,15 @@ const WAIT_TIMEOUT: usize = 28_800;
 
 /// A MySQL or MariaDB database.
 ///
-/// The driver's `prefer_socket` is off: it would open a second session for each connection. Its pool and its
-/// pool's options are not used.
+/// The driver's `prefer_socket` is off: it would open a second session for each connection. Its
+/// pool and its pool's options are not used.
 pub struct MySql {
     opts: Opts,
     /// Run on each connection after the handshake.
     setup: Option<String>,
     /// Run after each reset: what a reset does not restore, then the setup.
     restore: String,
-    /// Ends sessions one at a time, so that the server sees at most one session beyond the pool's bound.
-    killing: Mutex<()>,
+    killer: Killer,
 }
 
 // === impl MySql ===
@@ -43,7 +42,8 @@ impl MySql {
 
     /// The database that `opts` lead to.
     ///
-    /// Its setup statements run after each connect and each reset, in the order in which they are written.
+    /// Its setup statements run after each connect and each reset, in the order in which they are
+    /// written.
     #[must_use]
     pub fn from_opts(opts: impl Into<Opts>) -> Self {
         let opts = opts.into();
@@ -56,12 +56,14 @@ impl MySql {
             .max_allowed_packet(Some(packet))
             .wait_timeout(Some(wait))
             .setup(Vec::<String>::new());
-        Self { opts: opts.into(), setup, restore, killing: Mutex::new(()) }
+        let opts = Opts::from(opts);
+        let killer = Killer::new(opts.clone());
+        Self { opts, setup, restore, killer }
     }
 }
 
-/// COM_RESET_CONNECTION keeps the current database, and MySQL takes the server's global character set in
-/// place of the handshake's.
+/// COM_RESET_CONNECTION keeps the current database, and MySQL takes the server's global character
+/// set in place of the handshake's.
 fn restore(opts: &Opts, setup: Option<&str>) -> String {
     let mut restore = "SET NAMES utf8mb4 COLLATE utf8mb4_general_ci".to_owned();
     if let Some(name) = opts.db_name() {
@@ -107,8 +109,8 @@ impl Backend for MySql {
         let altered = connection.is_altered();
         let conn = connection.driver();
         if !altered {
-            // After an error, or with rows left: a ping reads what is left and brings the flags back, and
-            // keeps the prepared statements.
+            // After an error, or with rows left: a ping reads what is left and brings the flags
+            // back, and keeps the prepared statements.
             conn.ping().await?;
             if connection.inspect() == Inspection::Clean {
                 return Ok(());
@@ -131,19 +133,8 @@ impl Backend for MySql {
         Some(connection.id().into())
     }
 
-    /// `KILL CONNECTION` by a side connection of the same user, which needs no privilege.
-    ///
-    /// Not `KILL QUERY`: a killed statement may report success, and the number may already run another.
     async fn interrupt(&self, session: u64) -> Result<bool> {
-        const NO_SUCH_THREAD: u16 = 1094;
-        let _one_at_a_time = self.killing.lock().await;
-        let mut conn = Conn::new(self.opts.clone()).await?;
-        let killed = conn.query_drop(format!("KILL CONNECTION {session}")).await;
-        conn.disconnect().await?;
-        match killed {
-            Err(Error::Server(error)) if error.code == NO_SUCH_THREAD => Ok(true),
-            killed => killed.map(|()| true),
-        }
+        self.killer.kill(session).await.map(|()| true)
     }
 }
 

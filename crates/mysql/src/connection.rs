@@ -1,16 +1,17 @@
-//! The connection that handlers use: mysql_async's, refusing when poisoned and watching its session.
+//! The connection that handlers use: mysql_async's, refusing when poisoned and watching its
+//! session.
 
 use std::ops::Deref;
 use std::pin::Pin;
 
-use farrier_connection::Inspection;
+use farrier_connection::{ErrorClass, Inspection};
 use mysql_async::consts::StatusFlags;
 use mysql_async::prelude::{AsQuery, FromRow, Queryable, StatementLike, ToConnection};
 use mysql_async::{
-    BinaryProtocol, Conn, Params, QueryResult, Result, TextProtocol, ToConnectionResult,
+    BinaryProtocol, Conn, Error, Params, QueryResult, Result, TextProtocol, ToConnectionResult,
 };
 
-use crate::{Poisoned, Statement, statement};
+use crate::{Poisoned, Statement, error, statement};
 
 /// What the driver's traits return; its own name for it is private.
 type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>;
@@ -19,29 +20,35 @@ type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>;
 ///
 /// Use it like mysql_async's `Conn`, in three ways:
 ///
-/// - its own methods, such as [`exec_first`](Self::exec_first). They see the statement, so a connection on
-///   which only plain statements ran goes to the next request as it is, without a round trip;
-/// - mysql_async's `Queryable`: the same for the `query` family, while the `exec` family hides its text;
+/// - its own methods, such as [`exec_first`](Self::exec_first). They see the statement, so a
+///   connection on which only plain statements ran goes to the next request as it is, without a
+///   round trip; and they see the error, so a connection to a server that has become read-only is
+///   closed;
+/// - mysql_async's `Queryable`: the same for the `query` family, while the `exec` family hides its
+///   text;
 /// - mysql_async's `"SELECT 1".first(&mut *connection)`, which hides it too.
 ///
-/// After a hidden statement the session is reset, in the background, before the next request has it.
+/// After a hidden statement the session is reset, in the background, before the next request has
+/// it.
 ///
 /// # Cancel safety
 ///
-/// An operation dropped midway poisons the connection: every further one fails with [`Poisoned`], and the
-/// session is ended at the server when the connection goes back.
+/// An operation dropped midway poisons the connection: every further one fails with [`Poisoned`],
+/// and the session is ended at the server when the connection goes back.
 #[derive(Debug)]
 pub struct MySqlConnection {
     conn: Conn,
     /// Something ran that may have left state in the session.
     altered: bool,
+    /// A write was refused because the server is read-only now.
+    failed_over: bool,
 }
 
 // === impl MySqlConnection ===
 
 impl MySqlConnection {
     pub(crate) fn new(conn: Conn) -> Self {
-        Self { conn, altered: false }
+        Self { conn, altered: false, failed_over: false }
     }
 
     pub(crate) fn into_inner(self) -> Conn {
@@ -65,6 +72,10 @@ impl MySqlConnection {
         // The driver sets this mark before each command and clears it after.
         if self.conn.is_disconnected() {
             return Inspection::Poisoned;
+        }
+        // It answers every ping, and is of no use to the next write.
+        if self.failed_over {
+            return Inspection::Dead;
         }
         // Rows that nobody read.
         if !QueryResult::<TextProtocol>::new(&mut self.conn).is_empty() {
@@ -93,7 +104,8 @@ impl MySqlConnection {
         T: FromRow + Send + 'static,
         Q: AsQuery,
     {
-        self.sees_query(&query)?.query(query).await
+        let result = self.sees_query(&query)?.query(query).await;
+        self.judge(result)
     }
 
     /// Runs a text query and returns its first row.
@@ -106,7 +118,8 @@ impl MySqlConnection {
         T: FromRow + Send + 'static,
         Q: AsQuery,
     {
-        self.sees_query(&query)?.query_first(query).await
+        let result = self.sees_query(&query)?.query_first(query).await;
+        self.judge(result)
     }
 
     /// Runs a text query and drops its result.
@@ -115,7 +128,8 @@ impl MySqlConnection {
     ///
     /// The server's, the driver's, or [`Poisoned`].
     pub async fn query_drop<Q: AsQuery>(&mut self, query: Q) -> Result<()> {
-        self.sees_query(&query)?.query_drop(query).await
+        let result = self.sees_query(&query)?.query_drop(query).await;
+        self.judge(result)
     }
 
     /// Runs a text query; its result is read by the caller, a row at a time.
@@ -136,7 +150,8 @@ impl MySqlConnection {
     ///
     /// The server's, the driver's, or [`Poisoned`].
     pub async fn prep<Q: AsQuery>(&mut self, query: Q) -> Result<mysql_async::Statement> {
-        self.sees_query(&query)?.prep(query).await
+        let result = self.sees_query(&query)?.prep(query).await;
+        self.judge(result)
     }
 
     /// Executes a prepared statement and collects the rows of its first result set.
@@ -150,7 +165,8 @@ impl MySqlConnection {
         S: Statement,
         P: Into<Params> + Send,
     {
-        self.sees(&statement)?.exec(statement, params).await
+        let result = self.sees(&statement)?.exec(statement, params).await;
+        self.judge(result)
     }
 
     /// Executes a prepared statement and returns its first row.
@@ -164,7 +180,8 @@ impl MySqlConnection {
         S: Statement,
         P: Into<Params> + Send,
     {
-        self.sees(&statement)?.exec_first(statement, params).await
+        let result = self.sees(&statement)?.exec_first(statement, params).await;
+        self.judge(result)
     }
 
     /// Executes a prepared statement and drops its result.
@@ -177,7 +194,8 @@ impl MySqlConnection {
         S: Statement,
         P: Into<Params> + Send,
     {
-        self.sees(&statement)?.exec_drop(statement, params).await
+        let result = self.sees(&statement)?.exec_drop(statement, params).await;
+        self.judge(result)
     }
 
     /// Executes a prepared statement once for each item of `params`.
@@ -192,7 +210,8 @@ impl MySqlConnection {
         I: IntoIterator<Item = P> + Send,
         I::IntoIter: Send,
     {
-        self.sees(&statement)?.exec_batch(statement, params).await
+        let result = self.sees(&statement)?.exec_batch(statement, params).await;
+        self.judge(result)
     }
 
     /// Executes a prepared statement; its result is read by the caller, a row at a time.
@@ -220,7 +239,14 @@ impl MySqlConnection {
         self.enter(|| statement.alters_session())
     }
 
-    /// The check before every operation: once poisoned, the driver would serve an earlier one's answer.
+    fn judge<T>(&mut self, result: Result<T>) -> Result<T> {
+        let failover = |error: &Error| error::classify(error) == ErrorClass::Failover;
+        self.failed_over |= result.as_ref().is_err_and(failover);
+        result
+    }
+
+    /// The check before every operation: once poisoned, the driver would serve an earlier one's
+    /// answer.
     fn enter(&mut self, alters: impl FnOnce() -> bool) -> std::result::Result<&mut Conn, Poisoned> {
         if self.conn.is_disconnected() {
             return Err(Poisoned);

@@ -53,11 +53,12 @@ fn classify_code(code: u16) -> ErrorClass {
         1044 | 1045 | 1049 | 1130 | 1251 | 1524 | 1698 | 1820 | 1862 | 3118 | 4151 => {
             ErrorClass::Denied
         }
-        // The server is read-only, or has become a replica.
-        1290 | 1792 | 1836 => ErrorClass::Failover,
+        // The server runs with --read-only, or in read-only mode. (1792 is about the transaction.)
+        1290 | 1836 => ErrorClass::Failover,
         // Shutdown, killed (MariaDB, MySQL), inactivity, network, handshake.
         1043 | 1047 | 1053 | 1152 | 1158..=1161 | 1927 | 3168 | 3169 | 4031 => ErrorClass::Fatal,
-        // Django's data and integrity errors: null, duplicate, foreign keys, checks, ranges, lengths.
+        // Django's data and integrity errors: null, duplicate, foreign keys, checks, ranges,
+        // lengths.
         1048 | 1062 | 1216 | 1217 | 1264 | 1292 | 1365 | 1366 | 1406 | 1451 | 1452 | 1557
         | 1586 | 1690 | 3819 | 4025 => ErrorClass::Harmless,
         _ => ErrorClass::Suspect,

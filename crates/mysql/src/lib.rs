@@ -1,8 +1,9 @@
 //! MySQL and MariaDB for farrier's connection lifecycle, on [`mysql_async`]'s single connections.
 //!
-//! [`MySql`] is the [`Backend`](farrier_connection::Backend); a handler gets a [`MySqlConnection`], which
-//! takes mysql_async's queries in both of its styles and refuses each of them once an earlier one was
-//! dropped midway. (On the driver's own connection the next query would get the *earlier* one's rows.)
+//! [`MySql`] is the [`Backend`](farrier_connection::Backend); a handler gets a [`MySqlConnection`],
+//! which takes mysql_async's queries in both of its styles and refuses each of them once an earlier
+//! one was dropped midway. (On the driver's own connection the next query would get the *earlier*
+//! one's rows.)
 //!
 //! # Example
 //!
@@ -24,6 +25,7 @@
 mod backend;
 mod connection;
 mod error;
+mod kill;
 mod statement;
 
 pub use backend::MySql;

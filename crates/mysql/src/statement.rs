@@ -13,7 +13,8 @@ pub trait Statement: StatementLike {
     fn alters_session(&self) -> bool;
 }
 
-/// Statements that read, write or make tables, or begin and end transactions, which the server reports.
+/// Statements that read, write or make tables, or begin and end transactions, which the server
+/// reports.
 const PLAIN: [&[u8]; 22] = [
     b"SELECT",
     b"INSERT",
@@ -44,8 +45,8 @@ const SUSPECT: [&[u8]; 3] = [b"TEMPORARY", b"GET_LOCK", b"/*!"];
 
 /// Whether the text may leave something behind: decided by what is surely harmless.
 ///
-/// Harmless is one of [`PLAIN`] with nothing [`SUSPECT`], no user variable and no second statement. What a
-/// stored function does is not seen.
+/// Harmless is one of [`PLAIN`] with nothing [`SUSPECT`], no user variable and no second statement.
+/// What a stored function does is not seen.
 pub(crate) fn alters_session(sql: &[u8]) -> bool {
     let sql = sql.trim_ascii();
     let sql = sql.strip_suffix(b";").unwrap_or(sql);

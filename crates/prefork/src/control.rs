@@ -312,6 +312,25 @@ mod tests {
         assert_eq!(it.control.clients.len(), 0);
     }
 
+    /// Who comes is served, however many sit there and say nothing.
+    #[test]
+    fn silent_clients_do_not_keep_others_out() {
+        let mut it = fixture();
+        let path = it._folder.path().join("control");
+        let silent: Vec<_> = (0..500)
+            .map(|_| {
+                let silent = UnixStream::connect(&path).unwrap();
+                it.control.turn(Instant::now(), echo);
+                silent
+            })
+            .collect();
+        it.client = BufReader::new(UnixStream::connect(&path).unwrap());
+        it.client.get_ref().set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        assert!(it.ask("{\"command\":\"status\"}\n").contains("true"));
+        assert!(it.control.clients.len() <= MOST_CLIENTS);
+        drop(silent);
+    }
+
     #[test]
     fn a_client_that_does_not_read_does_not_block() {
         let mut it = fixture();

@@ -156,6 +156,33 @@ mod tests {
         assert!(!path.exists());
     }
 
+    /// Two masters that start at once over the same stale file: one of them is refused.
+    #[test]
+    fn one_of_many_that_start_at_once_wins() {
+        let living = [pid(), nix::unistd::getppid().as_raw(), 1];
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("pid");
+        for round in 0..200 {
+            fs::write(&path, "4194305").unwrap();
+            let barrier = std::sync::Barrier::new(living.len());
+            let won: Vec<i32> = std::thread::scope(|scope| {
+                let starters = living.map(|pid| {
+                    scope.spawn({
+                        let (path, barrier) = (&path, &barrier);
+                        move || {
+                            barrier.wait();
+                            Pidfile::write(path, pid).is_ok().then_some(pid)
+                        }
+                    })
+                });
+                starters.into_iter().filter_map(|starter| starter.join().unwrap()).collect()
+            });
+            assert_eq!(won.len(), 1, "{won:?} in round {round}");
+            assert_eq!(fs::read_to_string(&path).unwrap(), format!("{}\n", won[0]));
+        }
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "no temporary file is left");
+    }
+
     #[test]
     fn a_folder_that_is_not_there_is_an_error() {
         let folder = tempfile::tempdir().unwrap();

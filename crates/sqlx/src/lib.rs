@@ -26,13 +26,16 @@
 
 #[cfg(feature = "postgres")]
 mod postgres;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod session;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod sql;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 
 #[cfg(feature = "postgres")]
 pub use postgres::Postgres;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub use session::{Engine, Session};
 #[cfg(feature = "sqlite")]
 pub use sqlite::Sqlite;

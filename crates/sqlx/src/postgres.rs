@@ -17,12 +17,13 @@ const RESET: &str = "CLOSE ALL; RESET SESSION AUTHORIZATION; RESET ALL; UNLISTEN
 
 /// A PostgreSQL database.
 ///
-/// A statement dropped before its first row poisons the connection for the pool: its session is ended at the
-/// server (PostgreSQL 14 or later) and goes to nobody else. Within the request sqlx waits until the server is
-/// done with it.
+/// A statement dropped before its first row poisons the connection for the pool: its session is
+/// ended at the server (PostgreSQL 14 or later) and goes to nobody else. Within the request sqlx
+/// waits until the server is done with it.
 pub struct Postgres {
     options: PgConnectOptions,
-    /// Ends sessions one at a time, so that the server sees at most one session beyond the pool's bound.
+    /// Ends sessions one at a time, so that the server sees at most one session beyond the pool's
+    /// bound.
     killing: Mutex<()>,
 }
 
@@ -95,7 +96,8 @@ impl Backend for Postgres {
         // Sends what waits to be sent, and reads rows that nobody read.
         connection.ping().await?;
         if altered {
-            // Perhaps there is a transaction begun by a bare `BEGIN`; if not, the server only warns.
+            // Perhaps there is a transaction begun by a bare `BEGIN`; if not, the server only
+            // warns.
             sqlx::raw_sql("ROLLBACK").execute(&mut *connection).await?;
             sqlx::raw_sql(RESET).execute(&mut *connection).await?;
         }
@@ -111,7 +113,8 @@ impl Backend for Postgres {
         session.id
     }
 
-    /// `pg_terminate_backend` by a side connection of the same role; it answers when the session is gone.
+    /// `pg_terminate_backend` by a side connection of the same role; it answers when the session is
+    /// gone.
     async fn interrupt(&self, session: u64) -> Result<bool, Error> {
         const PATIENCE_MS: i64 = 1_000;
         let Ok(pid) = i32::try_from(session) else {
@@ -170,7 +173,8 @@ impl Engine for sqlx::Postgres {
                     (_, "25006") => ErrorClass::Failover,
                     // Invalid authorisation, no such database.
                     ("28" | "3D", _) => ErrorClass::Denied,
-                    // Connection exceptions; shutdown and crash of the server, database dropped, idle.
+                    // Connection exceptions; shutdown and crash of the server, database dropped,
+                    // idle.
                     ("08", _) | (_, "57P01" | "57P02" | "57P04" | "57P05") => ErrorClass::Fatal,
                     // Data exceptions, integrity constraints.
                     ("22" | "23", _) => ErrorClass::Harmless,

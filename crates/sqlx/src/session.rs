@@ -20,7 +20,8 @@ use sqlx::{
 ///
 /// It is there for sqlx's `Sqlite` and `Postgres`, as far as their features are on.
 pub trait Engine: Database {
-    /// Whether a statement may leave something behind in the session, such as a setting or a transaction.
+    /// Whether a statement may leave something behind in the session, such as a setting or a
+    /// transaction.
     fn alters_session(sql: &str) -> bool;
 
     /// What an error says about the connection.
@@ -29,15 +30,16 @@ pub trait Engine: Database {
 
 /// An sqlx connection, as a handler borrows it.
 ///
-/// `&mut` of it is an sqlx executor: `sqlx::query("..").execute(&mut *connection)`. It sees each statement,
-/// so a connection on which only plain statements ran goes to the next request as it is; after others, such
-/// as `SET`, `PRAGMA` or a bare `BEGIN`, the session is reset or closed first. The same holds after a use of
-/// the sqlx connection itself, which it dereferences to; [`begin`](Self::begin) needs no such detour.
+/// `&mut` of it is an sqlx executor: `sqlx::query("..").execute(&mut *connection)`. It sees each
+/// statement, so a connection on which only plain statements ran goes to the next request as it is;
+/// after others, such as `SET`, `PRAGMA` or a bare `BEGIN`, the session is reset or closed first.
+/// The same holds after a use of the sqlx connection itself, which it dereferences to;
+/// [`begin`](Self::begin) needs no such detour.
 ///
 /// # Cancel safety
 ///
-/// sqlx waits out what was dropped midway before the connection's next statement, and never mixes up results.
-/// See each backend for what farrier does when such a connection goes back.
+/// sqlx waits out what was dropped midway before the connection's next statement, and never mixes
+/// up results. See each backend for what farrier does when such a connection goes back.
 pub struct Session<DB: Engine> {
     connection: DB::Connection,
     /// The server's number for it, where there is a server.

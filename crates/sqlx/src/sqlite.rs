@@ -16,14 +16,15 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A SQLite database.
 ///
-/// A file is created if it is missing, kept in WAL mode so that readers and the writer do not block each
-/// other, and a statement waits up to 5 s for a lock.
+/// A file is created if it is missing, kept in WAL mode so that readers and the writer do not block
+/// each other, and a statement waits up to 5 s for a lock.
 ///
-/// A database in memory lives in one connection: the pool has one, never closes it, and resets it only by
-/// rolling back.
+/// A database in memory lives in one connection: the pool has one, never closes it, and resets it
+/// only by rolling back.
 ///
-/// A statement that was dropped midway is finished by SQLite's own thread all the same; the connection goes
-/// to nobody else before that, and is closed if it takes longer than the policy's `reset_timeout`.
+/// A statement that was dropped midway is finished by SQLite's own thread all the same; the
+/// connection goes to nobody else before that, and is closed if it takes longer than the policy's
+/// `reset_timeout`.
 #[derive(Clone, Debug)]
 pub struct Sqlite {
     options: SqliteConnectOptions,
@@ -124,14 +125,17 @@ impl Backend for Sqlite {
     }
 
     async fn rollback(&self, session: &mut Self::Connection) -> Result<(), Error> {
-        // sqlx has queued the rollback when the transaction was dropped; this waits until it is done.
+        // sqlx has queued the rollback when the transaction was dropped; this waits until it is
+        // done.
         session.driver().ping().await
     }
 
-    /// A pragma or an attached file cannot be undone: such a connection stays unclean, and is closed.
+    /// A pragma or an attached file cannot be undone: such a connection stays unclean, and is
+    /// closed.
     async fn reset(&self, session: &mut Self::Connection) -> Result<(), Error> {
         match sqlx::raw_sql("ROLLBACK").execute(session.driver()).await {
-            // "No transaction is active" has no code of its own; it comes with SQLite's general one.
+            // "No transaction is active" has no code of its own; it comes with SQLite's general
+            // one.
             Err(Error::Database(error)) if error.code().as_deref() == Some("1") => {}
             result => {
                 result?;

@@ -184,7 +184,8 @@ async fn a_stream_that_is_dropped_halfway_leaves_a_usable_connection() {
     assert_eq!(database.pool.status().opened, 1);
 }
 
-/// connections.md 4: each connection would be a database of its own, and closing it the end of the data.
+/// connections.md 4: each connection would be a database of its own, and closing it the end of the
+/// data.
 #[tokio::test]
 async fn a_database_in_memory_is_one_connection_that_stays() {
     let asked = Policy::default().max_connections(8).max_age(Duration::ZERO);

@@ -36,10 +36,11 @@ pub(crate) struct NewEntry {
 
 /// Why an entry was refused; its text says what is allowed.
 #[derive(Clone, Debug)]
-pub(crate) struct Refused {
-    field: &'static str,
-    limit: usize,
-    length: usize,
+pub(crate) enum Refused {
+    /// No text, or too much of it.
+    Length { field: &'static str, limit: usize, length: usize },
+    /// A character that nobody can see and some databases cannot keep.
+    Control { field: &'static str },
 }
 
 // === impl NewEntry ===
@@ -61,15 +62,27 @@ impl NewEntry {
 fn field(field: &'static str, text: &str, limit: usize) -> Result<String, Refused> {
     let text = text.trim().replace("\r\n", "\n");
     let length = text.chars().count();
-    if (1..=limit).contains(&length) { Ok(text) } else { Err(Refused { field, limit, length }) }
+    if !(1..=limit).contains(&length) {
+        return Err(Refused::Length { field, limit, length });
+    }
+    if text.chars().any(|c| c.is_control() && c != '\n' && c != '\t') {
+        return Err(Refused::Control { field });
+    }
+    Ok(text)
 }
 
 // === impl Refused ===
 
 impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { field, limit, length } = self;
-        write!(f, "{field} must have 1 to {limit} characters, not {length}")
+        match self {
+            Self::Length { field, limit, length } => {
+                write!(f, "{field} must have 1 to {limit} characters, not {length}")
+            }
+            Self::Control { field } => {
+                write!(f, "{field} must not have control characters but line ends and tabs")
+            }
+        }
     }
 }
 
@@ -105,6 +118,13 @@ mod tests {
         assert_eq!(refused.to_string(), "author must have 1 to 80 characters, not 81");
         let refused = NewEntry::parse("ann", " \r\n ").unwrap_err();
         assert_eq!(refused.to_string(), "message must have 1 to 2000 characters, not 0");
+    }
+
+    #[test]
+    fn control_characters_are_refused() {
+        assert!(NewEntry::parse("ann", "two\nlines and a\ttab").is_ok());
+        let refused = NewEntry::parse("a\0n", "hello").unwrap_err();
+        assert!(refused.to_string().starts_with("author must not have control characters"));
     }
 
     #[test]

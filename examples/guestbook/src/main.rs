@@ -8,31 +8,25 @@ use std::process::ExitCode;
 use axum::Router;
 use axum::routing::get;
 use clap::Parser;
-use farrier::heartbeat::{Livez, Readyz};
 use farrier::hooks;
-use farrier::mysql::MySql;
 use farrier::prefork;
 use farrier::prelude::*;
-use farrier::sqlx::Sqlite;
 use tower_http::catch_panic::CatchPanicLayer;
 
+mod database;
 mod entry;
 mod store;
 mod web;
 
+use database::Database;
 use store::Store;
 
 #[derive(Debug, Parser)]
 #[command(version, about = "A guestbook on SQLite, MySQL or MariaDB")]
 struct Args {
-    /// sqlite:FILE, created if it is missing, or mysql://USER:PASSWORD@HOST:PORT/DATABASE
-    #[arg(
-        long,
-        env = "DATABASE_URL",
-        default_value = "sqlite:guestbook.db",
-        hide_env_values = true
-    )]
-    database_url: String,
+    /// sqlite:FILE, created if it is missing, or mysql://USER:PASSWORD@HOST:PORT/DATABASE [default: sqlite:guestbook.db]
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
+    database_url: Option<String>,
     #[command(flatten)]
     launcher: prefork::Args,
 }
@@ -42,36 +36,25 @@ fn main() -> ExitCode {
         Ok(args) => args,
         Err(code) => return code,
     };
-    let url = args.database_url.as_str();
-    let ran = match url.split(':').next() {
-        Some("sqlite") => {
-            Sqlite::new(url).map(|sqlite| serve(sqlite, args.launcher)).map_err(BoxError::from)
+    // An empty variable is an unset one, as for the launcher's own settings.
+    let url = args.database_url.filter(|url| !url.is_empty());
+    let url = url.unwrap_or_else(|| "sqlite:guestbook.db".to_owned());
+    match Database::at(&url) {
+        Ok(Database::Sqlite(pool)) => serve(pool, url, args.launcher),
+        Ok(Database::MySql(pool)) => serve(pool, url, args.launcher),
+        Err(unusable) => {
+            complain(&unusable);
+            ExitCode::FAILURE
         }
-        Some("mysql") => {
-            MySql::new(url).map(|mysql| serve(mysql, args.launcher)).map_err(BoxError::from)
-        }
-        _ => Err("sqlite:FILE and mysql://USER:PASSWORD@HOST:PORT/DATABASE are allowed".into()),
-    };
-    ran.unwrap_or_else(|error| {
-        complain(&error);
-        ExitCode::FAILURE
-    })
+    }
 }
 
-fn serve<S: Store>(database: S, launcher: prefork::Args) -> ExitCode {
-    // It opens nothing before its first use, so each process that the master forks has a pool of its own.
-    let pool = Pool::new(database, Policy::default());
+fn serve<S: Store>(pool: Pool<S>, url: String, launcher: prefork::Args) -> ExitCode {
+    // The pool has opened nothing, so each process that the master forks has one of its own.
     let before = pool.clone();
     Launcher::with_args(launcher)
-        .prepare(move || create_schema(before))
+        .prepare(move || database::prepare(before, url))
         .run(move |worker| future::ready(app(&worker, pool.clone())))
-}
-
-/// Runs once, in a process of its own, before there are workers that could race for it.
-async fn create_schema<S: Store>(pool: Pool<S>) -> Result<(), BoxError> {
-    S::create_schema(&mut *pool.acquire().await?).await?;
-    pool.close().await;
-    Ok(())
 }
 
 /// Runs once in every worker.
@@ -84,7 +67,7 @@ fn app<S: Store>(worker: &Worker, pool: Pool<S>) -> Result<Router, BoxError> {
         hooks::from_fn(
             |_request| Ok(Pre::Continue(())),
             |(), request, end| {
-                tracing::debug!(method = %request.method, uri = %request.uri, ?end, "request");
+                tracing::debug!(method = %request.method, path = request.uri.path(), ?end, "request");
             },
         ),
         // Inside of the hooks, so that they see the 500; outside of the database, so that it sees the panic.
@@ -103,6 +86,6 @@ fn app<S: Store>(worker: &Worker, pool: Pool<S>) -> Result<Router, BoxError> {
 }
 
 #[expect(clippy::print_stderr, reason = "there is no log before the launcher runs")]
-fn complain(error: &BoxError) {
-    eprintln!("guestbook: DATABASE_URL: {error}");
+fn complain(unusable: &database::Unusable) {
+    eprintln!("guestbook: error: {unusable}");
 }

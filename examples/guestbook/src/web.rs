@@ -1,25 +1,27 @@
 //! The pages and the JSON of the guestbook.
 
+use std::fmt::Display;
+
 use askama::Template;
 use axum::Json;
 use axum::extract::rejection::{FormRejection, JsonRejection};
 use axum::extract::{Form, FromRequest, Request};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{Html, IntoResponse, Redirect, Response};
-use farrier::connection::{AcquireError, Database};
+use farrier::connection::{AcquireError, Database, ErrorClass};
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::entry::{Entry, LIMITS, Limits, NewEntry, Refused};
 use crate::store::Store;
 
 /// `GET /`: the entries and the form.
-pub(crate) async fn index<S: Store>(db: Database<S>) -> Result<Response, Failure<S>> {
+pub(crate) async fn index<S: Store>(db: Database<S>) -> Result<Response, Failure> {
     page(&db, &Fields::default(), None).await
 }
 
 /// `GET /entries`: the newest entries as JSON.
-pub(crate) async fn entries<S: Store>(db: Database<S>) -> Result<Json<Vec<Entry>>, Failure<S>> {
+pub(crate) async fn entries<S: Store>(db: Database<S>) -> Result<Json<Vec<Entry>>, Failure> {
     Ok(Json(newest(&db).await?))
 }
 
@@ -27,11 +29,12 @@ pub(crate) async fn entries<S: Store>(db: Database<S>) -> Result<Json<Vec<Entry>
 pub(crate) async fn sign<S: Store>(
     db: Database<S>,
     submitted: Submitted,
-) -> Result<Response, Failure<S>> {
+) -> Result<Response, Failure> {
     let Submitted { fields, form } = submitted;
     match NewEntry::parse(&fields.author, &fields.message) {
         Ok(entry) => {
-            let entry = S::add(&mut *db.get().await?, entry).await.map_err(Failure::Database)?;
+            let added = S::add(&mut *db.get().await?, entry).await;
+            let entry = added.map_err(|error| Failure::of(&db, &error))?;
             Ok(if form {
                 Redirect::to("/").into_response()
             } else {
@@ -63,7 +66,7 @@ async fn page<S: Store>(
     db: &Database<S>,
     fields: &Fields,
     error: Option<Refused>,
-) -> Result<Response, Failure<S>> {
+) -> Result<Response, Failure> {
     let page = Page {
         entries: newest(db).await?,
         author: &fields.author,
@@ -74,8 +77,8 @@ async fn page<S: Store>(
     Ok(Html(page.render().map_err(Failure::Page)?).into_response())
 }
 
-async fn newest<S: Store>(db: &Database<S>) -> Result<Vec<Entry>, Failure<S>> {
-    S::newest(&mut *db.get().await?).await.map_err(Failure::Database)
+async fn newest<S: Store>(db: &Database<S>) -> Result<Vec<Entry>, Failure> {
+    S::newest(&mut *db.get().await?).await.map_err(|error| Failure::of(db, &error))
 }
 
 /// The two fields; a missing one is empty, and refused for that.
@@ -97,52 +100,93 @@ impl<S: Send + Sync> FromRequest<S> for Submitted {
     type Rejection = Response;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Response> {
-        if is_json(request.headers()) {
-            let Json(fields) = Json::from_request(request, state)
-                .await
-                .map_err(|rejection: JsonRejection| refuse(rejection.status(), &rejection))?;
-            Ok(Self { fields, form: false })
-        } else {
-            let Form(fields) = Form::from_request(request, state)
-                .await
-                .map_err(|rejection: FormRejection| refuse(rejection.status(), &rejection))?;
-            Ok(Self { fields, form: true })
+        match media_type(request.headers()).as_deref() {
+            Some("application/json") => {
+                let body = Json::from_request(request, state).await;
+                let Json(body) = body
+                    .map_err(|rejection: JsonRejection| refuse(rejection.status(), &rejection))?;
+                let fields = Fields::of_json(&body)
+                    .map_err(|why| refuse(StatusCode::UNPROCESSABLE_ENTITY, &why))?;
+                Ok(Self { fields, form: false })
+            }
+            Some("application/x-www-form-urlencoded") => {
+                let body = Form::from_request(request, state).await;
+                let Form(fields) = body
+                    .map_err(|rejection: FormRejection| refuse(rejection.status(), &rejection))?;
+                Ok(Self { fields, form: true })
+            }
+            _ => Err(refuse(
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                &"the content type must be application/x-www-form-urlencoded or application/json",
+            )),
         }
     }
 }
 
-fn is_json(headers: &HeaderMap) -> bool {
-    headers
-        .get(header::CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok())
-        .and_then(|value| value.split(';').next())
-        .is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/json"))
+impl Fields {
+    fn of_json(body: &Value) -> Result<Self, &'static str> {
+        let fields =
+            body.as_object().ok_or("the body must be an object with author and message")?;
+        let text = |name| match fields.get(name) {
+            None => Some(String::new()),
+            Some(value) => value.as_str().map(str::to_owned),
+        };
+        Ok(Self {
+            author: text("author").ok_or("author must be a string")?,
+            message: text("message").ok_or("message must be a string")?,
+        })
+    }
 }
 
-fn refuse(status: StatusCode, why: &dyn std::fmt::Display) -> Response {
+/// The content type without its parameters.
+fn media_type(headers: &HeaderMap) -> Option<String> {
+    let value = headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
+    Some(value.split(';').next()?.trim().to_ascii_lowercase())
+}
+
+fn refuse(status: StatusCode, why: &dyn Display) -> Response {
     (status, Json(json!({ "error": why.to_string() }))).into_response()
 }
 
 /// A request that could not be served; the client is never shown a driver's words.
-pub(crate) enum Failure<S: Store> {
+pub(crate) enum Failure {
     Acquire(AcquireError),
-    Database(S::Error),
+    /// A statement failed, and may succeed when it is sent again.
+    Busy,
+    /// A statement failed.
+    Database,
     Page(askama::Error),
 }
 
-impl<S: Store> From<AcquireError> for Failure<S> {
+impl Failure {
+    fn of<S: Store>(db: &Database<S>, error: &S::Error) -> Self {
+        tracing::error!(%error, "a statement failed");
+        match db.pool().backend().classify(error) {
+            ErrorClass::Busy | ErrorClass::Fatal | ErrorClass::Failover => Self::Busy,
+            _ => Self::Database,
+        }
+    }
+}
+
+impl From<AcquireError> for Failure {
     fn from(error: AcquireError) -> Self {
         Self::Acquire(error)
     }
 }
 
-impl<S: Store> IntoResponse for Failure<S> {
+impl IntoResponse for Failure {
     fn into_response(self) -> Response {
         match self {
-            Self::Acquire(error) => return error.into_response(),
-            Self::Database(error) => tracing::error!(%error, "a statement failed"),
-            Self::Page(error) => tracing::error!(%error, "the page could not be rendered"),
+            Self::Acquire(error) => error.into_response(),
+            Self::Busy => {
+                let retry = [(header::RETRY_AFTER, "1")];
+                (StatusCode::SERVICE_UNAVAILABLE, retry, "try again").into_response()
+            }
+            Self::Database => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+            Self::Page(error) => {
+                tracing::error!(%error, "the page could not be rendered");
+                StatusCode::INTERNAL_SERVER_ERROR.into_response()
+            }
         }
-        (StatusCode::INTERNAL_SERVER_ERROR, "internal server error").into_response()
     }
 }

@@ -23,7 +23,7 @@ async fn app(worker: Worker) -> std::result::Result<Router, BoxError> {
         HeartbeatLayer::new(worker.pulse()),
         hooks::from_fn(
             |_request| Ok(Pre::Continue(())),
-            |(), request, end| tracing::info!(uri = %request.uri, ?end.outcome, ?end.total),
+            |(), request, end| tracing::info!(path = request.uri.path(), ?end.outcome, ?end.total),
         ),
         ConnectionLayer::new(database),
     );

@@ -1,8 +1,8 @@
 //! The state of a pool: who may have which connection.
 //!
-//! Two rules hold whenever the lock is free: nobody waits while a connection is idle, and `slots` counts
-//! every server session, those being opened and closed included. Nothing is woken, spawned or dropped
-//! under the lock.
+//! Two rules hold whenever the lock is free: nobody waits while a connection is idle, and `slots`
+//! counts every server session, those being opened and closed included. Nothing is woken, spawned
+//! or dropped under the lock.
 
 use std::collections::VecDeque;
 use std::mem;
@@ -89,7 +89,7 @@ pub(super) struct Waiting<B: Backend> {
 }
 
 /// Counts one connection in maintenance.
-pub(super) struct Maintaining<'a>(&'a AtomicUsize);
+pub(super) struct Maintaining<B: Backend>(Arc<Shared<B>>);
 
 // === impl Shared ===
 
@@ -169,7 +169,8 @@ impl<B: Backend> Shared<B> {
         first: bool,
         patience: Patience,
     ) -> Result<(u64, oneshot::Receiver<Result<Lease<B>, AcquireError>>), AcquireError> {
-        // A request whose connection is in the making, or may be made at once, does not wait for a slot.
+        // A request whose connection is in the making, or may be made at once, does not wait for a
+        // slot.
         let coming = state.connecting + self.policy.max_connections.saturating_sub(state.slots);
         if !first && state.waiters.len() >= self.policy.waiting_limit().saturating_add(coming) {
             self.counters.rejected.add();
@@ -221,7 +222,7 @@ impl<B: Backend> Shared<B> {
                 // Closing it cleans it as well.
                 match self.outlived(&occupied.live, now, generation) {
                     Some(reason) => self.retire(occupied, reason),
-                    None => self.spawn(task::clean(occupied)),
+                    None => self.spawn(task::clean(occupied, self.maintain())),
                 }
             }
             Inspection::Poisoned => self.retire(occupied, CloseReason::Poisoned),
@@ -332,7 +333,7 @@ impl<B: Backend> Shared<B> {
 
     /// Closes a connection in the background; the slot stays taken until it is closed.
     pub(super) fn retire(self: &Arc<Self>, occupied: Occupied<B>, reason: CloseReason) {
-        self.spawn(task::close(occupied, reason));
+        self.spawn(task::close(occupied, reason, self.maintain()));
     }
 
     /// Why a connection must not be given out any more.
@@ -366,8 +367,8 @@ impl<B: Backend> Shared<B> {
         Some(after(now, age.saturating_sub(sooner)))
     }
 
-    /// What to wait for before the next connect, and the generation it will have; `None` when nobody
-    /// wants one any more.
+    /// What to wait for before the next connect, and the generation it will have; `None` when
+    /// nobody wants one any more.
     pub(super) fn connect_wanted(&self) -> Option<(Option<Instant>, u64)> {
         let state = self.lock();
         let wanted = !state.closed && !state.waiters.is_empty();
@@ -390,7 +391,8 @@ impl<B: Backend> Shared<B> {
         self.counters.connect_failures.add();
         let mut state = self.lock();
         let failures = state.outage.as_ref().map_or(0, |outage| outage.failures);
-        // 10 ms, doubled up to half a second, and up to half of it off so that processes do not march in step.
+        // 10 ms, doubled up to half a second, and up to half of it off so that processes do not
+        // march in step.
         let delay = Duration::from_millis((10 << failures.min(6)).min(500));
         let retry_at = Instant::now() + delay.mul_f64(1.0 - 0.5 * random::unit());
         let failures = failures.saturating_add(1);
@@ -451,9 +453,9 @@ impl<B: Backend> Shared<B> {
         self.lock().slots == 0
     }
 
-    pub(super) fn maintaining(&self) -> Maintaining<'_> {
+    fn maintain(self: &Arc<Self>) -> Maintaining<B> {
         self.maintaining.fetch_add(1, Ordering::Relaxed);
-        Maintaining(&self.maintaining)
+        Maintaining(Arc::clone(self))
     }
 
     pub(super) fn status(&self) -> Status {
@@ -540,8 +542,40 @@ impl<B: Backend> Drop for Waiting<B> {
 
 // === impl Maintaining ===
 
-impl Drop for Maintaining<'_> {
+impl<B: Backend> Drop for Maintaining<B> {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.0.maintaining.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fake::Fake;
+
+    fn after_a_fork(slots: usize) -> Arc<Shared<Fake>> {
+        let shared = Arc::new(Shared::new(Fake::new(), Policy::default()));
+        let parent = Home { pid: process::id() + 1, runtime: Handle::current() };
+        let mut state = shared.lock();
+        state.home = Some(parent);
+        state.slots = slots;
+        drop(state);
+        shared
+    }
+
+    /// connections.md 5, behaviour 58.
+    #[tokio::test]
+    async fn connections_from_before_a_fork_are_refused_in_the_child() {
+        let claimed = after_a_fork(1).claim(false, Patience::UntilDeadline);
+        assert!(matches!(claimed, Err(AcquireError::Forked)));
+    }
+
+    /// connections.md 5, behaviour 58: as after migrations that closed what they opened.
+    #[tokio::test]
+    async fn a_pool_with_none_open_works_on_after_a_fork() {
+        let shared = after_a_fork(0);
+        let claimed = shared.claim(false, Patience::UntilDeadline);
+        let Ok(Claim::Wait(mut waiting)) = claimed else { panic!("nothing was open") };
+        assert!(matches!((&mut waiting.receiver).await, Ok(Ok(_))));
     }
 }

@@ -19,8 +19,8 @@ pub(super) struct Slot<B: Backend> {
     open: bool,
     /// Whether its end may start a connect for those who wait.
     ///
-    /// False until a spawned connect first runs: on a runtime that is gone each spawn drops its future at
-    /// once, and each drop would spawn again.
+    /// False until a spawned connect first runs: on a runtime that is gone each spawn drops its
+    /// future at once, and each drop would spawn again.
     restarts: bool,
 }
 

@@ -6,7 +6,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::after;
-use super::shared::Shared;
+use super::shared::{Maintaining, Shared};
 use super::slot::{Live, Occupied, Slot};
 use crate::{AcquireError, Backend, CloseReason, ErrorClass, Inspection};
 
@@ -63,7 +63,8 @@ pub(super) async fn connect<B: Backend>(mut connecting: Connecting<B>) {
                 AcquireError::Unavailable(Arc::new(error))
             }
             Err(_) => {
-                tracing::warn!(limit = ?shared.policy.connect_timeout, "connecting to the database took too long");
+                let limit = shared.policy.connect_timeout;
+                tracing::warn!(?limit, "connecting to the database took too long");
                 AcquireError::TimedOut
             }
         };
@@ -72,9 +73,8 @@ pub(super) async fn connect<B: Backend>(mut connecting: Connecting<B>) {
 }
 
 /// Rolls back or resets a connection that its user left unclean, and closes it if that fails.
-pub(super) async fn clean<B: Backend>(mut occupied: Occupied<B>) {
+pub(super) async fn clean<B: Backend>(mut occupied: Occupied<B>, maintaining: Maintaining<B>) {
     let shared = occupied.slot.shared();
-    let maintaining = shared.maintaining();
     let deadline = after(Instant::now(), shared.policy.reset_timeout);
     let connection = &mut occupied.live.connection;
     let cleaned = timeout_at(deadline, async {
@@ -88,22 +88,26 @@ pub(super) async fn clean<B: Backend>(mut occupied: Occupied<B>) {
         }
         Ok::<_, B::Error>(shared.backend.inspect(connection))
     });
-    let cleaned = cleaned.await;
-    drop(maintaining);
-    match cleaned {
-        Ok(Ok(Inspection::Clean)) => return shared.park(occupied),
+    match cleaned.await {
+        Ok(Ok(Inspection::Clean)) => {
+            drop(maintaining);
+            return shared.park(occupied);
+        }
         Ok(Ok(state)) => tracing::debug!(?state, "a connection stayed unclean and is closed"),
         Ok(Err(error)) => tracing::warn!(%error, "a connection could not be cleaned and is closed"),
         Err(_) => tracing::warn!("cleaning a connection took too long, it is closed"),
     }
-    close(occupied, CloseReason::ResetFailed).await;
+    close(occupied, CloseReason::ResetFailed, maintaining).await;
 }
 
 /// Ends a session, at the server too if an operation on it was cancelled.
-pub(super) async fn close<B: Backend>(occupied: Occupied<B>, reason: CloseReason) {
+pub(super) async fn close<B: Backend>(
+    occupied: Occupied<B>,
+    reason: CloseReason,
+    maintaining: Maintaining<B>,
+) {
     let Occupied { mut live, mut slot } = occupied;
     let shared = slot.shared();
-    let _maintaining = shared.maintaining();
     let limit = shared.policy.close_timeout;
     // A health check that was cut off holds nothing at the server, which does not listen anyway.
     let running = reason != CloseReason::Unusable
@@ -129,10 +133,12 @@ pub(super) async fn close<B: Backend>(occupied: Occupied<B>, reason: CloseReason
     }
     tracing::debug!(?reason, uses = live.uses, "a connection was closed");
     slot.closed(reason);
+    // Before the slot is free: what is maintained is part of what is taken.
+    drop(maintaining);
 }
 
 /// Closes idle connections when their time is over, without any traffic.
-pub(super) async fn reap<B: Backend>(reaper: Reaper<B>, first: Instant) {
+pub(super) async fn reap<B: Backend>(mut reaper: Reaper<B>, first: Instant) {
     let mut at = first;
     loop {
         // Woken early: something expires sooner, or the pool is gone.
@@ -142,7 +148,8 @@ pub(super) async fn reap<B: Backend>(reaper: Reaper<B>, first: Instant) {
         };
         match shared.reap() {
             Some(next) => at = next,
-            None => return,
+            // The next connection that becomes idle starts another reaper, perhaps already now.
+            None => return reaper.finish(),
         }
     }
 }
@@ -177,10 +184,15 @@ impl<B: Backend> Reaper<B> {
     pub(super) fn new(shared: &Arc<Shared<B>>) -> Self {
         Self { shared: Arc::downgrade(shared), wake: Arc::clone(&shared.reaper) }
     }
+
+    fn finish(&mut self) {
+        self.shared = Weak::new();
+    }
 }
 
 impl<B: Backend> Drop for Reaper<B> {
     fn drop(&mut self) {
+        // Not finished: its runtime is gone.
         if let Some(shared) = self.shared.upgrade() {
             shared.reaper_gone();
         }

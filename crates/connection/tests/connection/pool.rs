@@ -150,6 +150,40 @@ async fn only_a_connection_that_survived_a_while_is_checked_and_once() {
     assert_eq!(fake.take_events(), expected);
 }
 
+/// connections.md 5, behaviour 11, also with no window in which a check would be skipped.
+#[tokio::test(start_paused = true)]
+async fn a_fresh_connection_is_not_checked() {
+    let fake = Fake::new();
+    let policy = policy().health_checks(true).health_check_bypass(Duration::ZERO);
+    let pool = pool(&fake, policy);
+    drop(acquire(&pool).await);
+    assert_eq!(fake.take_events(), [Event::Connect(1)]);
+    drop(acquire(&pool).await);
+    assert_eq!(fake.take_events(), [Event::Check(1)]);
+}
+
+/// connections.md 5, behaviour 14: who had a connection does not queue again behind others.
+#[tokio::test(start_paused = true)]
+async fn a_replacement_keeps_its_place_before_those_who_wait() {
+    let fake = Fake::new();
+    let pool = pool(&fake, policy().health_checks(true).max_connections(1));
+    drop(acquire(&pool).await);
+    pass(SECOND).await;
+    fake.on_check(Behaviour::Hang);
+    let order = Arc::new(Mutex::new(Vec::new()));
+    let requests = ["checks", "waits", "waits"].map(|name| {
+        let (pool, order) = (pool.clone(), Arc::clone(&order));
+        tokio::spawn(async move {
+            let _loan = acquire(&pool).await;
+            order.lock().unwrap().push(name);
+        })
+    });
+    for request in requests {
+        request.await.unwrap();
+    }
+    assert_eq!(*order.lock().unwrap(), ["checks", "waits", "waits"]);
+}
+
 /// connections.md 5, behaviour 14.
 #[tokio::test(start_paused = true)]
 async fn a_failed_check_is_replaced_within_the_same_acquire() {
@@ -684,5 +718,38 @@ async fn the_counters_balance_after_ten_thousand_mixed_requests() {
     for reason in [CloseReason::Age, CloseReason::Poisoned, CloseReason::Dead] {
         assert!(status.closed_for(reason) > 0, "{reason:?}: {status:?}");
     }
+    assert_balanced(&pool);
+}
+
+/// connections.md 5, behaviours 30 and 61, with real threads and real time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn on_many_threads_the_bound_holds_and_nothing_is_lost() {
+    let fake = Fake::new();
+    let policy = policy().max_connections(4).max_age(Duration::from_millis(20)).max_waiting(10_000);
+    let pool = pool(&fake, policy.acquire_timeout(60 * SECOND));
+    let requests: Vec<_> = (0..64_u64)
+        .map(|client| {
+            let (pool, fake) = (pool.clone(), fake.clone());
+            tokio::spawn(async move {
+                for number in 0..200 {
+                    let mut loan = acquire(&pool).await;
+                    match (client + number) % 16 {
+                        0 => drop(timeout(Duration::from_micros(50), loan.query_for(SECOND)).await),
+                        1 => drop(loan.begin().await),
+                        2 => drop(loan.alter().await),
+                        3 => drop(timeout(Duration::from_micros(50), pool.acquire()).await),
+                        4 if number == 100 => fake.kill_all(),
+                        _ => drop(loan.query().await),
+                    }
+                    assert!(fake.sessions().len() <= 4, "{:?}", fake.sessions());
+                }
+            })
+        })
+        .collect();
+    for request in requests {
+        timeout(60 * SECOND, request).await.expect("no request is left waiting").unwrap();
+    }
+    timeout(60 * SECOND, pool.close()).await.expect("every slot came back");
+    assert_eq!(fake.sessions(), [0_u64; 0]);
     assert_balanced(&pool);
 }

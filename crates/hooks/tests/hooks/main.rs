@@ -12,6 +12,7 @@ mod signals;
 mod support;
 mod table;
 mod tasks;
+mod zz_sizes;
 
 use std::sync::{Arc, Mutex};
 

@@ -125,12 +125,13 @@ async fn disconnects_never_exceed_the_bound_at_the_server() {
     }));
     let mut most = 0;
     let watch = async {
-        while pool.status().kills < 100 {
+        while pool.status().kills + pool.status().kill_failures < 100 {
             most = most.max(Server::shared().sessions("bound").await.len());
         }
     };
     timeout(Duration::from_secs(60), async { tokio::join!(requests, watch) }).await.unwrap();
-    assert!((1..=3).contains(&most), "{most}");
+    // One more only where the machine is so busy that a kill or a connect is given up at its limit.
+    assert!((1..=3).contains(&most), "{most}: {:?}", pool.status());
     eventually("none left", async || Server::shared().sessions("bound").await.is_empty()).await;
 }
 
@@ -175,6 +176,27 @@ async fn an_error_in_a_statement_keeps_the_connection_and_what_it_prepared() {
     let mut loan = pool.acquire().await.unwrap();
     assert_eq!(loan.id(), id);
     assert_eq!(loan.prep("INSERT INTO t VALUES (?)").await.unwrap().id(), prepared);
+}
+
+/// connections.md 5, behaviour 24: a ping would find nothing wrong with it.
+#[tokio::test]
+async fn a_server_that_became_read_only_is_connected_to_anew() {
+    let server = Server::start();
+    server.database("failover").await;
+    server.run("CREATE TABLE failover.t (id INT)").await;
+    // Root may write all the same.
+    server.run("CREATE USER writer").await;
+    server.run("GRANT ALL ON failover.* TO writer").await;
+    let url = server.url("writer", "failover");
+    let pool = Pool::new(MySql::new(&url).unwrap(), policy());
+    let first = session(&pool).await;
+    server.run("SET GLOBAL read_only = ON").await;
+    let mut loan = pool.acquire().await.unwrap();
+    let error = loan.exec_drop("INSERT INTO t VALUES (?)", (1,)).await.unwrap_err();
+    assert!(matches!(&error, Error::Server(error) if error.code == 1290), "{error:?}");
+    drop(loan);
+    assert_ne!(session(&pool).await, first);
+    assert_eq!(pool.status().closed_for(CloseReason::Dead), 1);
 }
 
 /// connections.md 5, behaviour 25: after a lock wait time-out the transaction is still open.
@@ -376,13 +398,13 @@ async fn a_stopped_server_costs_no_more_than_the_deadline() {
     let url = server.database("stopped").await;
     let pool = Pool::new(MySql::new(&url).unwrap(), policy().max_connections(3));
     drop(join_all((0..3).map(|_| pool.acquire())).await);
-    server.signal("-STOP");
+    server.pause().await;
     let start = Instant::now();
     for result in join_all((0..10).map(|_| pool.acquire())).await {
         assert_eq!(result.unwrap_err().status(), 504);
     }
     assert!(start.elapsed() < Duration::from_secs(6), "{:?}", start.elapsed());
-    server.signal("-CONT");
+    server.resume();
     eventually("it serves again", async || pool.acquire().await.is_ok()).await;
     eventually("nothing is left", async || {
         let status = pool.status();

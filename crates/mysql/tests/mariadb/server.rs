@@ -1,8 +1,9 @@
 //! A private MariaDB server for these tests.
 
 use std::fs::{self, File};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpListener;
 use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
@@ -30,21 +31,31 @@ impl Server {
     }
 
     pub(crate) fn start() -> Self {
+        // Another process may take the port between our look at it and the server's.
+        (0..5).find_map(|_| Self::start_on(free_port())).expect("a port that stays free")
+    }
+
+    fn start_on(port: u16) -> Option<Self> {
         let dir = TempDir::with_prefix("farrier-mysql-").expect("a temporary folder").keep();
         let path = |name: &str| dir.join(name).display().to_string();
         let root = fs::metadata("/proc/self").is_ok_and(|me| me.uid() == 0);
         let user = root.then_some("--user=root");
+        let command = |program: &str| {
+            let mut command = Command::new(program);
+            // Debian keeps servers where an ordinary PATH does not look.
+            let path = std::env::var("PATH").unwrap_or_default();
+            command.env("PATH", format!("{path}:/usr/sbin:/usr/local/sbin"));
+            // A server that starts removes the temporary tables that it finds: also its neighbours'.
+            command.env("TMPDIR", &dir);
+            command
+        };
         let installed = command("mariadb-install-db")
             .args(["--no-defaults", "--auth-root-authentication-method=normal"])
             .arg(format!("--datadir={}", path("data")))
             .args(user)
             .output()
             .expect("mariadb-install-db, of Debian's mariadb-server");
-        assert!(installed.status.success(), "{}", String::from_utf8_lossy(&installed.stderr));
-        let port = TcpListener::bind(("127.0.0.1", 0))
-            .and_then(|probe| probe.local_addr())
-            .expect("a free port")
-            .port();
+        assert!(installed.status.success(), "{installed:?}");
         let keeper = command("sh")
             .args(["-c", KEEPER, "keeper"])
             .arg(&dir)
@@ -59,13 +70,18 @@ impl Server {
             .stderr(File::create(dir.join("log")).expect("a log file"))
             .spawn()
             .expect("sh");
+        let server = Self { port, pid_file: path("pid"), keeper };
         let deadline = Instant::now() + Duration::from_secs(30);
-        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+        loop {
             let log = fs::read_to_string(dir.join("log")).unwrap_or_default();
+            if log.contains("ready for connections") {
+                return Some(server);
+            } else if log.contains("Bind on TCP/IP port") {
+                return None;
+            }
             assert!(Instant::now() < deadline && !log.contains("[ERROR]"), "mariadbd: {log}");
             std::thread::yield_now();
         }
-        Self { port, pid_file: path("pid"), keeper }
     }
 
     /// An empty database of its own for one test, by name.
@@ -102,11 +118,30 @@ impl Server {
             .await;
     }
 
-    /// Sends the server process a signal.
-    pub(crate) fn signal(&self, signal: &str) {
+    /// Stops the server process, and returns when the last of its threads stands still.
+    pub(crate) async fn pause(&self) {
+        let pid = self.signal("-STOP");
+        let stopped = |thread: PathBuf| {
+            let stat = fs::read_to_string(thread.join("stat")).unwrap_or_default();
+            stat.rsplit(')').next().is_none_or(|fields| fields.trim_start().starts_with('T'))
+        };
+        eventually("the server stands still", async || {
+            let threads = fs::read_dir(format!("/proc/{pid}/task")).expect("a running server");
+            threads.flatten().all(|thread| stopped(thread.path()))
+        })
+        .await;
+    }
+
+    pub(crate) fn resume(&self) {
+        self.signal("-CONT");
+    }
+
+    fn signal(&self, signal: &str) -> String {
         let pid = fs::read_to_string(&self.pid_file).expect("a running server");
-        let sent = Command::new("kill").args([signal, pid.trim()]).status();
+        let pid = pid.trim().to_owned();
+        let sent = Command::new("kill").args([signal, &pid]).status();
         assert!(sent.expect("kill").success());
+        pid
     }
 
     async fn connect(&self) -> Conn {
@@ -132,10 +167,7 @@ pub(crate) async fn eventually(what: &str, mut is_so: impl AsyncFnMut() -> bool)
     }
 }
 
-fn command(program: &str) -> Command {
-    let mut command = Command::new(program);
-    // Debian keeps servers where an ordinary PATH does not look.
-    let path = std::env::var("PATH").unwrap_or_default();
-    command.env("PATH", format!("{path}:/usr/sbin:/usr/local/sbin"));
-    command
+fn free_port() -> u16 {
+    let probe = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
+    probe.local_addr().expect("a bound socket").port()
 }

@@ -245,6 +245,19 @@ fn a_master_that_was_paused_kills_nobody() {
     assert!(!world.processes.contains_key(&before[0]));
 }
 
+/// Short of what the master could notice by its own lateness: it looks twice before it judges.
+#[test]
+fn a_pause_of_the_whole_machine_kills_nobody_however_short() {
+    for beyond in [1, 100, 500, 990, 5_000] {
+        let mut world = World::running(3);
+        world.live(Duration::from_secs(1));
+        let before = world.pids();
+        world.advance(TIMEOUT + Duration::from_millis(beyond));
+        world.live(Duration::from_secs(5));
+        assert_eq!(world.pids(), before, "{beyond} ms beyond the timeout");
+    }
+}
+
 /// gunicorn.md 4, test 34.
 #[test]
 fn a_reload_replaces_slot_by_slot_and_each_old_one_after_its_successor() {
@@ -281,6 +294,23 @@ fn a_canary_that_dies_leaves_the_old_generation_as_it_was() {
     world.order(Order::Reload);
     world.live(Duration::from_secs(5));
     assert_eq!(world.serving(), [(0, 3), (1, 3), (2, 3), (3, 3), (4, 3)], "the next one works");
+}
+
+#[test]
+fn a_reload_that_fails_keeps_what_ttin_did() {
+    let mut world = World::running(2);
+    world.order(Order::More);
+    world.live(Duration::from_secs(1));
+    world.order(Order::Reload);
+    world.die(*world.pids().last().unwrap());
+    world.live(Duration::from_secs(5));
+    assert_eq!(world.arbiter.target(), 3);
+
+    world.file = Some(limits(5));
+    world.order(Order::Reload);
+    assert_eq!(world.arbiter.target(), 5);
+    world.die(*world.pids().last().unwrap());
+    assert_eq!(world.arbiter.target(), 3);
 }
 
 #[test]

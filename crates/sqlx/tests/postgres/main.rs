@@ -1,4 +1,5 @@
-//! The behaviours of the PostgreSQL backend, against a private server where PostgreSQL is installed.
+//! The behaviours of the PostgreSQL backend, against a private server where PostgreSQL is
+//! installed.
 #![cfg(feature = "postgres")]
 
 mod server;
@@ -121,7 +122,8 @@ async fn nothing_of_a_session_is_visible_to_the_next_request() {
     }
 }
 
-/// connections.md 5, behaviours 28 and 29: never a row of the cancelled one, and the connection goes to nobody else.
+/// connections.md 5, behaviours 28 and 29: never a row of the cancelled one, and the connection
+/// goes to nobody else.
 #[tokio::test]
 async fn a_cancelled_statement_is_never_mixed_up_and_its_connection_closed() {
     let Some(pool) = pool("cancel", policy()) else { return };

@@ -1,7 +1,7 @@
 //! A private PostgreSQL server for these tests.
 
 use std::fs;
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpListener;
 use std::os::unix::fs::{MetadataExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -20,8 +20,7 @@ const NOBODY: u32 = 65_534;
 #[derive(Debug)]
 pub(crate) struct Server {
     port: u16,
-    /// Its input holds the server up.
-    _keeper: Child,
+    keeper: Child,
 }
 
 impl Server {
@@ -32,6 +31,12 @@ impl Server {
     }
 
     fn start(binaries: &Path) -> Self {
+        // Another process may take the port between our look at it and the server's.
+        let mut attempts = (0..5).filter_map(|_| Self::start_on(free_port(), binaries));
+        attempts.next().expect("a port that stays free")
+    }
+
+    fn start_on(port: u16, binaries: &Path) -> Option<Self> {
         let root = fs::metadata("/proc/self").is_ok_and(|me| me.uid() == 0);
         let dir = TempDir::with_prefix("farrier-postgres-").expect("a temporary folder").keep();
         let command = |program: &Path| {
@@ -51,10 +56,6 @@ impl Server {
             .output()
             .expect("initdb");
         assert!(installed.status.success(), "{}", String::from_utf8_lossy(&installed.stderr));
-        let port = TcpListener::bind(("127.0.0.1", 0))
-            .and_then(|probe| probe.local_addr())
-            .expect("a free port")
-            .port();
         let keeper = command(Path::new("sh"))
             .args(["-c", KEEPER, "keeper"])
             .arg(&dir)
@@ -67,19 +68,31 @@ impl Server {
             .stderr(fs::File::create(dir.join("log")).expect("a log file"))
             .spawn()
             .expect("sh");
+        let server = Self { port, keeper };
         let deadline = Instant::now() + Duration::from_secs(30);
-        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+        loop {
             let log = fs::read_to_string(dir.join("log")).unwrap_or_default();
+            if log.contains("ready to accept connections") {
+                return Some(server);
+            } else if log.contains("could not bind") {
+                return None;
+            }
             assert!(Instant::now() < deadline && !log.contains("FATAL"), "postgres: {log}");
             std::thread::yield_now();
         }
-        Self { port, _keeper: keeper }
     }
 
     /// A URL whose sessions the server lists under `name`.
     pub(crate) fn url(&self, name: &str) -> String {
         let port = self.port;
         format!("postgres://farrier@127.0.0.1:{port}/postgres?application_name={name}")
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        drop(self.keeper.stdin.take());
+        let _ = self.keeper.wait();
     }
 }
 
@@ -90,4 +103,9 @@ fn binaries() -> Option<PathBuf> {
     let mut folders: Vec<_> = installed.map(|version| version.path().join("bin")).collect();
     folders.extend(std::env::split_paths(&path));
     folders.into_iter().find(|folder| folder.join("initdb").exists())
+}
+
+fn free_port() -> u16 {
+    let probe = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
+    probe.local_addr().expect("a bound socket").port()
 }
