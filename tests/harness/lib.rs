@@ -13,7 +13,6 @@
 
 pub mod client;
 pub mod load;
-pub mod mariadb;
 pub mod process;
 pub mod service;
 

@@ -61,7 +61,7 @@ pub fn binary(name: &str) -> PathBuf {
     BUILT.get_or_init(|| {
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let status = Command::new(cargo)
-            .args(["build", "--quiet", "--locked", "--workspace", "--bins"])
+            .args(["build", "--quiet", "--locked", "--workspace", "--bins", "--all-features"])
             .args((!cfg!(debug_assertions)).then_some("--release"))
             .arg("--target-dir")
             .arg(profile.parent().expect("cargo's target folder"))

@@ -3,9 +3,9 @@
 
 use std::collections::HashSet;
 
+use farrier_test_servers::MariaDb;
 use harness::client;
 use harness::eventually_async;
-use harness::mariadb::MariaDb;
 use harness::service::{self, Service};
 use hyper::StatusCode;
 
@@ -61,12 +61,12 @@ async fn a_killed_session_is_replaced() {
     let on = ["--max-age=60", "--health-checks=true", "--health-check-bypass=0"];
     let (lab, server) = lab_on("killed", &on).await;
     let first = session(&lab).await;
-    server.run_sql(&format!("KILL CONNECTION {first}")).await;
+    server.run(&format!("KILL CONNECTION {first}")).await;
     assert_ne!(session(&lab).await, first);
 
     let (lab, server) = lab_on("killed_unchecked", &["--health-checks=false"]).await;
     let first = session(&lab).await;
-    server.run_sql(&format!("KILL CONNECTION {first}")).await;
+    server.run(&format!("KILL CONNECTION {first}")).await;
     let failed = client::get(lab.address(), "/db/session").await.expect("a whole response");
     assert_eq!(failed.status, StatusCode::INTERNAL_SERVER_ERROR);
     assert_ne!(session(&lab).await, first);

@@ -1,7 +1,7 @@
 //! The example service, as a browser and a program use it.
 
+use farrier_test_servers::MariaDb;
 use harness::client::{self, Response};
-use harness::mariadb::MariaDb;
 use harness::service::{self, Service};
 use hyper::StatusCode;
 use serde_json::json;

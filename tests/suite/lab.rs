@@ -2,9 +2,9 @@
 
 use std::time::Instant;
 
+use farrier_test_servers::MariaDb;
 use futures_util::{SinkExt, StreamExt};
 use harness::client;
-use harness::mariadb::MariaDb;
 use harness::process::Signal;
 use harness::{eventually_async, service};
 use http_body_util::{BodyExt, Full};

@@ -2,12 +2,13 @@
 
 use std::fmt;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use pin_project::pin_project;
 
+use crate::exchange::Watch;
 use crate::{Answer, Exchange, Observer};
 
 /// The service's body (or a middleware's own [`Answer`]) with the [`Exchange`] that ends with it.
@@ -38,6 +39,7 @@ enum Inner<B> {
 
 impl<B, O: Observer> ResponseBody<B, O> {
     /// The service's body; `exchange` is `None` if it is over already.
+    #[inline]
     pub fn new(body: B, exchange: Option<Exchange<O>>) -> Self {
         Self { inner: Inner::Service(body), exchange }
     }
@@ -67,16 +69,18 @@ where
     ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
         let this = self.project();
         let mut inner = this.inner;
-        Exchange::watch(this.exchange, |exchange| {
-            let frame = ready!(inner.as_mut().poll_frame(cx));
-            if let Some(exchange) = exchange {
-                exchange.frame(frame.as_ref(), inner.is_end_stream());
+        let mut watch = Watch::new(this.exchange);
+        let polled = inner.as_mut().poll_frame(cx);
+        if let Poll::Ready(frame) = &polled {
+            if let Some(exchange) = watch.exchange() {
+                exchange.frame(frame.as_ref(), || inner.is_end_stream());
             }
             if matches!(frame, None | Some(Err(_))) {
                 inner.set(Inner::Ended);
             }
-            Poll::Ready(frame)
-        })
+        }
+        watch.passed();
+        polled
     }
 
     fn is_end_stream(&self) -> bool {

@@ -100,8 +100,8 @@ struct Facts {
     failure: Option<Outcome>,
 }
 
-/// Dropped by a panic before the call has passed: no panic needs to be caught and resumed.
-struct Watch<'a, O: Observer> {
+/// Notes a panic that passes by, without catching it.
+pub(crate) struct Watch<'a, O: Observer> {
     exchange: &'a mut Option<Exchange<O>>,
     passed: bool,
 }
@@ -185,13 +185,8 @@ impl<O: Observer> Exchange<O> {
             || facts.upgraded()
             || status.is_informational()
             || status == StatusCode::NO_CONTENT
-            || status == StatusCode::NOT_MODIFIED
-            || body.is_end_stream();
-        facts.expected = if bodiless {
-            Some(0)
-        } else {
-            content_length(headers).or_else(|| body.size_hint().exact())
-        };
+            || status == StatusCode::NOT_MODIFIED;
+        facts.expected = if bodiless { Some(0) } else { expected(headers, body) };
         let observer = self.observer_mut();
         caught("head", || observer.on_head(status, headers));
     }
@@ -217,30 +212,23 @@ impl<O: Observer> Exchange<O> {
         self.fail(Outcome::Panicked);
     }
 
-    /// Notes what the response body yielded; `over` if it has said that nothing follows.
-    pub(crate) fn frame<D: Buf, E>(&mut self, frame: Option<&Result<Frame<D>, E>>, over: bool) {
+    /// Notes what the response body yielded; `over` asks it whether anything follows.
+    #[inline]
+    pub(crate) fn frame<D: Buf, E>(
+        &mut self,
+        frame: Option<&Result<Frame<D>, E>>,
+        over: impl FnOnce() -> bool,
+    ) {
         match frame {
             Some(Ok(frame)) => {
                 self.facts.sent += frame.data_ref().map_or(0, Buf::remaining) as u64;
-                self.facts.complete |= over || frame.is_trailers();
+                if !self.facts.produced() {
+                    self.facts.complete |= frame.is_trailers() || over();
+                }
             }
             Some(Err(_)) => self.fail(Outcome::BodyFailed),
             None => self.facts.complete = true,
         }
-    }
-
-    /// Calls what carries the exchange; a panic that passes by is noted.
-    ///
-    /// The exchange is lent and not captured, so that `call` may note in it what it sees.
-    #[inline]
-    pub(crate) fn watch<T>(
-        exchange: &mut Option<Self>,
-        call: impl FnOnce(Option<&mut Self>) -> T,
-    ) -> T {
-        let mut watch = Watch { exchange, passed: false };
-        let result = call(watch.exchange.as_mut());
-        watch.passed = true;
-        result
     }
 
     fn carry<B: Body, R>(
@@ -261,11 +249,12 @@ impl<O: Observer> Exchange<O> {
 
 impl<O: Observer> Drop for Exchange<O> {
     fn drop(&mut self) {
-        let Some(observer) = self.observer.take() else {
-            return;
-        };
         let end = self.facts.end();
-        caught("end", || observer.on_end(end));
+        caught("end", || {
+            if let Some(observer) = self.observer.take() {
+                observer.on_end(end);
+            }
+        });
     }
 }
 
@@ -280,7 +269,26 @@ impl<O: Observer + fmt::Debug> fmt::Debug for Exchange<O> {
 
 // === impl Watch ===
 
+impl<'a, O: Observer> Watch<'a, O> {
+    #[inline]
+    pub(crate) fn new(exchange: &'a mut Option<Exchange<O>>) -> Self {
+        Self { exchange, passed: false }
+    }
+
+    #[inline]
+    pub(crate) fn exchange(&mut self) -> Option<&mut Exchange<O>> {
+        self.exchange.as_mut()
+    }
+
+    /// What could panic is over.
+    #[inline]
+    pub(crate) fn passed(mut self) {
+        self.passed = true;
+    }
+}
+
 impl<O: Observer> Drop for Watch<'_, O> {
+    #[inline]
     fn drop(&mut self) {
         if let (false, Some(exchange)) = (self.passed, &mut *self.exchange) {
             exchange.panicked();
@@ -291,6 +299,7 @@ impl<O: Observer> Drop for Watch<'_, O> {
 // === impl Facts ===
 
 impl Facts {
+    #[inline]
     fn end(&self) -> End {
         End {
             outcome: self.outcome(),
@@ -306,12 +315,17 @@ impl Facts {
             return failure;
         }
         match self.expected {
-            Some(expected) if self.sent >= expected => Outcome::Finished,
+            _ if self.produced() => Outcome::Finished,
             Some(_) if self.complete => Outcome::BodyFailed,
             None if self.complete => Outcome::Finished,
             _ if thread::panicking() => Outcome::Panicked,
             _ => Outcome::Aborted,
         }
+    }
+
+    /// Whether as many bytes were sent as were expected.
+    fn produced(&self) -> bool {
+        self.expected.is_some_and(|expected| self.sent >= expected)
     }
 
     #[inline]
@@ -328,6 +342,19 @@ impl Facts {
 fn caught(moment: &'static str, call: impl FnOnce()) {
     if panic::catch_unwind(AssertUnwindSafe(call)).is_err() {
         tracing::error!(moment, "the observer of an exchange panicked");
+    }
+}
+
+/// How many bytes a body has to have, if that is known at the head.
+///
+/// A body that is over at once has none, whatever a header claims; beyond that the header counts: it is
+/// what the client was told.
+#[inline]
+fn expected<B: Body>(headers: &HeaderMap, body: &B) -> Option<u64> {
+    match body.size_hint().exact() {
+        Some(0) => Some(0),
+        None if body.is_end_stream() => Some(0),
+        exact => content_length(headers).or(exact),
     }
 }
 

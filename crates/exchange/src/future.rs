@@ -2,12 +2,13 @@
 
 use std::fmt;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use http::Response;
 use http_body::Body;
 use pin_project::pin_project;
 
+use crate::exchange::Watch;
 use crate::{Exchange, Observer, ResponseBody};
 
 /// Carries an [`Exchange`] through the service's future and hands it to the [`ResponseBody`].
@@ -26,6 +27,7 @@ pub struct ResponseFuture<F, O: Observer> {
 
 impl<F, O: Observer> ResponseFuture<F, O> {
     /// Carries `exchange` through `inner`.
+    #[inline]
     pub fn new(inner: F, exchange: Exchange<O>) -> Self {
         Self { inner, exchange: Some(exchange) }
     }
@@ -47,28 +49,29 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let inner = this.inner;
-        let result = ready!(Exchange::watch(this.exchange, |exchange| {
-            let polled = inner.poll(cx);
-            if let (Poll::Ready(Ok(response)), Some(exchange)) = (&polled, exchange) {
-                exchange.head(response.status(), response.headers(), response.body());
+        let mut watch = Watch::new(this.exchange);
+        let response = match this.inner.poll(cx) {
+            Poll::Pending => {
+                watch.passed();
+                return Poll::Pending;
             }
-            polled
-        }));
-        match result {
-            Ok(response) => {
-                if this.exchange.as_ref().is_some_and(Exchange::upgraded) {
-                    *this.exchange = None;
-                }
-                Poll::Ready(Ok(response.map(|body| ResponseBody::new(body, this.exchange.take()))))
-            }
-            Err(error) => {
+            Poll::Ready(Ok(response)) => response,
+            Poll::Ready(Err(error)) => {
+                watch.passed();
                 if let Some(mut exchange) = this.exchange.take() {
                     exchange.service_failed();
                 }
-                Poll::Ready(Err(error))
+                return Poll::Ready(Err(error));
             }
+        };
+        if let Some(exchange) = watch.exchange() {
+            exchange.head(response.status(), response.headers(), response.body());
         }
+        watch.passed();
+        if this.exchange.as_ref().is_some_and(Exchange::upgraded) {
+            *this.exchange = None;
+        }
+        Poll::Ready(Ok(response.map(|body| ResponseBody::new(body, this.exchange.take()))))
     }
 }
 

@@ -299,10 +299,10 @@ where
             ResponseFuture::called(ready.call(Request::from_parts(parts, body)), exchange)
         }
         Ok(Ok((_, Pre::Answer(context, response)))) => {
-            ResponseFuture::answered(response, Some(arrival.begin(context)))
+            ResponseFuture::answered(arrival.answered(context, response))
         }
-        Ok(Err(error)) => ResponseFuture::answered(arrival.failed(error), None),
-        Err(_) => ResponseFuture::answered(arrival.panicked(), None),
+        Ok(Err(error)) => ResponseFuture::answered(arrival.failed(error)),
+        Err(_) => ResponseFuture::answered(arrival.panicked()),
     }
 }
 

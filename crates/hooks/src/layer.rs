@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use farrier_exchange::{Answer, Exchange};
+use farrier_exchange::Exchange;
 use http::{Request, Response};
 use http_body::Body;
 use pin_project::pin_project;
@@ -13,7 +13,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::hook::{AsStr, Pre, RequestHook, Unmatched};
-use crate::post::{Arrival, PostHook, PostRequest, Shared, caught};
+use crate::post::{Answered, Arrival, PostHook, PostRequest, Shared, caught};
 
 /// The response body of a service under a hook.
 pub type ResponseBody<B, H, P = Unmatched> = farrier_exchange::ResponseBody<B, PostRequest<H, P>>;
@@ -45,7 +45,7 @@ enum State<F, H: PostHook, P> {
     /// The service is at work; no exit.
     Called(#[pin] farrier_exchange::ResponseFuture<F, PostRequest<H, P>>),
     /// The hook has answered or failed; `None` once that was returned.
-    Answered(Option<(Response<Answer>, Option<Exchange<PostRequest<H, P>>>)>),
+    Answered(Option<Answered<H, P>>),
 }
 
 // === impl RequestHookLayer ===
@@ -123,10 +123,10 @@ where
                 ResponseFuture::called(self.inner.call(request), exchange)
             }
             Ok(Ok(Pre::Answer(context, response))) => {
-                ResponseFuture::answered(response, Some(arrival.begin(context)))
+                ResponseFuture::answered(arrival.answered(context, response))
             }
-            Ok(Err(error)) => ResponseFuture::answered(arrival.failed(error), None),
-            Err(_) => ResponseFuture::answered(arrival.panicked(), None),
+            Ok(Err(error)) => ResponseFuture::answered(arrival.failed(error)),
+            Err(_) => ResponseFuture::answered(arrival.panicked()),
         }
     }
 }
@@ -152,12 +152,8 @@ impl<F, H: PostHook, P> ResponseFuture<F, H, P> {
         Self { state: State::Called(farrier_exchange::ResponseFuture::new(future, exchange)) }
     }
 
-    /// The hook gives `response`; without an exchange if it failed.
-    pub(crate) fn answered(
-        response: Response<Answer>,
-        exchange: Option<Exchange<PostRequest<H, P>>>,
-    ) -> Self {
-        Self { state: State::Answered(Some((response, exchange))) }
+    pub(crate) fn answered(answered: Answered<H, P>) -> Self {
+        Self { state: State::Answered(Some(answered)) }
     }
 }
 

@@ -45,6 +45,9 @@ pub(crate) struct Shared<H, P> {
     pub(crate) as_str: Option<AsStr<P>>,
 }
 
+/// What the hook itself gives the client; without an exchange if it failed.
+pub(crate) type Answered<H, P> = (Response<Answer>, Option<Exchange<PostRequest<H, P>>>);
+
 // === impl PostHook ===
 
 impl<H: RequestHook> PostHook for H {
@@ -79,18 +82,26 @@ impl<H: PostHook, P> Arrival<H, P> {
         Exchange::begin(&method, PostRequest { arrival: self, context })
     }
 
-    /// The answer for a `pre_request` that failed.
-    pub(crate) fn failed(self, error: BoxError) -> Response<Answer> {
+    /// The hook has answered, and its `post_request` will run.
+    #[cold]
+    pub(crate) fn answered(self, context: H::Context, response: Response<Answer>) -> Answered<H, P> {
+        (response, Some(self.begin(context)))
+    }
+
+    /// Its `pre_request` failed.
+    #[cold]
+    pub(crate) fn failed(self, error: BoxError) -> Answered<H, P> {
         if caught(|| self.seen.log_error("pre_request failed", &error)).is_err() {
             self.seen.log("pre_request failed, and its error panicked");
         }
-        internal_server_error()
+        (internal_server_error(), None)
     }
 
-    /// The answer for a `pre_request` that panicked.
-    pub(crate) fn panicked(self) -> Response<Answer> {
+    /// Its `pre_request` panicked.
+    #[cold]
+    pub(crate) fn panicked(self) -> Answered<H, P> {
         self.seen.log("pre_request panicked");
-        internal_server_error()
+        (internal_server_error(), None)
     }
 }
 

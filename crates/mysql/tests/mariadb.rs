@@ -1,17 +1,14 @@
 //! The behaviours of the MySQL backend, against a private MariaDB server.
 
-mod server;
-
 use std::time::{Duration, Instant};
 
 use farrier_connection::{AcquireError, Backend, CloseReason, Policy, Pool};
 use farrier_mysql::mysql_async::prelude::*;
 use farrier_mysql::mysql_async::{Error, FromRowError, Opts, OptsBuilder, Row};
 use farrier_mysql::{MySql, MySqlConnection, Poisoned};
+use farrier_test_servers::{MariaDb, eventually};
 use futures_util::future::join_all;
 use tokio::time::{sleep, timeout};
-
-use server::{Server, eventually};
 
 const SLOW: &str = "SELECT SLEEP(60)";
 const MOMENT: Duration = Duration::from_millis(50);
@@ -21,7 +18,7 @@ fn policy() -> Policy {
 }
 
 async fn pool(database: &str, policy: Policy) -> Pool<MySql> {
-    let url = Server::shared().database(database).await;
+    let url = MariaDb::shared().database(database).await;
     Pool::new(MySql::new(&url).expect("a URL"), policy)
 }
 
@@ -56,9 +53,9 @@ async fn plain_requests_share_one_session_and_are_not_reset() {
     }
     let status = pool.status();
     assert_eq!((status.opened, status.resets, status.rollbacks, status.checks), (1, 0, 0, 20));
-    assert_eq!(Server::shared().sessions("plain").await, [first]);
+    assert_eq!(MariaDb::shared().sessions("plain").await, [first]);
     pool.close().await;
-    eventually("closed", async || Server::shared().sessions("plain").await.is_empty()).await;
+    eventually("closed", async || MariaDb::shared().sessions("plain").await.is_empty()).await;
 }
 
 /// connections.md 5, behaviour 28 (3.2): in every style, and also once the server is done with it.
@@ -111,7 +108,7 @@ async fn a_cancelled_transaction_lets_go_of_its_locks() {
     drop(next);
     quiet(&pool).await;
     assert_eq!((pool.status().kills, pool.status().kill_failures), (1, 0));
-    eventually("one session", async || Server::shared().sessions("locks").await.len() == 1).await;
+    eventually("one session", async || MariaDb::shared().sessions("locks").await.len() == 1).await;
 }
 
 /// connections.md 5, behaviour 30.
@@ -126,13 +123,13 @@ async fn disconnects_never_exceed_the_bound_at_the_server() {
     let mut most = 0;
     let watch = async {
         while pool.status().kills + pool.status().kill_failures < 100 {
-            most = most.max(Server::shared().sessions("bound").await.len());
+            most = most.max(MariaDb::shared().sessions("bound").await.len());
         }
     };
     timeout(Duration::from_secs(60), async { tokio::join!(requests, watch) }).await.unwrap();
     // One more only where the machine is so busy that a kill or a connect is given up at its limit.
     assert!((1..=3).contains(&most), "{most}: {:?}", pool.status());
-    eventually("none left", async || Server::shared().sessions("bound").await.is_empty()).await;
+    eventually("none left", async || MariaDb::shared().sessions("bound").await.is_empty()).await;
 }
 
 /// connections.md 5, behaviours 13 and 19.
@@ -142,16 +139,16 @@ async fn killed_idle_sessions_cost_nothing_with_checks_and_one_failure_without()
     let loans = join_all((0..5).map(|_| pool.acquire())).await;
     drop(loans);
     assert_eq!(pool.status().idle, 5);
-    Server::shared().kill_sessions("killed").await;
+    MariaDb::shared().kill_sessions("killed").await;
     session(&pool).await;
     quiet(&pool).await;
     let status = pool.status();
     assert_eq!((status.check_failures, status.closed_for(CloseReason::Generation)), (1, 4));
 
-    let url = Server::shared().database("unchecked").await;
+    let url = MariaDb::shared().database("unchecked").await;
     let pool = Pool::new(MySql::new(&url).unwrap(), policy().health_checks(false));
     let first = session(&pool).await;
-    Server::shared().kill_sessions("unchecked").await;
+    MariaDb::shared().kill_sessions("unchecked").await;
     let mut loan = pool.acquire().await.unwrap();
     loan.query_drop("SELECT 1").await.unwrap_err();
     is_poisoned(loan.query_drop("SELECT 1").await);
@@ -181,7 +178,7 @@ async fn an_error_in_a_statement_keeps_the_connection_and_what_it_prepared() {
 /// connections.md 5, behaviour 24: a ping would find nothing wrong with it.
 #[tokio::test]
 async fn a_server_that_became_read_only_is_connected_to_anew() {
-    let server = Server::start();
+    let server = MariaDb::start(&[]);
     server.database("failover").await;
     server.run("CREATE TABLE failover.t (id INT)").await;
     // Root may write all the same.
@@ -252,7 +249,7 @@ async fn a_half_read_result_is_drained_or_its_connection_closed() {
     assert_eq!(session(&pool).await, first);
     assert_eq!(pool.status().resets, 1);
 
-    let url = Server::shared().url("root", "halfread");
+    let url = MariaDb::shared().url("root", "halfread");
     let quick = policy().max_connections(1).reset_timeout(Duration::from_millis(20));
     let pool = Pool::new(MySql::new(&url).unwrap(), quick);
     let first = session(&pool).await;
@@ -271,7 +268,7 @@ async fn nothing_of_a_session_is_visible_to_the_next_request() {
         @@character_set_connection, @@collation_connection, @@character_set_results, \
         IS_FREE_LOCK('farrier'))";
     let pool = pool("hygiene", policy().max_connections(1)).await;
-    Server::shared().database("hygiene_other").await;
+    MariaDb::shared().database("hygiene_other").await;
     let mut loan = pool.acquire().await.unwrap();
     let clean: String = loan.query_first(STATE).await.unwrap().unwrap();
     let id = loan.id();
@@ -332,7 +329,7 @@ async fn a_prepared_change_of_the_session_is_cleaned_too() {
 /// connections.md 5, behaviours 41 and 42.
 #[tokio::test]
 async fn setup_runs_in_its_order_after_connect_and_after_each_reset() {
-    let url = Server::shared().database("setup").await;
+    let url = MariaDb::shared().database("setup").await;
     let opts = |setup: Vec<&str>| {
         let opts = Opts::from_url(&url).unwrap();
         OptsBuilder::from_opts(opts).setup(setup)
@@ -351,13 +348,13 @@ async fn setup_runs_in_its_order_after_connect_and_after_each_reset() {
     assert!(matches!(error, AcquireError::Unavailable(_)), "{error:?}");
     let known = pool.status().opened;
     assert_eq!(known, 0);
-    eventually("not leaked", async || Server::shared().sessions("setup").await.len() <= 1).await;
+    eventually("not leaked", async || MariaDb::shared().sessions("setup").await.len() <= 1).await;
 }
 
 /// connections.md 3.6: what a start meets.
 #[tokio::test]
 async fn a_server_that_refuses_is_told_apart_from_one_that_is_not_there() {
-    let server = Server::shared();
+    let server = MariaDb::shared();
     let url = server.url("nobody", "test");
     let error = Pool::new(MySql::new(&url).unwrap(), policy()).acquire().await.unwrap_err();
     assert!(matches!(error, AcquireError::Denied(_)), "{error:?}");
@@ -374,7 +371,7 @@ async fn a_server_that_refuses_is_told_apart_from_one_that_is_not_there() {
 /// connections.md 5, behaviours 54 and 55: who meets a full server waits for it.
 #[tokio::test]
 async fn a_full_server_is_waited_for() {
-    let server = Server::shared();
+    let server = MariaDb::shared();
     server.database("full").await;
     server.run("CREATE OR REPLACE USER crowded WITH MAX_USER_CONNECTIONS 2").await;
     server.run("GRANT ALL ON full.* TO crowded").await;
@@ -394,7 +391,7 @@ async fn a_full_server_is_waited_for() {
 /// connections.md 5, behaviour 56.
 #[tokio::test]
 async fn a_stopped_server_costs_no_more_than_the_deadline() {
-    let server = Server::start();
+    let server = MariaDb::start(&[]);
     let url = server.database("stopped").await;
     let pool = Pool::new(MySql::new(&url).unwrap(), policy().max_connections(3));
     drop(join_all((0..3).map(|_| pool.acquire())).await);

@@ -2,17 +2,14 @@
 //! installed.
 #![cfg(feature = "postgres")]
 
-mod server;
-
 use std::time::{Duration, Instant};
 
 use farrier_connection::{AcquireError, CloseReason, Policy, Pool};
 use farrier_sqlx::Postgres;
 use farrier_sqlx::sqlx::{self, AssertSqlSafe};
+use farrier_test_servers::Postgres as Server;
 use futures_util::StreamExt;
 use tokio::time::{sleep, timeout};
-
-use server::Server;
 
 fn policy() -> Policy {
     Policy::default().health_check_bypass(Duration::ZERO)
