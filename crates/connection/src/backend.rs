@@ -64,8 +64,9 @@ pub trait Backend: Send + Sync + 'static {
     /// Ends a session at the server by a side channel; `true` when it is known to be gone.
     ///
     /// Closing the client's end does not stop a running statement: the server works on and holds
-    /// its locks. The pool calls this for a connection whose operation was cancelled. The default
-    /// has no side channel and answers `false`.
+    /// its locks. The pool calls this for a connection whose operation was cut off, and again after
+    /// an error that is [`Fatal`](ErrorClass::Fatal) or [`Busy`](ErrorClass::Busy). The default has
+    /// no side channel and answers `false`.
     fn interrupt(&self, session: u64) -> impl Future<Output = Result<bool, Self::Error>> + Send {
         let _ = session;
         async { Ok(false) }

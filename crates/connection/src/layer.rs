@@ -22,6 +22,9 @@ use crate::{Backend, Pool};
 ///
 /// By default the connection goes back when the response head is ready, unless the body holds a
 /// clone of the handle.
+///
+/// Layers of several databases may be around one request. A layer that is called within another of
+/// the same pool is part of that one's request, and changes nothing.
 pub struct ConnectionLayer<B: Backend> {
     pool: Pool<B>,
     options: Options,
@@ -174,14 +177,18 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let inner = this.inner;
-        let mut response = ready!(this.anchor.enter(|| inner.poll(cx)))?;
+        let mut polled = ready!(this.anchor.enter(|| inner.poll(cx)));
         // No exchange left means an upgrade: the request is over, the socket is not part of it.
-        if let Some(exchange) = response.body_mut().exchange_mut() {
-            if let Some(scope) = this.anchor.weigh() {
-                exchange.observer_mut().0 = Ending::at_head(scope, *this.hold_until_body_end);
+        let exchange = polled.as_mut().ok().and_then(|head| head.body_mut().exchange_mut());
+        match exchange {
+            Some(exchange) => {
+                if let Some(scope) = this.anchor.weigh() {
+                    exchange.observer_mut().0 = Ending::at_head(scope, *this.hold_until_body_end);
+                }
             }
+            None => this.anchor.end(),
         }
-        Poll::Ready(Ok(response))
+        Poll::Ready(polled)
     }
 }
 

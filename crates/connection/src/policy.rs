@@ -66,7 +66,7 @@ pub struct Policy {
     pub check_timeout: Duration,
     /// How long a rollback or a reset may take; longer closes the connection.
     pub reset_timeout: Duration,
-    /// How long closing may take, and likewise the end of a cancelled session; longer abandons it.
+    /// How long closing may take, and one attempt to end a cancelled session.
     pub close_timeout: Duration,
     /// How many requests may wait for a slot; the next is refused at once. `None` is ten for each
     /// slot.
@@ -76,7 +76,8 @@ pub struct Policy {
     /// Whether a session whose operation was cancelled is ended at the server, by
     /// [`Backend::interrupt`](crate::Backend::interrupt).
     ///
-    /// Switch it off behind a proxy that gives out session numbers of its own.
+    /// Its slot is free again when the server confirms the end; while the server does not answer,
+    /// the attempt is repeated. Switch it off behind a proxy that gives out session numbers of its own.
     pub kill_cancelled: bool,
 }
 

@@ -156,13 +156,19 @@ impl<B: Backend> Pool<B> {
                 return Ok(self.count(lease));
             }
             shared.counters.checks.add();
-            let limit = deadline.min(after(now, shared.policy.check_timeout));
-            match timeout_at(limit, shared.backend.check(&mut lease)).await {
+            let limit = after(now, shared.policy.check_timeout);
+            match timeout_at(limit.min(deadline), shared.backend.check(&mut lease)).await {
                 Ok(Ok(())) => {
                     shared.answered();
                     return Ok(self.count(lease));
                 }
                 Ok(Err(error)) => tracing::debug!(%error, "a health check failed"),
+                Err(_) if deadline < limit => {
+                    // Too little time was left: no proof against the server, nor against older
+                    // connections.
+                    shared.counters.timeouts.add();
+                    return Err(AcquireError::TimedOut);
+                }
                 Err(_) => {
                     tracing::debug!("a health check took too long");
                     shared.unanswered();

@@ -5,12 +5,13 @@ use std::cell::RefCell;
 use std::fmt;
 use std::mem;
 use std::ops::{Deref, DerefMut};
+use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use http::Extensions;
 use tokio::sync::{Mutex, MutexGuard};
-use tokio::time::timeout_at;
+use tokio::time::{Instant, timeout_at};
 
 use crate::pool::{Lease, Patience, Shared};
 use crate::{AcquireError, Backend, Inspection, Pool};
@@ -44,7 +45,7 @@ pub struct Database<B: Backend>(Arc<Scope<B>>);
 /// The request's connection, borrowed; other parts of the request wait until it is dropped.
 pub struct Borrowed<'a, B: Backend> {
     scope: &'a Scope<B>,
-    /// `None` only while `drop` runs.
+    /// `None` while it waits for its turn, and while `drop` runs.
     seat: Option<MutexGuard<'a, Option<Lease<B>>>>,
 }
 
@@ -62,6 +63,8 @@ pub(crate) struct Scope<B: Backend> {
 pub(crate) struct Anchor<B: Backend> {
     pool: Pool<B>,
     scope: Option<Arc<Scope<B>>>,
+    /// The scope belongs to a layer around this one, which also ends it.
+    is_guest: bool,
 }
 
 /// An [`Anchor`] of whatever backend, while its request is being polled on this thread.
@@ -88,11 +91,7 @@ impl<B: Backend> Database<B> {
     pub fn current() -> Option<Self> {
         CURRENT.with_borrow_mut(|entries| {
             let entry = entries.iter_mut().rev().find(|entry| entry.pool.is::<Shared<B>>())?;
-            if entry.scope.is_none() {
-                let shared = Arc::clone(&entry.pool).downcast::<Shared<B>>().ok()?;
-                entry.scope = Some(Arc::new(Scope::new(Pool::from_shared(shared))));
-            }
-            Arc::clone(entry.scope.as_ref()?).downcast::<Scope<B>>().ok().map(Self)
+            entry.scope().map(Self)
         })
     }
 
@@ -117,15 +116,7 @@ impl<B: Backend> Database<B> {
     pub async fn get(&self) -> Result<Borrowed<'_, B>, AcquireError> {
         let scope = &*self.0;
         let deadline = scope.pool.deadline();
-        let seat = match scope.seat.try_lock() {
-            Ok(seat) => seat,
-            Err(_) => {
-                let seat = timeout_at(deadline, scope.seat.lock()).await;
-                seat.map_err(|_| AcquireError::Borrowed)?
-            }
-        };
-        // From here on the drop of `borrowed` gives back what a request that ended meanwhile left.
-        let mut borrowed = Borrowed { scope, seat: Some(seat) };
+        let mut borrowed = scope.sit_down(deadline).await?;
         if scope.ended.load(Ordering::SeqCst) {
             return Err(AcquireError::Ended);
         }
@@ -136,6 +127,10 @@ impl<B: Backend> Database<B> {
             },
             vacant @ None => {
                 *vacant = Some(scope.pool.checkout(deadline, Patience::UntilDeadline).await?);
+                // The request may have ended during the wait.
+                if scope.ended.load(Ordering::SeqCst) {
+                    return Err(AcquireError::Ended);
+                }
             }
         }
         Ok(borrowed)
@@ -144,11 +139,21 @@ impl<B: Backend> Database<B> {
     /// Gives the connection back before the end of the request; the next [`get`](Self::get) takes
     /// another.
     ///
-    /// For a handler that goes on for long without the database. It waits while the connection is
-    /// borrowed.
-    pub async fn release(&self) {
-        let lease = self.0.seat.lock().await.take();
+    /// For a handler that goes on for long without the database.
+    ///
+    /// # Errors
+    ///
+    /// [`AcquireError::Borrowed`] when another part of the request keeps the connection borrowed
+    /// for the whole `acquire_timeout`.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future changes nothing.
+    pub async fn release(&self) -> Result<(), AcquireError> {
+        let scope = &*self.0;
+        let lease = scope.sit_down(scope.pool.deadline()).await?.lease().take();
         drop(lease);
+        Ok(())
     }
 
     /// The pool that the connection comes from.
@@ -174,7 +179,7 @@ impl<B: Backend> fmt::Debug for Database<B> {
 
 impl<'a, B: Backend> Borrowed<'a, B> {
     fn lease(&mut self) -> &mut Option<Lease<B>> {
-        self.seat.as_mut().expect("only drop takes the seat")
+        self.seat.as_mut().expect("who waits has no borrow yet, and only drop takes the seat")
     }
 }
 
@@ -182,7 +187,8 @@ impl<B: Backend> Deref for Borrowed<'_, B> {
     type Target = B::Connection;
 
     fn deref(&self) -> &B::Connection {
-        let seat = self.seat.as_ref().expect("only drop takes the seat");
+        let seat =
+            self.seat.as_ref().expect("who waits has no borrow yet, and only drop takes the seat");
         seat.as_ref().expect("`get` fills the seat, and only the end of the borrow empties it")
     }
 }
@@ -219,6 +225,21 @@ impl<B: Backend> Scope<B> {
         Self { pool, seat: Mutex::new(None), ended: AtomicBool::new(false) }
     }
 
+    /// Waits for the seat until the deadline.
+    async fn sit_down(&self, deadline: Instant) -> Result<Borrowed<'_, B>, AcquireError> {
+        // Made before the wait: a request that ended meanwhile leaves the connection to who has or
+        // gets the seat, so also one that gives up with the seat in its hands gives it back.
+        let mut borrowed = Borrowed { scope: self, seat: None };
+        borrowed.seat = Some(match self.seat.try_lock() {
+            Ok(seat) => seat,
+            Err(_) => {
+                let seat = timeout_at(deadline, self.seat.lock()).await;
+                seat.map_err(|_| AcquireError::Borrowed)?
+            }
+        });
+        Ok(borrowed)
+    }
+
     /// The request is over: no further use; the connection goes back now, or when its borrower lets
     /// go.
     pub(crate) fn end(&self) {
@@ -235,11 +256,35 @@ impl<B: Backend> Scope<B> {
     }
 }
 
+/// The scope of a layer of the same pool around what runs here.
+fn around<B: Backend>(pool: &Pool<B>) -> Option<Arc<Scope<B>>> {
+    CURRENT.with_borrow_mut(|entries| {
+        let pool = Arc::as_ptr(pool.shared());
+        let is_same = |entry: &&mut Entry| ptr::addr_eq(Arc::as_ptr(&entry.pool), pool);
+        entries.iter_mut().rev().find(is_same)?.scope()
+    })
+}
+
+// === impl Entry ===
+
+impl Entry {
+    /// The scope, made now if nothing asked for it before; `None` if it is another backend's.
+    fn scope<B: Backend>(&mut self) -> Option<Arc<Scope<B>>> {
+        if self.scope.is_none() {
+            let shared = Arc::clone(&self.pool).downcast::<Shared<B>>().ok()?;
+            self.scope = Some(Arc::new(Scope::new(Pool::from_shared(shared))));
+        }
+        Arc::clone(self.scope.as_ref()?).downcast().ok()
+    }
+}
+
 // === impl Anchor ===
 
 impl<B: Backend> Anchor<B> {
+    /// For a request that begins; within another layer of the same pool it is that one's.
     pub(crate) fn new(pool: Pool<B>) -> Self {
-        Self { pool, scope: None }
+        let scope = around(&pool);
+        Self { pool, is_guest: scope.is_some(), scope }
     }
 
     /// Makes the scope now, for a request's extensions.
@@ -248,9 +293,17 @@ impl<B: Backend> Anchor<B> {
         Database(Arc::clone(scope))
     }
 
-    /// Takes the scope out, if there is one; the anchor's end no longer ends it.
+    /// Takes the scope out, if there is one and it is this request's own; the anchor's end no
+    /// longer ends it.
     pub(crate) fn weigh(&mut self) -> Option<Arc<Scope<B>>> {
-        self.scope.take()
+        self.scope.take().filter(|_| !self.is_guest)
+    }
+
+    /// Ends the request's use of the pool now.
+    pub(crate) fn end(&mut self) {
+        if let Some(scope) = self.weigh() {
+            scope.end();
+        }
     }
 
     /// Runs `f` so that [`Database::current`] finds this request's handle.
@@ -267,9 +320,7 @@ impl<B: Backend> Anchor<B> {
 
 impl<B: Backend> Drop for Anchor<B> {
     fn drop(&mut self) {
-        if let Some(scope) = self.scope.take() {
-            scope.end();
-        }
+        self.end();
     }
 }
 

@@ -70,7 +70,7 @@ pub struct Status {
     pub resets: u64,
     /// Sessions of cancelled operations ended at the server.
     pub kills: u64,
-    /// Sessions of cancelled operations that could not be ended at the server.
+    /// Attempts to end such a session that failed; each is repeated unless the server refuses.
     pub kill_failures: u64,
 }
 

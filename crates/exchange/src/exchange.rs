@@ -204,7 +204,7 @@ impl<O: Observer> Exchange<O> {
         self.fail(Outcome::ServiceFailed);
     }
 
-    /// Notes a panic that the carrier caught and will resume.
+    /// Notes a panic of what is carried, while it passes by.
     ///
     /// Without this note an exchange under an outer `CatchPanicLayer` looks aborted: by the time the
     /// future is dropped, the thread no longer unwinds.

@@ -9,27 +9,41 @@ use http_body::Body;
 use pin_project::pin_project;
 
 use crate::exchange::Watch;
-use crate::{Exchange, Observer, ResponseBody};
+use crate::{Answer, Exchange, Observer, ResponseBody};
 
 /// Carries an [`Exchange`] through the service's future and hands it to the [`ResponseBody`].
 ///
-/// Dropped before the head, it drops the inner future first and then ends the exchange as aborted.
+/// Dropped before the head, it drops the inner future first and then ends the exchange as aborted. A
+/// middleware that does not ask the service gives its own [`Answer`] by the same type.
 #[pin_project]
 #[must_use = "futures do nothing unless polled"]
 pub struct ResponseFuture<F, O: Observer> {
     #[pin]
-    inner: F,
+    inner: Inner<F>,
     // After `inner`: what the handler holds is dropped before the exchange ends.
     exchange: Option<Exchange<O>>,
+}
+
+#[pin_project(project = InnerProjection)]
+enum Inner<F> {
+    /// No exit.
+    Service(#[pin] F),
+    /// `None` once it was returned; no exit.
+    Answer(Option<Response<Answer>>),
 }
 
 // === impl ResponseFuture ===
 
 impl<F, O: Observer> ResponseFuture<F, O> {
-    /// Carries `exchange` through `inner`.
+    /// Carries `exchange` through the service's future.
     #[inline]
-    pub fn new(inner: F, exchange: Exchange<O>) -> Self {
-        Self { inner, exchange: Some(exchange) }
+    pub fn new(future: F, exchange: Exchange<O>) -> Self {
+        Self { inner: Inner::Service(future), exchange: Some(exchange) }
+    }
+
+    /// A middleware's own answer, without asking the service; `exchange` is `None` if none began.
+    pub fn answer(response: Response<Answer>, exchange: Option<Exchange<O>>) -> Self {
+        Self { inner: Inner::Answer(Some(response)), exchange }
     }
 
     /// The exchange; `None` once the head was returned.
@@ -49,8 +63,19 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
+        let future = match this.inner.project() {
+            InnerProjection::Service(future) => future,
+            InnerProjection::Answer(answer) => {
+                // As any future that is polled after its end: nothing will ever come.
+                let Some(response) = answer.take() else { return Poll::Pending };
+                return Poll::Ready(Ok(match this.exchange.take() {
+                    Some(exchange) => exchange.answer(response),
+                    None => response.map(|body| ResponseBody::answer(body, None)),
+                }));
+            }
+        };
         let mut watch = Watch::new(this.exchange);
-        let response = match this.inner.poll(cx) {
+        let response = match future.poll(cx) {
             Poll::Pending => {
                 watch.passed();
                 return Poll::Pending;
@@ -71,6 +96,7 @@ where
         if this.exchange.as_ref().is_some_and(Exchange::upgraded) {
             *this.exchange = None;
         }
+        // Moved once, from here into the body: an exchange can be large.
         Poll::Ready(Ok(response.map(|body| ResponseBody::new(body, this.exchange.take()))))
     }
 }

@@ -1,5 +1,6 @@
 //! A ready-made hook that logs each request, in gunicorn's format or as JSON.
 
+mod date;
 mod format;
 mod json;
 mod text;
@@ -25,8 +26,9 @@ pub use format::FormatError;
 /// measure.
 ///
 /// Lines go to `tracing` at level info with target `farrier::access`, or to
-/// [`write_to`](Self::write_to). No client can forge a line: in values, `"` and `\` are escaped with a
-/// backslash and all but printable ASCII as `\xNN` (in JSON by its own rules).
+/// [`write_to`](Self::write_to). No client can forge a line, or leave the quotes that the format has
+/// around a value: `"` and `\` are escaped with a backslash and all but printable ASCII as `\xNN` (in
+/// JSON by its own rules).
 ///
 /// # Example
 ///
@@ -92,18 +94,19 @@ impl AccessLog {
     /// | `u` | user of basic authentication |
     /// | `t` | time of the end in UTC, as `[01/Feb/2026:13:14:15 +0000]` |
     /// | `r` | request line |
-    /// | `m`, `U`, `q`, `H` | method, path, query, protocol |
+    /// | `m`, `U`, `q`, `H` | method, path (as it was sent; gunicorn decodes it), query, protocol |
     /// | `s` | status |
-    /// | `B`, `b` | bytes of the body; `b` is `-` if there were none |
+    /// | `B`, `b` | bytes of the body; `b` is `-` if there was no response |
     /// | `f`, `a` | referer, user agent |
     /// | `T`, `M`, `D`, `L` | duration in seconds, milliseconds, microseconds, seconds with six decimals |
     /// | `p` | process id, as `<123>` |
-    /// | `{name}i`, `{name}o` | request header, response header |
+    /// | `{name}i`, `{name}o` | request header, response header; the last of several |
     /// | `{NAME}e` | what WSGI calls environ: `REQUEST_METHOD`, `PATH_INFO`, `QUERY_STRING`, `RAW_URI`, `SERVER_PROTOCOL`, `REMOTE_ADDR`, `CONTENT_TYPE`, `CONTENT_LENGTH`, `HTTP_*` |
     /// | `outcome` | farrier's own: `finished`, `aborted`, ... |
     /// | `route` | farrier's own: the matched path |
     ///
-    /// What is unknown or absent is `-`, as in gunicorn.
+    /// What is unknown or absent is `-`, as in gunicorn. Put quotes around values that a client chooses,
+    /// as the default format does: a header may contain spaces, and only quotes are escaped for it.
     ///
     /// # Errors
     ///
@@ -191,7 +194,8 @@ impl fmt::Debug for AccessLog {
 }
 
 fn pick(headers: &HeaderMap, names: &[HeaderName]) -> Vec<Option<HeaderValue>> {
-    names.iter().map(|name| headers.get(name).cloned()).collect()
+    let last = |name| headers.get_all(name).iter().next_back().cloned();
+    names.iter().map(last).collect()
 }
 
 fn outcome(end: &End) -> &'static str {

@@ -1,7 +1,6 @@
 //! The layer of a hook whose `pre_request` waits: its service and its response future.
 
 use std::fmt;
-use std::marker::PhantomData;
 use std::mem;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -21,7 +20,7 @@ use crate::post::{Arrival, PostHook, Shared, caught};
 
 /// A layer that calls an async `pre_request` before each request and a `post_request` after it.
 ///
-/// It comes from [`from_async_fn`] or [`from_async_hook`]. Where nothing has to be waited for,
+/// It comes from [`from_async_fn`](crate::from_async_fn) or [`from_async_hook`]. Where nothing has to be waited for,
 /// [`RequestHookLayer`](crate::RequestHookLayer) is cheaper: this layer must clone the inner service
 /// for each request, and under axum that allocates.
 pub struct AsyncRequestHookLayer<A, H, P = Unmatched> {
@@ -71,51 +70,6 @@ pub trait AsyncPre<C>: Send + Sync + 'static {
 /// The `post_request` of a hook from [`from_async_hook`].
 pub struct AsyncHook<H>(Arc<H>);
 
-/// The `post_request` of a hook from [`from_async_fn`].
-pub struct FnPost<After, C> {
-    after: After,
-    context: PhantomData<fn() -> C>,
-}
-
-/// A layer of two closures, of which the first is async.
-///
-/// It owns the request's head while it waits and gives it back; see [`from_async_hook`] for hooks
-/// that borrow it.
-///
-/// # Example
-///
-/// ```
-/// use std::time::Duration;
-///
-/// use farrier_hooks::{Pre, from_async_fn};
-///
-/// let slowed = from_async_fn(
-///     |mut request| async move {
-///         tokio::time::sleep(Duration::from_millis(1)).await;
-///         request.extensions.insert("slowed");
-///         Ok((request, Pre::Continue(())))
-///     },
-///     |(), request, end| println!("{} {:?}", request.uri, end.outcome),
-/// );
-/// # let _ = slowed;
-/// ```
-pub fn from_async_fn<Before, Fut, After, C>(
-    pre_request: Before,
-    post_request: After,
-) -> AsyncRequestHookLayer<Before, FnPost<After, C>>
-where
-    Before: Fn(Parts) -> Fut + Send + Sync + 'static,
-    Fut: Future<Output = Result<(Parts, Pre<C>), BoxError>> + Send,
-    After: Fn(C, &RequestInfo<'_>, &End) + Send + Sync + 'static,
-    C: Send + 'static,
-{
-    AsyncRequestHookLayer {
-        pre: Arc::new(pre_request),
-        hook: Arc::new(FnPost { after: post_request, context: PhantomData }),
-        as_str: None,
-    }
-}
-
 /// A layer of an [`AsyncRequestHook`].
 ///
 /// # Example
@@ -152,10 +106,16 @@ pub fn from_async_hook<H: AsyncRequestHook>(
             Ok((request, pre))
         }
     };
-    AsyncRequestHookLayer { pre: Arc::new(pre), hook: Arc::new(post), as_str: None }
+    AsyncRequestHookLayer::new(pre, post)
 }
 
 // === impl AsyncRequestHookLayer ===
+
+impl<A, H> AsyncRequestHookLayer<A, H> {
+    pub(crate) fn new(pre: A, hook: H) -> Self {
+        Self { pre: Arc::new(pre), hook: Arc::new(hook), as_str: None }
+    }
+}
 
 impl<A, H, P> AsyncRequestHookLayer<A, H, P> {
     /// As [`RequestHookLayer::matched_path`](crate::RequestHookLayer::matched_path).
@@ -296,13 +256,11 @@ where
     match pre {
         Ok(Ok((parts, Pre::Continue(context)))) => {
             let exchange = arrival.begin(context);
-            ResponseFuture::called(ready.call(Request::from_parts(parts, body)), exchange)
+            ResponseFuture::new(ready.call(Request::from_parts(parts, body)), exchange)
         }
-        Ok(Ok((_, Pre::Answer(context, response)))) => {
-            ResponseFuture::answered(arrival.answered(context, response))
-        }
-        Ok(Err(error)) => ResponseFuture::answered(arrival.failed(error)),
-        Err(_) => ResponseFuture::answered(arrival.panicked()),
+        Ok(Ok((_, Pre::Answer(context, response)))) => arrival.answer(context, response),
+        Ok(Err(error)) => arrival.failed(error),
+        Err(_) => arrival.panicked(),
     }
 }
 
@@ -337,27 +295,5 @@ impl<H: AsyncRequestHook> PostHook for AsyncHook<H> {
 impl<H> fmt::Debug for AsyncHook<H> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("AsyncHook").finish_non_exhaustive()
-    }
-}
-
-// === impl FnPost ===
-
-impl<After, C> PostHook for FnPost<After, C>
-where
-    After: Fn(C, &RequestInfo<'_>, &End) + Send + Sync + 'static,
-    C: Send + 'static,
-{
-    type Context = C;
-
-    fn head(&self, _: &mut C, _: StatusCode, _: &HeaderMap) {}
-
-    fn post(&self, context: C, request: &RequestInfo<'_>, end: &End) {
-        (self.after)(context, request, end);
-    }
-}
-
-impl<After, C> fmt::Debug for FnPost<After, C> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("FnPost").finish_non_exhaustive()
     }
 }

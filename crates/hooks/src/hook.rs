@@ -58,7 +58,7 @@ pub trait RequestHook: Send + Sync + 'static {
     /// Called once the response is over, after everything that handler and body held is dropped.
     ///
     /// It runs on the connection's task before the last bytes are flushed, so it must be short: slow
-    /// work goes to [`Tasks`](crate::Tasks). A panic is caught and logged.
+    /// work goes to `Tasks`. A panic is caught and logged.
     fn post_request(&self, context: Self::Context, request: &RequestInfo<'_>, end: &End) {
         let _ = (context, request, end);
     }
@@ -160,7 +160,8 @@ impl<P> Seen<P> {
     }
 
     /// As [`log`](Self::log), with the hook's own words.
-    pub(crate) fn log_error(&self, message: &'static str, error: &BoxError) {
+    #[expect(clippy::needless_pass_by_value, reason = "a drop that panics does so here")]
+    pub(crate) fn log_error(&self, message: &'static str, error: BoxError) {
         tracing::error!(method = %self.method, path = self.uri.path(), %error, "{message}");
     }
 

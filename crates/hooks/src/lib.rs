@@ -46,8 +46,8 @@
 //!
 //! # Ready-made
 //!
-//! [`AccessLog`] with gunicorn's format atoms or as JSON; Django's three [`signals`]; and [`Tasks`] for
-//! slow work after the response.
+//! [`AccessLog`] with gunicorn's format atoms or as JSON; Django's three [`signals`]; and `Tasks` (with
+//! the feature `tokio`, on by default) for slow work after the response.
 //!
 //! # Where it sees what
 //!
@@ -74,6 +74,7 @@
 
 mod access_log;
 mod async_layer;
+mod from_async_fn;
 mod from_fn;
 mod hook;
 mod layer;
@@ -85,9 +86,10 @@ mod tasks;
 pub use access_log::{AccessLog, AccessRecord, FormatError};
 pub use async_layer::{
     AsyncHook, AsyncPre, AsyncRequestHookLayer, AsyncRequestHookService, AsyncResponseFuture,
-    FnPost, from_async_fn, from_async_hook,
+    from_async_hook,
 };
 pub use farrier_exchange::{Answer, End, Outcome};
+pub use from_async_fn::{FnPost, from_async_fn};
 pub use from_fn::{FnHook, from_fn};
 pub use hook::{AsyncRequestHook, BoxError, Pre, RequestHook, RequestInfo, Unmatched};
 pub use layer::{RequestHookLayer, RequestHookService, ResponseBody, ResponseFuture};

@@ -9,6 +9,7 @@ use farrier_exchange::{Answer, End, Exchange, Observer};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 
+use crate::ResponseFuture;
 use crate::hook::{AsStr, BoxError, RequestHook, RequestInfo, Seen};
 
 /// What hooks of every kind do after the service.
@@ -44,9 +45,6 @@ pub(crate) struct Shared<H, P> {
     /// `None` where no matched path is asked for.
     pub(crate) as_str: Option<AsStr<P>>,
 }
-
-/// What the hook itself gives the client; without an exchange if it failed.
-pub(crate) type Answered<H, P> = (Response<Answer>, Option<Exchange<PostRequest<H, P>>>);
 
 // === impl PostHook ===
 
@@ -84,24 +82,29 @@ impl<H: PostHook, P> Arrival<H, P> {
 
     /// The hook has answered, and its `post_request` will run.
     #[cold]
-    pub(crate) fn answered(self, context: H::Context, response: Response<Answer>) -> Answered<H, P> {
-        (response, Some(self.begin(context)))
+    pub(crate) fn answer<F>(
+        self,
+        context: H::Context,
+        response: Response<Answer>,
+    ) -> ResponseFuture<F, H, P> {
+        ResponseFuture::answer(response, Some(self.begin(context)))
     }
 
     /// Its `pre_request` failed.
     #[cold]
-    pub(crate) fn failed(self, error: BoxError) -> Answered<H, P> {
-        if caught(|| self.seen.log_error("pre_request failed", &error)).is_err() {
+    pub(crate) fn failed<F>(self, error: BoxError) -> ResponseFuture<F, H, P> {
+        // Its words, and its drop, are the hook's own code.
+        if caught(|| self.seen.log_error("pre_request failed", error)).is_err() {
             self.seen.log("pre_request failed, and its error panicked");
         }
-        (internal_server_error(), None)
+        ResponseFuture::answer(internal_server_error(), None)
     }
 
     /// Its `pre_request` panicked.
     #[cold]
-    pub(crate) fn panicked(self) -> Answered<H, P> {
+    pub(crate) fn panicked<F>(self) -> ResponseFuture<F, H, P> {
         self.seen.log("pre_request panicked");
-        (internal_server_error(), None)
+        ResponseFuture::answer(internal_server_error(), None)
     }
 }
 

@@ -46,8 +46,11 @@ struct Shared {
     idle: Notify,
 }
 
-/// One task; dropped when it is done, cancelled or has panicked.
-struct Unfinished(Arc<Shared>);
+/// One task; dropped when it is done, cut off or has panicked.
+struct Unfinished {
+    shared: Arc<Shared>,
+    done: bool,
+}
 
 // === impl Tasks ===
 
@@ -60,8 +63,8 @@ impl Tasks {
 
     /// Runs `work` beside the requests, on the current tokio runtime.
     ///
-    /// Outside a runtime (a `post_request` may run while one is torn down) nothing can run it: it is
-    /// dropped, and that is logged. A panic in it is logged too.
+    /// Outside a runtime nothing can run it: it is dropped. That is logged, as is work that panics or
+    /// that is cut off because its runtime ends (a `post_request` may run while one is torn down).
     pub fn spawn<W>(&self, work: W)
     where
         W: Future<Output = ()> + Send + 'static,
@@ -72,9 +75,9 @@ impl Tasks {
         };
         let unfinished = Unfinished::begin(&self.shared);
         runtime.spawn(async move {
-            // Moved into the task, and after `work`: whatever ends the task ends it.
-            let _unfinished = unfinished;
             work.await;
+            // Moved into the task: whatever ends the task ends it.
+            unfinished.finish();
         });
     }
 
@@ -115,7 +118,11 @@ impl Tasks {
 impl Unfinished {
     fn begin(shared: &Arc<Shared>) -> Self {
         shared.unfinished.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(shared))
+        Self { shared: Arc::clone(shared), done: false }
+    }
+
+    fn finish(mut self) {
+        self.done = true;
     }
 }
 
@@ -123,9 +130,11 @@ impl Drop for Unfinished {
     fn drop(&mut self) {
         if thread::panicking() {
             tracing::error!("work after a request panicked");
+        } else if !self.done {
+            tracing::error!("work after a request is lost: its runtime ended");
         }
-        if self.0.unfinished.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.0.idle.notify_waiters();
+        if self.shared.unfinished.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.shared.idle.notify_waiters();
         }
     }
 }

@@ -19,14 +19,11 @@ pub(crate) type Pid = i32;
 /// Between the SIGABRT and the SIGKILL that a hung worker gets.
 const ABORT_GAP: Duration = Duration::from_secs(1);
 
-/// What a worker gets beyond `graceful_timeout`, to cut its last connections itself.
-const GRACE_MARGIN: Duration = Duration::from_millis(300);
+/// What a worker gets beyond `graceful_timeout`, to cut its last connections and to end itself.
+const GRACE_MARGIN: Duration = Duration::from_millis(600);
 
 /// A worker that was ready for so long is no failure of its slot when it dies.
 const HEALTHY: Duration = Duration::from_secs(1);
-
-/// A master that wakes so much later than it wanted was itself paused.
-const PAUSED: Duration = Duration::from_secs(1);
 
 /// The state machine of a master.
 #[derive(Debug)]
@@ -45,10 +42,6 @@ pub(crate) struct Arbiter {
     reload_wanted: bool,
     /// The settings are being read; the answer is the next [`Event::Reread`].
     rereading: bool,
-    /// Beats before this moment are not held against anybody: the master could not look.
-    amnesty: Option<Instant>,
-    /// What [`Arbiter::deadline`] said last.
-    promised: Option<Instant>,
 }
 
 /// What the master as a whole is doing.
@@ -88,6 +81,8 @@ pub(crate) enum Verdict {
 struct Trial {
     former: u64,
     limits: Limits,
+    /// How many workers there should be, if the reload changes that.
+    target: Option<usize>,
 }
 
 // === impl Arbiter ===
@@ -106,8 +101,6 @@ impl Arbiter {
             trial: None,
             reload_wanted: false,
             rereading: false,
-            amnesty: None,
-            promised: None,
         };
         let mut actions = Vec::new();
         if prepare {
@@ -140,14 +133,17 @@ impl Arbiter {
             Event::Gone { pid, success } => self.gone(pid, success, now, &mut actions),
             Event::Beat { pid, at } => {
                 if let Some(member) = self.workers.get_mut(&pid) {
-                    member.beat = member.beat.max(at);
+                    if at > member.beat {
+                        member.beat = at;
+                        member.suspect = None;
+                    }
                 }
                 // Beats come in numbers before each tick, which judges them.
                 return actions;
             }
             Event::Order(order) => self.order(order, now, &mut actions),
             Event::Reread(limits) => self.reread(limits),
-            Event::Tick => self.grant_amnesty(now),
+            Event::Tick => {}
         }
         self.expire(now, &mut actions);
         self.settle(now, &mut actions);
@@ -155,17 +151,17 @@ impl Arbiter {
     }
 
     /// When the next [`Event::Tick`] is due, if nothing happens before.
-    pub(crate) fn deadline(&mut self) -> Option<Instant> {
+    pub(crate) fn deadline(&self) -> Option<Instant> {
         let preparing = match self.phase {
             Phase::Preparing { deadline, .. } => deadline,
             _ => None,
         };
         let workers = self.workers.values().flat_map(|member| {
-            [member.stage.deadline(), self.late_at(member)].into_iter().flatten()
+            let judged = self.late_at(member).map(|late| member.suspect.unwrap_or(late));
+            [member.stage.deadline(), judged].into_iter().flatten()
         });
         let slots = self.slots.iter().filter_map(|slot| slot.retry_at);
-        self.promised = workers.chain(slots).chain(preparing).min();
-        self.promised
+        workers.chain(slots).chain(preparing).min()
     }
 
     pub(crate) fn phase(&self) -> Phase {
@@ -203,6 +199,7 @@ impl Arbiter {
             generation,
             stage: Stage::Booting { deadline },
             beat: now,
+            suspect: None,
             ready_at: None,
         };
         self.workers.insert(pid, member);
@@ -270,7 +267,9 @@ impl Arbiter {
                 actions.push(Action::Revert { generation: self.generation });
                 self.generation = trial.former;
                 self.limits = trial.limits;
-                self.resize(self.limits.workers);
+                if let Some(target) = trial.target {
+                    self.resize(target);
+                }
                 if let Some(slot) = self.slots.get_mut(member.slot) {
                     *slot = SlotState::default();
                 }
@@ -302,6 +301,7 @@ impl Arbiter {
                 generation: 0,
                 stage: Stage::Leaving { deadline: now + QUICK, quick: true },
                 beat: now,
+                suspect: None,
                 ready_at: None,
             };
             self.workers.insert(pid, member);
@@ -329,10 +329,11 @@ impl Arbiter {
         };
         let former = std::mem::replace(&mut self.limits, limits);
         // TTIN and TTOU keep their effect unless the configured number itself is another one.
-        if self.limits.workers != former.workers {
+        let target = (self.limits.workers != former.workers).then(|| self.target());
+        if target.is_some() {
             self.resize(self.limits.workers);
         }
-        self.trial = Some(Trial { former: self.generation, limits: former });
+        self.trial = Some(Trial { former: self.generation, limits: former, target });
         self.newest += 1;
         self.generation = self.newest;
         for slot in &mut self.slots {
@@ -345,23 +346,15 @@ impl Arbiter {
         self.slots.resize(workers, SlotState::default());
     }
 
-    /// A master that was paused (SIGSTOP, a suspended machine) saw no beats: that is nobody's fault.
-    fn grant_amnesty(&mut self, now: Instant) {
-        let promised = self.promised.take();
-        if promised.is_some_and(|promised| now.saturating_duration_since(promised) >= PAUSED) {
-            self.amnesty = Some(now);
-        }
-    }
-
     /// When this worker's beat is too late, if it goes on being silent.
     fn late_at(&self, member: &Member) -> Option<Instant> {
-        let seen = self.amnesty.map_or(member.beat, |amnesty| amnesty.max(member.beat));
-        let late = seen + self.limits.timeout?;
+        let late = member.beat + self.limits.timeout?;
         let judged = match member.stage {
             Stage::Ready => true,
             // Not if its grace ends before the gap does: it is killed then anyway.
             Stage::Leaving { deadline, .. } => {
-                member.ready_at.is_some() && late + ABORT_GAP <= deadline
+                let sure = member.suspect.unwrap_or(late + self.limits.patience);
+                member.ready_at.is_some() && sure + ABORT_GAP <= deadline
             }
             Stage::Booting { .. } | Stage::Aborting { .. } | Stage::Killed => false,
         };
@@ -379,13 +372,7 @@ impl Arbiter {
         for slot in &mut self.slots {
             slot.retry_at = slot.retry_at.filter(|at| now < *at);
         }
-        let hung: Vec<Pid> = self
-            .workers
-            .iter()
-            .filter(|(_, member)| self.late_at(member).is_some_and(|late| now > late))
-            .map(|(&pid, _)| pid)
-            .collect();
-        for pid in hung {
+        for pid in self.hung(now) {
             self.abort(pid, now, actions);
         }
         let mut never_ready = Vec::new();
@@ -407,6 +394,37 @@ impl Arbiter {
         for member in never_ready {
             self.died(&member, now, actions);
         }
+    }
+
+    /// The workers that are hung, beyond doubt.
+    ///
+    /// A late beat alone proves nothing: whoever is late may have been paused together with the master
+    /// (Ctrl-Z, a frozen container, a virtual machine that is moved) and be about to beat. So each is looked
+    /// at twice, with time for a beat in between in which the master was there too.
+    fn hung(&mut self, now: Instant) -> Vec<Pid> {
+        let late: Vec<Pid> = self
+            .workers
+            .iter()
+            .filter(|(_, member)| self.late_at(member).is_some_and(|late| now > late))
+            .map(|(&pid, _)| pid)
+            .collect();
+        let patience = self.limits.patience;
+        let beyond_doubt = |pid: &Pid| {
+            self.workers.get_mut(pid).is_some_and(|member| {
+                // Much later than it wanted to look again, the master was paused in the meantime.
+                let proven = member.suspect.is_some_and(|at| (at..at + patience).contains(&now));
+                let gap_fits = match member.stage {
+                    Stage::Leaving { deadline, .. } => now + ABORT_GAP <= deadline,
+                    _ => true,
+                };
+                let sure = proven && gap_fits;
+                if !sure && member.suspect.is_none_or(|at| now >= at) {
+                    member.suspect = Some(now + patience);
+                }
+                sure
+            })
+        };
+        late.into_iter().filter(beyond_doubt).collect()
     }
 
     /// A worker is hung: its replacement, then what is known of it, then the first strike.

@@ -16,10 +16,13 @@ use crate::sockets::{BindError, SocketFile, bind_unix};
 
 const MODE: u32 = 0o600;
 const BACKLOG: u32 = 16;
-const MOST_CLIENTS: usize = 16;
+const MOST_CLIENTS: usize = 64;
+/// Accepted in one turn: who comes has some turns to ask before others can push it out.
+const MOST_NEW: usize = 16;
+/// After an accept that failed, for want of descriptors: what waits in the queue would be reported again
+/// at once.
+const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_LINE: usize = 4096;
-/// A client that never reads cannot make the master keep more than this for it.
-const MOST_UNREAD: usize = 1 << 20;
 const IDLE: Duration = Duration::from_secs(30);
 
 /// The control socket of a running master.
@@ -28,6 +31,10 @@ pub(crate) struct Control {
     listener: UnixListener,
     file: SocketFile,
     clients: Vec<Client>,
+    /// Nobody is accepted before this moment.
+    paused: Option<Instant>,
+    /// The last turn, if a client has asked more than it was answered: the next one is due.
+    unfinished: Option<Instant>,
 }
 
 /// What a client can ask.
@@ -52,7 +59,10 @@ pub(crate) struct Reply {
 struct Client {
     stream: UnixStream,
     incoming: Vec<u8>,
+    /// An answer; while the client has not taken it, it is asked nothing.
     outgoing: Vec<u8>,
+    /// The client has closed its side.
+    ended: bool,
     /// When it is dropped unless it asks something; `None` for never.
     deadline: Option<Instant>,
 }
@@ -78,41 +88,69 @@ impl Control {
     pub(crate) fn bind(path: &Path) -> Result<Self, BindError> {
         let (listener, file) = bind_unix(path, BACKLOG, Some(MODE))
             .map_err(|error| BindError::control(path, error))?;
-        Ok(Self { listener, file, clients: Vec::new() })
+        Ok(Self { listener, file, clients: Vec::new(), paused: None, unfinished: None })
     }
 
     /// What to poll for.
     pub(crate) fn interests(&self) -> impl Iterator<Item = (BorrowedFd<'_>, PollFlags)> {
-        let full = self.clients.len() >= MOST_CLIENTS;
-        let listener = (!full).then(|| (self.listener.as_fd(), PollFlags::POLLIN));
+        let accepts = self.paused.is_none() && self.has_room();
+        let listener = accepts.then(|| (self.listener.as_fd(), PollFlags::POLLIN));
         listener.into_iter().chain(self.clients.iter().map(Client::interest))
     }
 
-    /// When a silent client is due to be dropped.
+    /// When a silent client is due to be dropped, or clients are accepted again.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.clients.iter().filter_map(|client| client.deadline).min()
+        let silent = self.clients.iter().filter_map(|client| client.deadline);
+        silent.chain(self.paused).chain(self.unfinished).min()
     }
 
     /// Does whatever can be done without waiting; `answer` decides on each command.
     pub(crate) fn turn(&mut self, now: Instant, mut answer: impl FnMut(Command) -> Reply) {
-        while self.clients.len() < MOST_CLIENTS {
-            match self.listener.accept() {
-                Ok((stream, _)) => match stream.set_nonblocking(true) {
-                    Ok(()) => self.clients.push(Client::new(stream, now)),
-                    Err(error) => tracing::warn!(%error, "a control connection was dropped"),
-                },
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => {
-                    if error.kind() != ErrorKind::WouldBlock {
-                        tracing::warn!(%error, "a control connection could not be accepted");
-                    }
-                    break;
-                }
-            }
-        }
+        self.accept(now);
         self.clients.retain_mut(|client| {
             client.turn(now, &mut answer).is_ok() && client.deadline.is_none_or(|at| now < at)
         });
+        self.unfinished = self.clients.iter().any(Client::can_be_answered).then_some(now);
+    }
+
+    fn accept(&mut self, now: Instant) {
+        self.paused = self.paused.filter(|until| now < *until);
+        for _ in 0..MOST_NEW {
+            if self.paused.is_some() || !self.has_room() {
+                return;
+            }
+            match self.listener.accept() {
+                Ok((stream, _)) => match stream.set_nonblocking(true) {
+                    Ok(()) => self.admit(Client::new(stream, now)),
+                    Err(error) => tracing::warn!(%error, "a control connection was dropped"),
+                },
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(error) => {
+                    tracing::warn!(%error, "a control connection could not be accepted");
+                    self.paused = Some(now + ACCEPT_PAUSE);
+                }
+            }
+        }
+    }
+
+    /// Whether there is a place, or one that a client has who asks nothing.
+    fn has_room(&self) -> bool {
+        self.clients.len() < MOST_CLIENTS
+            || self.clients.iter().any(|client| client.deadline.is_some())
+    }
+
+    /// Takes a client in, for the one that has been silent for longest if there is no other place.
+    fn admit(&mut self, client: Client) {
+        if self.clients.len() >= MOST_CLIENTS {
+            let clients = self.clients.iter().enumerate();
+            let silent =
+                clients.filter_map(|(index, client)| Some((client.deadline?, index))).min();
+            if let Some((_, index)) = silent {
+                self.clients.remove(index);
+            }
+        }
+        self.clients.push(client);
     }
 
     /// Removes the socket's file; connections stay until the master ends.
@@ -125,22 +163,24 @@ impl Control {
 
 impl Client {
     fn new(stream: UnixStream, now: Instant) -> Self {
-        Self { stream, incoming: Vec::new(), outgoing: Vec::new(), deadline: Some(now + IDLE) }
+        let deadline = Some(now + IDLE);
+        Self { stream, incoming: Vec::new(), outgoing: Vec::new(), ended: false, deadline }
     }
 
     fn interest(&self) -> (BorrowedFd<'_>, PollFlags) {
-        let flags = if self.outgoing.is_empty() {
-            PollFlags::POLLIN
-        } else {
-            PollFlags::POLLIN | PollFlags::POLLOUT
-        };
+        let flags = if self.outgoing.is_empty() { PollFlags::POLLIN } else { PollFlags::POLLOUT };
         (self.stream.as_fd(), flags)
     }
 
-    /// An error is the end of the connection.
+    /// One answer at most, so that nobody who asks a lot keeps the master from its work; an error is the end
+    /// of the connection.
     fn turn(&mut self, now: Instant, answer: &mut impl FnMut(Command) -> Reply) -> io::Result<()> {
-        let ended = self.read()?;
-        while let Some(end) = self.incoming.iter().position(|byte| *byte == b'\n') {
+        self.write()?;
+        if !self.outgoing.is_empty() {
+            return Ok(());
+        }
+        self.ended = self.ended || self.read()?;
+        if let Some(end) = self.line_end() {
             let line: Vec<u8> = self.incoming.drain(..=end).collect();
             let reply = match serde_json::from_slice(&line) {
                 Ok(command) => answer(command),
@@ -149,15 +189,26 @@ impl Client {
                      {{\"command\":\"reload\"}}, {{\"command\":\"stop\",\"quick\":false}}"
                 )),
             };
-            self.outgoing.extend_from_slice(&reply.line);
+            self.outgoing = reply.line;
             self.deadline = (!reply.until_the_end).then(|| now + IDLE);
-        }
-        if self.incoming.len() > LONGEST_LINE || self.outgoing.len() > MOST_UNREAD {
+            self.write()?;
+        } else if self.incoming.len() > LONGEST_LINE {
             return Err(ErrorKind::InvalidData.into());
         }
-        self.write()?;
-        // Who has nothing more to ask got its answers, as far as it was ready to take them.
-        if ended { Err(ErrorKind::UnexpectedEof.into()) } else { Ok(()) }
+        // Who has nothing more to ask, and got its answers.
+        if self.ended && self.outgoing.is_empty() && self.line_end().is_none() {
+            return Err(ErrorKind::UnexpectedEof.into());
+        }
+        Ok(())
+    }
+
+    fn line_end(&self) -> Option<usize> {
+        self.incoming.iter().position(|byte| *byte == b'\n')
+    }
+
+    /// Whether it waits for nothing but the master.
+    fn can_be_answered(&self) -> bool {
+        self.outgoing.is_empty() && self.line_end().is_some()
     }
 
     /// Whether the client has closed its side.
@@ -335,11 +386,36 @@ mod tests {
     fn a_client_that_does_not_read_does_not_block() {
         let mut it = fixture();
         let now = Instant::now();
+        it.client.get_ref().set_nonblocking(true).unwrap();
         for _ in 0..10_000 {
+            // In the end its own writes would block, since nobody reads it either.
             let _ = it.client.get_mut().write_all(b"{\"command\":\"status\"}\n");
             it.control.turn(now, echo);
         }
         let kept: usize = it.control.clients.iter().map(|client| client.outgoing.len()).sum();
-        assert!(kept <= MOST_UNREAD + LONGEST_LINE * 16, "{kept}");
+        assert!(kept <= 1024, "{kept}");
+    }
+
+    #[test]
+    fn many_questions_at_once_are_answered_one_by_one() {
+        let mut it = fixture();
+        it.client.get_mut().write_all(&b"{\"command\":\"status\"}\n".repeat(50)).unwrap();
+        it.client.get_mut().shutdown(std::net::Shutdown::Write).unwrap();
+        let (now, mut answered) = (Instant::now(), 0);
+        for turn in 1..=50 {
+            it.control.turn(now, |command| {
+                answered += 1;
+                echo(command)
+            });
+            assert_eq!(answered, turn);
+            assert_eq!(
+                it.control.deadline() == Some(now),
+                turn < 50,
+                "the next turn is due at once"
+            );
+        }
+        let mut replies = String::new();
+        it.client.read_to_string(&mut replies).unwrap();
+        assert_eq!(replies.lines().count(), 50);
     }
 }

@@ -117,8 +117,10 @@ impl Launcher {
             Err(code) => return code,
         };
         let body = |seed| worker::live(seed, &app);
-        let begun = log::install(&settings)
+        let begun = settings
+            .check()
             .map_err(Into::into)
+            .and_then(|()| Ok(log::install(&settings)?))
             .and_then(|()| Ok(audit().map(drop)?))
             .and_then(|()| Master::new(&name, settings, prepare, &body));
         match begun {

@@ -32,7 +32,7 @@
 //!
 //! The launcher forks, so it must be the only thread and must come before any runtime: a plain `fn main`,
 //! not `#[tokio::main]`, and no pool, client or logger that starts a thread. It looks at its own process
-//! before each fork and refuses by name what must not be there. Whatever needs a runtime belongs into
+//! before each fork and refuses, by name, other threads and a runtime. Whatever needs a runtime belongs into
 //! the app's own function, which each worker calls, or into [`Launcher::prepare`], which runs once.
 //!
 //! # Signals
@@ -41,6 +41,9 @@
 //! replaces the workers one by one, each only when its successor is ready, TTIN and TTOU make one worker
 //! more or fewer. Workers ignore all but TERM, INT and QUIT, so a signal to the whole process group does no
 //! harm. Other signals of gunicorn's (USR1, USR2, WINCH) are logged and ignored.
+//!
+//! When the server drains, the connections that wait in a listener's queue are served, and who comes later
+//! is refused. What a worker has to do after its last request it registers with [`Worker::before_exit`].
 //!
 //! # Exit codes
 //!
@@ -51,6 +54,7 @@ mod arbiter;
 mod audit;
 mod board;
 mod control;
+mod exit_work;
 mod launcher;
 mod log;
 mod master;

@@ -1,18 +1,20 @@
 //! The log: one line per event, one write per line, with the pid of the process that speaks.
 
+mod sink;
+
 use std::fmt;
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::{self, Write};
-use std::sync::Arc;
 
 use tracing::level_filters::LevelFilter;
 use tracing::{Event, Subscriber};
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
-use tracing_subscriber::fmt::writer::BoxMakeWriter;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
+use self::sink::Sink;
+pub(crate) use self::sink::forget_losses;
 use crate::{LogFile, LogLevel, Settings};
 
 /// Installs a subscriber as the settings say, unless the program has set its own.
@@ -24,20 +26,18 @@ pub(crate) fn install(settings: &Settings) -> Result<(), LogError> {
     if tracing::dispatcher::has_been_set() {
         return Ok(());
     }
-    let writer = match &settings.errorlog {
-        LogFile::Stderr => BoxMakeWriter::new(io::stderr),
+    let sink = match &settings.errorlog {
+        LogFile::Stderr => Sink::stderr(),
+        // Appended to: every process writes whole lines through the same open file.
         LogFile::Path(path) => {
-            // Appended to: every process writes whole lines through the same open file.
-            let file = OpenOptions::new().append(true).create(true).open(path);
-            let file: Arc<File> =
-                Arc::new(file.map_err(|error| LogError(path.display().to_string(), error))?);
-            BoxMakeWriter::new(file)
+            OpenOptions::new().append(true).create(true).open(path).map(Sink::file)
         }
     };
+    let sink = sink.map_err(|error| LogError(settings.errorlog.to_string(), error))?;
     let subscriber = tracing_subscriber::fmt()
         .with_max_level(filter(settings.loglevel))
         .event_format(Line)
-        .with_writer(writer)
+        .with_writer(sink)
         .finish();
     // Somebody else was faster: then theirs is the log.
     let _ = tracing::subscriber::set_global_default(subscriber);

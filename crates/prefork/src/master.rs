@@ -9,17 +9,15 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags};
 use nix::sys::signal::{Signal, kill};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{self, getpid};
 
 use self::words::Ending;
-use crate::Settings;
 use crate::arbiter::{Action, Arbiter, Event, Limits, Order, Phase, Pid, Strike, Verdict, Why};
 use crate::audit::audit;
 use crate::board::{Board, Seat};
@@ -29,6 +27,10 @@ use crate::signals::{Signals, poll_until};
 use crate::sockets::MasterListener;
 use crate::sys::{self, Forked};
 use crate::worker::{self, Prepare, Seed};
+use crate::{Settings, log};
+
+/// How long the workers have to empty a queue before it is looked at, and between two looks.
+const LOOK_AT_QUEUES: Duration = Duration::from_millis(100);
 
 /// The process that holds the sockets and keeps the workers on their feet.
 pub(crate) struct Master<'a> {
@@ -42,11 +44,12 @@ pub(crate) struct Master<'a> {
     reread: Option<Settings>,
     board: Arc<Board>,
     listeners: Vec<MasterListener>,
+    /// When to look at the listeners' queues again; `None` until the server stops.
+    closing: Option<Instant>,
     /// The listeners' addresses, also when they are closed.
     addresses: Vec<String>,
     pidfile: Option<Pidfile>,
-    /// The end of the pipe that workers watch.
-    alive: OwnedFd,
+    /// `None` in a child.
     own: Option<Own>,
     children: BTreeMap<Pid, Child>,
     preparing: Option<Pid>,
@@ -58,8 +61,10 @@ pub(crate) struct Master<'a> {
 struct Own {
     signals: Signals,
     control: Option<Control>,
-    /// Held, never written: it closes when the master dies.
-    _alive: OwnedFd,
+    /// The end of a pipe that each worker gets a copy of, to watch.
+    alive: OwnedFd,
+    /// The other end; held, never written: it closes when the master dies.
+    _held: OwnedFd,
 }
 
 /// A worker process.
@@ -123,9 +128,9 @@ impl<'a> Master<'a> {
             board,
             addresses: listeners.iter().map(MasterListener::to_string).collect(),
             listeners,
+            closing: None,
             pidfile,
-            alive,
-            own: Some(Own { signals, control, _alive: held }),
+            own: Some(Own { signals, control, alive, _held: held }),
             children: BTreeMap::new(),
             preparing: None,
             prepare,
@@ -155,6 +160,7 @@ impl<'a> Master<'a> {
             self.take_signals();
             self.take_commands();
         };
+        self.close_listeners();
         if let Some(Own { control: Some(control), .. }) = &self.own {
             control.remove_file();
         }
@@ -163,8 +169,13 @@ impl<'a> Master<'a> {
     }
 
     /// The one wait.
-    fn wait(&mut self) {
-        let mut deadline = self.arbiter.deadline();
+    fn wait(&self) {
+        let mut deadline = self
+            .arbiter
+            .deadline()
+            .into_iter()
+            .chain(self.closing.filter(|_| !self.listeners.is_empty()))
+            .min();
         let mut watched = Vec::new();
         if let Some(own) = &self.own {
             watched.push(PollFd::new(own.signals.as_fd(), PollFlags::POLLIN));
@@ -214,6 +225,10 @@ impl<'a> Master<'a> {
                 None
             }
             Action::Signal { pid, signal, why } => {
+                if why == Why::Stop {
+                    // First: what the workers then find in the queues is all that will ever be there.
+                    self.close_listeners();
+                }
                 strike(pid, signal, why);
                 None
             }
@@ -244,7 +259,7 @@ impl<'a> Master<'a> {
             Ok(Forked::Child) => {
                 let master = self.pid;
                 self.give_up_what_is_the_masters();
-                worker::leave(worker::prepare(master, work))
+                worker::end_with(|| worker::prepare(master, work))
             }
             Ok(Forked::Parent(pid)) => {
                 tracing::info!(process = pid.as_raw(), "preparing");
@@ -263,7 +278,8 @@ impl<'a> Master<'a> {
         let settings = Arc::clone(settings);
         let listeners =
             self.listeners.iter().map(MasterListener::share).collect::<io::Result<_>>()?;
-        let alive = self.alive.try_clone()?;
+        let own = self.own.as_ref().ok_or("a child does not fork workers")?;
+        let alive = own.alive.try_clone()?;
         let (reader, report) = unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
         let seat = self.board.take().ok_or("the board is full")?;
         match fork() {
@@ -281,7 +297,7 @@ impl<'a> Master<'a> {
                     report,
                     alive,
                 };
-                worker::leave((self.body)(seed))
+                worker::end_with(|| (self.body)(seed))
             }
             Ok(Forked::Parent(pid)) => {
                 let pid = pid.as_raw();
@@ -303,6 +319,7 @@ impl<'a> Master<'a> {
         drop(self.own.take());
         self.children.clear();
         self.listeners.clear();
+        log::forget_losses();
     }
 
     fn take_beats(&mut self) {
@@ -379,17 +396,15 @@ impl<'a> Master<'a> {
     /// One SIGCHLD may stand for many deaths.
     fn reap(&mut self) {
         loop {
-            let ended = match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-                Ok(WaitStatus::Exited(pid, status)) => (pid.as_raw(), Ending::Status(status)),
-                Ok(WaitStatus::Signaled(pid, signal, _)) => (pid.as_raw(), Ending::Signal(signal)),
-                Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return,
-                Ok(_) | Err(Errno::EINTR) => continue,
+            match sys::reap() {
+                Ok(Some((pid, status))) => self.bury(pid, Ending::of(status)),
+                Ok(None) | Err(Errno::ECHILD) => return,
+                Err(Errno::EINTR) => {}
                 Err(error) => {
                     tracing::error!(%error, "waitpid failed");
                     return;
                 }
-            };
-            self.bury(ended.0, ended.1);
+            }
         }
     }
 
@@ -463,10 +478,22 @@ impl<'a> Master<'a> {
         }
     }
 
-    /// From the order to stop on nobody can connect; workers finish what they have.
+    /// The server stops: at first nobody new gets into the queues, and the workers serve who is there
+    /// already; an empty queue is closed, so that who comes later is refused at once, also when a
+    /// worker hangs and would keep the address open.
     fn close_listeners(&mut self) {
-        self.listeners.iter().for_each(MasterListener::remove_file);
-        self.listeners.clear();
+        let now = Instant::now();
+        match self.closing {
+            None => self.listeners.iter().for_each(MasterListener::take_nobody_new),
+            Some(look) if now >= look => {
+                let (queued, empty): (Vec<_>, _) =
+                    self.listeners.drain(..).partition(MasterListener::has_queue);
+                self.listeners = queued;
+                empty.iter().for_each(MasterListener::close_for_all);
+            }
+            Some(_) => return,
+        }
+        self.closing = Some(now + LOOK_AT_QUEUES);
     }
 }
 

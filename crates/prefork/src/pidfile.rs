@@ -1,12 +1,13 @@
 //! The pidfile: refused when it names a living process, removed only by its owner.
 
 use std::fmt;
-use std::fs;
+use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::kill;
 use nix::unistd::Pid;
 
@@ -36,29 +37,28 @@ impl Pidfile {
     /// A living process of another pid in the file, or the file system's errors.
     pub(crate) fn write(path: &Path, pid: i32) -> Result<Self, PidfileError> {
         let failed = |error| PidfileError::Io(path.to_owned(), error);
-        if let Some(other) = holder(path).map_err(failed)? {
-            if other != pid && alive(other) {
-                return Err(PidfileError::Alive(path.to_owned(), other));
-            }
-        }
-        // Written beside it and renamed: whoever reads the pidfile reads a whole one.
+        // Written beside it and renamed: whoever reads the pidfile reads a whole one. And locked, from the
+        // look at the old one until then: of two masters that start at once, the second sees the first.
         let mut beside = path.as_os_str().to_owned();
-        beside.push(format!(".{pid}.tmp"));
+        beside.push(".new");
         let beside = PathBuf::from(beside);
-        fs::OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o644)
-            .open(&beside)
-            .and_then(|mut file| writeln!(file, "{pid}"))
-            .and_then(|()| fs::rename(&beside, path))
-            .map_err(|error| {
-                // What cannot be written cannot always be removed either; the first error tells more.
-                let _ = fs::remove_file(&beside);
-                failed(error)
-            })?;
-        Ok(Self { path: path.to_owned(), pid })
+        let mut new = lock(&beside).map_err(failed)?;
+        let written = match holder(path) {
+            Ok(Some(other)) if other != pid && alive(other) => {
+                Err(PidfileError::Alive(path.to_owned(), other))
+            }
+            Ok(_) => new
+                .set_len(0)
+                .and_then(|()| writeln!(new, "{pid}"))
+                .and_then(|()| fs::rename(&beside, path))
+                .map_err(failed),
+            Err(error) => Err(failed(error)),
+        };
+        if written.is_err() {
+            // What cannot be written cannot always be removed either; the first error tells more.
+            let _ = fs::remove_file(&beside);
+        }
+        written.map(|()| Self { path: path.to_owned(), pid })
     }
 
     /// Removes the file if it still holds this process's pid.
@@ -68,6 +68,23 @@ impl Pidfile {
             if let Err(error) = fs::remove_file(&self.path) {
                 tracing::warn!(path = %self.path.display(), %error, "the pidfile stays behind");
             }
+        }
+    }
+}
+
+/// The file at `path`, made if need be, and locked against every other master; closing it unlocks.
+fn lock(path: &Path) -> io::Result<Flock<File>> {
+    loop {
+        let file =
+            File::options().write(true).create(true).truncate(false).mode(0o644).open(path)?;
+        // Nobody holds it for longer than it takes to write a pid.
+        let file = Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, error)| error)?;
+        let own = file.metadata()?;
+        match fs::metadata(path) {
+            Ok(there) if (there.dev(), there.ino()) == (own.dev(), own.ino()) => return Ok(file),
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+            // Whoever had the lock has renamed or removed the file.
+            _ => {}
         }
     }
 }

@@ -11,6 +11,7 @@ mod file;
 mod value;
 
 use std::env;
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +23,10 @@ pub use self::value::{Bind, LogFile, LogLevel};
 
 /// The settings file that is read when no other is named, if it exists.
 const DEFAULT_FILE: &str = "farrier.toml";
+
+const BEATS_PER_TIMEOUT: u32 = 4;
+const LONGEST_BEAT: Duration = Duration::from_secs(1);
+const SHORTEST_BEAT: Duration = Duration::from_millis(10);
 
 /// A setting as the layers see it.
 pub(crate) struct Key {
@@ -168,6 +173,14 @@ impl Settings {
             .collect()
     }
 
+    /// How often a worker beats: several times per `timeout`, so that one late beat is not a hang.
+    pub(crate) fn beat_interval(&self) -> Duration {
+        match self.timeout {
+            Duration::ZERO => LONGEST_BEAT,
+            timeout => (timeout / BEATS_PER_TIMEOUT).clamp(SHORTEST_BEAT, LONGEST_BEAT),
+        }
+    }
+
     /// Where the control socket is, if there is one.
     pub(crate) fn control_path(&self) -> Option<PathBuf> {
         self.control_socket.clone().or_else(|| {
@@ -177,25 +190,48 @@ impl Settings {
         })
     }
 
+    /// Looks at what the program set in code, past every other check: it is what the other layers could
+    /// have set, or it is wrong.
+    ///
+    /// # Errors
+    ///
+    /// The first wrong setting.
+    pub(crate) fn check(&self) -> Result<(), SettingsError> {
+        for key in KEYS {
+            let written = (key.show)(self);
+            // No file; every other kind of value is written as something.
+            if !(written.is_empty() && (key.show)(&Self::default()).is_empty()) {
+                self.clone().set(key, Raw::split(key, &written, Origin::Code))?;
+            }
+        }
+        Ok(())
+    }
+
     /// The layers over `base`; `variable` reads the environment.
     fn layered(
         base: Self,
         args: &Args,
-        variable: impl Fn(&str) -> Option<String>,
+        variable: impl Fn(&str) -> Option<OsString>,
     ) -> Result<Self, SettingsError> {
-        // An empty variable is an unset one: that is how a compose file or a unit switches one off.
-        let variable = |name: &str| variable(name).filter(|value| !value.is_empty());
+        let variable = |name: &str| match variable(name).map(OsString::into_string) {
+            // An empty variable is an unset one: that is how a compose file or a unit switches one off.
+            Some(Ok(value)) => Ok(Some(value).filter(|value| !value.is_empty())),
+            Some(Err(value)) => Err(SettingsError::NoText {
+                variable: name.to_owned(),
+                value: value.to_string_lossy().into_owned(),
+            }),
+            None => Ok(None),
+        };
         let recipe = Recipe { base: base.clone(), args: args.clone() };
         let mut settings = base;
 
         settings.conventions(&variable)?;
-        let named =
-            args.config().map(|path| (path.to_owned(), Origin::Flag("config"))).or_else(|| {
-                Some((variable("FARRIER_CONFIG")?, Origin::Variable("FARRIER_CONFIG".into())))
-            });
-        let file = match named {
-            Some((path, origin)) => file::read(path.as_ref(), Some(origin))?,
-            None => file::read(DEFAULT_FILE.as_ref(), None)?,
+        let file = if let Some(path) = args.config() {
+            file::read(path.as_ref(), Some(Origin::Flag("config")))?
+        } else if let Some(path) = variable("FARRIER_CONFIG")? {
+            file::read(path.as_ref(), Some(Origin::Variable("FARRIER_CONFIG".into())))?
+        } else {
+            file::read(DEFAULT_FILE.as_ref(), None)?
         };
         for (name, raw) in file {
             let key = KEYS.iter().find(|key| key.name == name);
@@ -204,7 +240,7 @@ impl Settings {
         }
         for key in KEYS {
             let name = key.variable();
-            if let Some(value) = variable(&name) {
+            if let Some(value) = variable(&name)? {
                 settings.set(key, Raw::split(key, &value, Origin::Variable(name)))?;
             }
             if let Some(values) = args.given(key.name) {
@@ -216,17 +252,18 @@ impl Settings {
             }
         }
         settings.recipe = Some(Arc::new(recipe));
+        settings.check()?;
         Ok(settings)
     }
 
     /// What platforms put into the environment for any server: weaker than everything that names farrier.
     fn conventions(
         &mut self,
-        variable: &impl Fn(&str) -> Option<String>,
+        variable: &impl Fn(&str) -> Result<Option<String>, SettingsError>,
     ) -> Result<(), SettingsError> {
         for (name, key, value) in [
-            ("WEB_CONCURRENCY", "workers", variable("WEB_CONCURRENCY")),
-            ("PORT", "bind", variable("PORT").map(|port| format!("0.0.0.0:{port}"))),
+            ("WEB_CONCURRENCY", "workers", variable("WEB_CONCURRENCY")?),
+            ("PORT", "bind", variable("PORT")?.map(|port| format!("0.0.0.0:{port}"))),
         ] {
             let key = KEYS.iter().find(|candidate| candidate.name == key);
             if let (Some(key), Some(value)) = (key, value) {
@@ -271,9 +308,9 @@ impl Raw {
     }
 }
 
-/// The process's own environment; a value that is no text counts as unset.
-fn process_variable(name: &str) -> Option<String> {
-    env::var(name).ok()
+/// The process's own environment.
+fn process_variable(name: &str) -> Option<OsString> {
+    env::var_os(name)
 }
 
 #[cfg(test)]

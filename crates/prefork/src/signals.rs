@@ -8,6 +8,8 @@ use nix::poll::{PollFd, PollTimeout, poll};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
+use crate::sys;
+
 /// gunicorn's vocabulary. A worker reads the same ones, so that none sent to the whole process group
 /// ends it.
 const ORDERS: [Signal; 9] = [
@@ -37,6 +39,9 @@ impl Signals {
     pub(crate) fn of_master() -> nix::Result<Self> {
         let mut set: SigSet = ORDERS.into_iter().collect();
         set.add(Signal::SIGCHLD);
+        // Who started the master may have ignored it, and that is inherited: children would vanish
+        // without a word.
+        sys::default_action(Signal::SIGCHLD)?;
         Self::take(set)
     }
 

@@ -3,15 +3,28 @@
 use std::fmt;
 use std::fs;
 use std::io::{self, ErrorKind};
-use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::net::{Shutdown, SocketAddr, TcpListener, ToSocketAddrs};
+use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::{Mode, umask};
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, SockFilter, SockRef, Socket, Type};
 
 use crate::Bind;
+
+/// Drops the packet that begins a TCP connection (SYN without ACK) and no other: classic BPF, which on a TCP
+/// socket sees the packet from the TCP header on.
+const NO_SYN: [SockFilter; 5] = [
+    // Load the byte of the flags; keep SYN and ACK; is it SYN alone? Drop; else take all of it.
+    SockFilter::new(0x30, 0, 0, 13),
+    SockFilter::new(0x54, 0, 0, 0x12),
+    SockFilter::new(0x15, 0, 1, 0x02),
+    SockFilter::new(0x06, 0, 0, 0),
+    SockFilter::new(0x06, 0, 0, u32::MAX),
+];
 
 /// A listening socket of the master.
 #[derive(Debug)]
@@ -91,8 +104,45 @@ impl MasterListener {
         })
     }
 
+    /// Lets in nobody who has not begun to connect; the queue stays, for all who share the socket.
+    ///
+    /// Who tries gets no answer at first and asks again after a second: by then he is refused, or finds
+    /// the next server on this address.
+    pub(crate) fn take_nobody_new(&self) {
+        match self {
+            Self::Tcp(listener, _) => {
+                if let Err(error) = SockRef::from(listener).attach_filter(&NO_SYN) {
+                    // Then who comes in the last moment is not told apart from who came before.
+                    tracing::debug!(%error, "a listener takes connections until it is closed");
+                }
+            }
+            Self::Unix(_, file) => file.remove(),
+        }
+    }
+
+    /// Whether somebody waits to be accepted.
+    pub(crate) fn has_queue(&self) -> bool {
+        let fd = match self {
+            Self::Tcp(listener, _) => listener.as_fd(),
+            Self::Unix(listener, _) => listener.as_fd(),
+        };
+        let mut watched = [PollFd::new(fd, PollFlags::POLLIN)];
+        poll(&mut watched, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+    }
+
+    /// Closes the socket, also for those who share it.
+    pub(crate) fn close_for_all(&self) {
+        let socket = match self {
+            Self::Tcp(listener, _) => SockRef::from(listener),
+            Self::Unix(listener, _) => SockRef::from(listener),
+        };
+        if let Err(error) = socket.shutdown(Shutdown::Both) {
+            tracing::debug!(%error, "a listener stays open until the last worker is gone");
+        }
+    }
+
     /// Removes the socket's file, if it has one and it is still this one.
-    pub(crate) fn remove_file(&self) {
+    fn remove_file(&self) {
         if let Self::Unix(_, file) = self {
             file.remove();
         }
@@ -238,6 +288,39 @@ mod tests {
         let taken = listeners[0].to_string();
         let refused = bind(&taken).unwrap_err().to_string();
         assert!(refused.contains(&taken) && refused.contains("bind"), "{refused}");
+    }
+
+    /// gunicorn.md 4, test 10.
+    #[test]
+    fn who_waits_is_kept_and_who_comes_later_is_refused() {
+        use std::io::{Read, Write};
+        use std::net::TcpStream;
+
+        for text in ["127.0.0.1:0", "[::1]:0"] {
+            let listener = bind(text).unwrap().remove(0);
+            let address = listener.to_string().parse().unwrap();
+            let WorkerListener::Tcp(shared) = listener.share().unwrap() else { panic!("TCP") };
+            assert!(!listener.has_queue());
+            let mut early = TcpStream::connect(address).unwrap();
+            listener.take_nobody_new();
+            assert!(listener.has_queue());
+            let late = TcpStream::connect_timeout(&address, std::time::Duration::from_millis(100));
+            assert_eq!(late.unwrap_err().kind(), ErrorKind::TimedOut, "no answer");
+
+            let (mut accepted, _) = shared.accept().unwrap();
+            accepted.set_nonblocking(false).unwrap();
+            early.write_all(b"ping").unwrap();
+            let mut got = [0; 4];
+            accepted.read_exact(&mut got).unwrap();
+            assert_eq!(&got, b"ping");
+
+            assert!(!listener.has_queue());
+            listener.close_for_all();
+            // Somebody still holds a copy.
+            let refused = TcpStream::connect(address).unwrap_err();
+            assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
+            drop(shared);
+        }
     }
 
     #[test]

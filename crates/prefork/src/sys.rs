@@ -1,5 +1,6 @@
-//! The launcher's unsafe code, all of it: fork, the shared mapping, and the exit that runs nothing.
-#![expect(unsafe_code, reason = "fork and mmap have no safe interface")]
+//! The launcher's unsafe code, all of it: fork, the shared mapping, the exit that runs nothing, and two calls
+//! that have no complete safe interface.
+#![expect(unsafe_code, reason = "fork, mmap and their like have no safe interface")]
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -12,6 +13,7 @@ use std::slice;
 use nix::libc;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+use nix::sys::signal::{SigHandler, Signal, signal};
 use nix::unistd::{self, ForkResult, Pid};
 
 use crate::audit::SingleThreaded;
@@ -54,6 +56,31 @@ pub(crate) fn fork(_proof: SingleThreaded) -> nix::Result<Forked> {
         ForkResult::Child => Forked::Child,
         ForkResult::Parent { child } => Forked::Parent(child),
     })
+}
+
+/// Gives a signal its default action.
+///
+/// # Errors
+///
+/// None that the kernel documents for a signal that can be caught.
+pub(crate) fn default_action(which: Signal) -> nix::Result<()> {
+    // SAFETY: the default action is no handler, so none can run where it must not.
+    unsafe { signal(which, SigHandler::SigDfl) }.map(drop)
+}
+
+/// Reaps a child that has ended: its pid and its status as `waitpid` tells it; `None` if there is none.
+///
+/// nix's own reaps a child that a real-time signal ended, and then returns an error without its pid.
+///
+/// # Errors
+///
+/// The kernel's: ECHILD without children, EINTR.
+pub(crate) fn reap() -> nix::Result<Option<(libc::pid_t, libc::c_int)>> {
+    let mut status = 0;
+    // SAFETY: the pointer is to a local that lives through the call.
+    let pid = unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG) };
+    let pid = nix::errno::Errno::result(pid)?;
+    Ok((pid != 0).then_some((pid, status)))
 }
 
 /// Ends the process at once: no exit handler, which a child inherited from its parent, runs.

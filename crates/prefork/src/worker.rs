@@ -9,12 +9,13 @@ use std::ffi::CString;
 use std::future::Future;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use farrier_heartbeat::{Pulse, State, keep_beating};
-use farrier_serve::{BoxError, Drain, Listener, Server};
+use farrier_serve::{BoxError, Drain, Level, Listener, Server};
 use http::{Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
@@ -24,9 +25,11 @@ use nix::sys::prctl;
 use nix::sys::signal::Signal;
 use nix::unistd::{Pid, getppid, pipe2};
 use tokio::runtime::{Builder, Runtime};
+use tokio::time;
 use tower_service::Service;
 
 use crate::board::{Board, BoardPulse, Seat};
+use crate::exit_work::ExitWork;
 use crate::signals::{self, Signals};
 use crate::sockets::WorkerListener;
 use crate::{Settings, sys};
@@ -42,16 +45,18 @@ pub(crate) mod status {
     pub(crate) const PANICKED: i32 = 70;
 }
 
-/// Beats per `timeout`, so that one late beat is not a hang.
-const BEATS_PER_TIMEOUT: u32 = 4;
-const LONGEST_BEAT: Duration = Duration::from_secs(1);
-const SHORTEST_BEAT: Duration = Duration::from_millis(10);
+/// What the work before the exit has at least, also when the requests took all of `graceful_timeout`.
+const LEAST_EXIT: Duration = Duration::from_millis(250);
 
-/// What the server's own deadline gets before the process ends in spite of it.
-const GRACE_MARGIN: Duration = Duration::from_millis(150);
+/// What it has when the worker is told to leave at once.
+const QUICK_EXIT: Duration = Duration::from_millis(200);
 
-/// How long a worker that was told to leave at once has to let its requests know.
-const QUICK: Duration = Duration::from_millis(250);
+/// What a worker gets beyond `graceful_timeout` before the process ends in spite of itself: for the server
+/// to cut its connections, and for the least of the work before the exit.
+const GRACE_MARGIN: Duration = Duration::from_millis(450);
+
+/// The same for a worker that was told to leave at once.
+const QUICK: Duration = Duration::from_millis(400);
 
 /// What a worker process knows of itself; the app gets one.
 #[derive(Clone, Debug)]
@@ -61,6 +66,7 @@ pub struct Worker {
     pulse: Arc<BoardPulse>,
     drain: Drain,
     settings: Arc<Settings>,
+    exit_work: Arc<ExitWork>,
 }
 
 /// What a worker process is made of.
@@ -125,6 +131,42 @@ impl Worker {
     pub fn settings(&self) -> &Settings {
         &self.settings
     }
+
+    /// Registers work that the worker does when its last request is over, and waits for before it exits:
+    /// to finish tasks that requests left behind, to close connections.
+    ///
+    /// All that is registered runs at once, on the worker's runtime. It has what is left of
+    /// [`graceful_timeout`](Settings::graceful_timeout), and 250 ms if the requests left less; 200 ms when
+    /// the worker is told to leave at once (INT, QUIT), or if its app fails to start. What is not
+    /// done by then is dropped; that and a panic are logged with the place of the registration, and keep
+    /// nobody from leaving. It runs once; what is registered while it runs runs too. A worker that
+    /// crashes, hangs, is killed, or is told to leave before it is ready does none of it.
+    ///
+    /// ```
+    /// use axum::{Router, routing::get};
+    /// use farrier_prefork::{BoxError, Worker};
+    /// # #[derive(Clone)]
+    /// # struct Pool;
+    /// # impl Pool {
+    /// #     async fn connect() -> Result<Self, BoxError> { Ok(Self) }
+    /// #     async fn close(&self) {}
+    /// # }
+    ///
+    /// async fn app(worker: Worker) -> Result<Router, BoxError> {
+    ///     let pool = Pool::connect().await?;
+    ///     let closing = pool.clone();
+    ///     worker.before_exit(async move { closing.close().await });
+    ///     Ok(Router::new().route("/", get(|| async { "hello" })).with_state(pool))
+    /// }
+    /// # let _ = app;
+    /// ```
+    ///
+    /// It stands for gunicorn's `worker_exit`, which its ASGI worker does not reach when the requests take
+    /// all of the grace.
+    #[track_caller]
+    pub fn before_exit(&self, work: impl Future<Output = ()> + Send + 'static) {
+        self.exit_work.register(work);
+    }
 }
 
 /// A worker's whole life, in the forked process; the exit status comes back.
@@ -152,6 +194,7 @@ where
         pulse: Arc::new(BoardPulse::new(seed.board, seed.seat)),
         drain: Drain::new(),
         settings: seed.settings,
+        exit_work: Arc::default(),
     };
     let watch =
         Watch { signals, alive: Some(seed.alive), done, worker: worker.clone(), deadline: None };
@@ -206,8 +249,14 @@ pub(crate) fn prepare(master: Pid, work: Prepare) -> i32 {
     }
 }
 
+/// Does all that a forked process does, and ends it: nothing, not even a panic, leads back into the master.
+pub(crate) fn end_with(life: impl FnOnce() -> i32) -> ! {
+    let code = panic::catch_unwind(AssertUnwindSafe(life));
+    leave(code.unwrap_or_else(|panic| panicked(&panic)))
+}
+
 /// Ends a forked process: what it wrote is flushed, and no exit handler of the master's runs.
-pub(crate) fn leave(code: i32) -> ! {
+fn leave(code: i32) -> ! {
     // Nobody is left to be told that standard output is closed.
     let _ = io::stdout().flush();
     let _ = io::stderr().flush();
@@ -261,21 +310,29 @@ where
         }
     };
     let code = runtime.block_on(async {
-        tokio::spawn(keep_beating(worker.pulse(), worker.beat_interval()));
+        tokio::spawn(keep_beating(worker.pulse(), worker.settings.beat_interval()));
         match start(worker, app, listeners).await {
             Ok(server) => {
                 worker.pulse.set_state(State::Ready);
                 // If nobody reads it the master is dead, and the forked thread knows.
                 let _ = nix::unistd::write(&report, b"r");
                 drop(report);
+                let drain = worker.drain();
+                let told = tokio::spawn(async move {
+                    drain.started().await;
+                    time::Instant::now()
+                });
                 let drained = server.serve(worker.drain()).await;
                 if drained.cut > 0 {
                     tracing::warn!(connections = drained.cut, "connections were cut at the end of the grace");
                 }
+                let told = told.await.unwrap_or_else(|_| time::Instant::now());
+                worker.exit_work.finish(worker.grace_over(told)).await;
                 status::LEFT
             }
             Err(error) => {
                 tracing::error!(slot = worker.slot, error = %chain(&*error), "the app failed to start");
+                worker.exit_work.finish(time::sleep(QUICK_EXIT)).await;
                 status::NOT_STARTED
             }
         }
@@ -320,10 +377,16 @@ where
 }
 
 impl Worker {
-    fn beat_interval(&self) -> Duration {
-        match self.settings.timeout {
-            Duration::ZERO => LONGEST_BEAT,
-            timeout => (timeout / BEATS_PER_TIMEOUT).clamp(SHORTEST_BEAT, LONGEST_BEAT),
+    /// Ends when the work before the exit has to.
+    async fn grace_over(&self, told: time::Instant) {
+        let least = time::Instant::now() + LEAST_EXIT;
+        let quick = async {
+            self.drain.reached(Level::Quick).await;
+            time::sleep(QUICK_EXIT).await;
+        };
+        tokio::select! {
+            () = time::sleep_until(least.max(told + self.settings.graceful_timeout)) => {}
+            () = quick => {}
         }
     }
 }
@@ -359,7 +422,8 @@ impl Watch {
             }
             if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                 tracing::warn!("the worker did not finish in its time and ends now");
-                leave(status::LEFT);
+                // Nothing is flushed: whoever still runs may hold the lock of standard output.
+                sys::exit_now(status::LEFT);
             }
         }
     }
@@ -379,7 +443,8 @@ impl Watch {
     }
 
     fn drain(&mut self) {
-        if self.worker.drain.is_draining() {
+        // Not if it drains at all: the app may have begun that, and has no such deadline.
+        if self.deadline.is_some() {
             return;
         }
         self.leave_if_booting();

@@ -1,18 +1,29 @@
 //! What a connection is doing, and since when.
 //!
 //! hyper can limit the time for a request head, but its clock also runs while a kept-alive connection is
-//! idle, it does not run before the HTTP version is known, and it makes a timer per request. So the two
+//! idle, it does not run before the HTTP version is known, and it makes a timer per request. So the
 //! limits are kept here: the socket and the handler note what happens, and the connection's task looks at
 //! it now and then with one timer.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32, AtomicU64, AtomicUsize};
+use std::sync::atomic::{Ordering, Ordering::Relaxed};
 use std::time::Duration;
 
+use http::StatusCode;
 use tokio::time::Instant;
 
 /// The first bytes of an HTTP/2 client (RFC 9113 section 3.4).
-const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+const HTTP2_PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Stands in for the matched bytes of the preface when others came.
+const NO_PREFACE: u8 = u8::MAX;
+
+/// Stands in for the moment when the drain began.
+const NOT_DRAINING: u64 = u64::MAX;
+
+/// Looks are not more frequent than this, however small the limits are.
+const SHORTEST_LOOK: Duration = Duration::from_millis(100);
 
 /// How long a connection may wait for a request.
 #[derive(Clone, Copy, Debug)]
@@ -21,23 +32,39 @@ pub(crate) struct Limits {
     pub(crate) keepalive: Duration,
     /// From the connection, or from the first byte of a later request, to the end of the request's head.
     pub(crate) header_read: Duration,
+    /// As `keepalive`, and for a first request too, but from the drain's begin at the earliest.
+    pub(crate) drain_idle: Duration,
 }
 
 /// The notes on one connection, shared by its task, its socket and its requests.
 #[derive(Debug)]
 pub(crate) struct Activity {
     accepted: Instant,
+    /// Requests that were begun, and chunks of their responses that were not yet written.
     in_flight: AtomicUsize,
+    /// Whether a request was ever begun.
+    served: AtomicBool,
     /// The client does not take the bytes of a response that was produced.
     stalled: AtomicBool,
     /// What the connection does while nothing is in flight: a [`Waiting`].
     waiting: AtomicU8,
     /// Nanoseconds from `accepted` to the moment from which `waiting` counts.
     since: AtomicU64,
-    http2: AtomicBool,
-    going_away: AtomicBool,
+    /// Nanoseconds from `accepted` to the begin of the drain, or `NOT_DRAINING`.
+    draining: AtomicU64,
+    /// How many bytes of HTTP/2's preface have come, or `NO_PREFACE`.
+    preface: AtomicU8,
+    /// The last four bytes of HTTP/1 that have come.
+    tail: AtomicU32,
+    /// The status of hyper's own answer to what is no request, or zero.
+    refused_with: AtomicU16,
     upgraded: AtomicBool,
-    last_response: AtomicBool,
+    closing: AtomicBool,
+    going_away: AtomicBool,
+    /// An HTTP/2 client has answered the PING behind its GOAWAY.
+    answered: AtomicBool,
+    /// Bytes have come since GOAWAY, or since this was last asked.
+    spoke: AtomicBool,
 }
 
 /// What a connection does while no request of it is in flight.
@@ -45,22 +72,27 @@ pub(crate) struct Activity {
 pub(crate) enum Waiting {
     /// It was accepted and has sent nothing. Exits: `Speaking`, `Idle` (the preface of HTTP/2).
     Silent = 0,
-    /// It has sent a part of a request's head. Exit: `Idle`, at the end of that request.
+    /// It has sent a part of a request's head, or a part of HTTP/2's preface. After a response it may as
+    /// well be the rest of a body that the service left to somebody else; only hyper knows.
+    /// Exit: `Idle`, at the end of that request or of the preface.
     Speaking = 1,
     /// It is kept alive. Exit: `Speaking` (HTTP/1 only, where bytes can only be a request).
     Idle = 2,
 }
 
-/// A request of a connection, until its response was produced or dropped.
+/// A request of a connection until the last byte of its response is with the kernel, or it is dropped.
 #[derive(Debug)]
-pub(crate) struct InFlight(Arc<Activity>);
+pub(crate) struct InFlight {
+    activity: Arc<Activity>,
+    has_body: bool,
+}
 
 /// What the connection's task finds when it looks.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Finding {
     /// Nothing to do before then.
     Fine(Instant),
-    /// Kept alive for too long.
+    /// It waits for a request for too long.
     Idle,
     /// The client is too slow with its request.
     Slow,
@@ -73,121 +105,198 @@ impl Activity {
         Arc::new(Self {
             accepted: Instant::now(),
             in_flight: AtomicUsize::new(0),
+            served: AtomicBool::new(false),
             stalled: AtomicBool::new(false),
             waiting: AtomicU8::new(Waiting::Silent as u8),
             since: AtomicU64::new(0),
-            http2: AtomicBool::new(false),
-            going_away: AtomicBool::new(false),
+            draining: AtomicU64::new(NOT_DRAINING),
+            preface: AtomicU8::new(0),
+            tail: AtomicU32::new(0),
+            refused_with: AtomicU16::new(0),
             upgraded: AtomicBool::new(false),
-            last_response: AtomicBool::new(false),
+            closing: AtomicBool::new(false),
+            going_away: AtomicBool::new(false),
+            answered: AtomicBool::new(false),
+            spoke: AtomicBool::new(false),
         })
     }
 
     /// Notes a request whose head was read.
-    pub(crate) fn begin(self: &Arc<Self>) -> InFlight {
-        self.in_flight.fetch_add(1, Ordering::Relaxed);
-        InFlight(Arc::clone(self))
+    pub(crate) fn begin(self: &Arc<Self>, has_body: bool) -> InFlight {
+        self.served.store(true, Relaxed);
+        self.in_flight.fetch_add(1, Relaxed);
+        InFlight { activity: Arc::clone(self), has_body }
+    }
+
+    /// Whether a request was ever begun.
+    pub(crate) fn has_served(&self) -> bool {
+        self.served.load(Relaxed)
     }
 
     /// Notes bytes from the client.
     pub(crate) fn heard(&self, bytes: &[u8]) {
-        if self.in_flight.load(Ordering::Relaxed) > 0 {
+        self.spoke.store(true, Relaxed);
+        // On HTTP/2 it may be a ping or a window update.
+        if self.is_http2() {
             return;
         }
-        match self.waiting() {
-            // A client may open an HTTP/2 connection long before its first request.
-            Some(Waiting::Silent) if bytes.starts_with(HTTP2_PREFACE) => {
-                self.note_http2();
-                self.wait(Waiting::Idle);
-            }
-            Some(Waiting::Silent) => self.wait(Waiting::Speaking),
-            // On HTTP/2 it may be a ping or a window update.
-            Some(Waiting::Idle) if !self.is_http2() => self.wait(Waiting::Speaking),
-            _ => {}
+        self.match_preface(bytes);
+        if self.is_http2() {
+            // A client may open a connection long before its first request.
+            return self.wait(Waiting::Idle);
         }
+        let tail = |tail, &byte| tail << 8 | u32::from(byte);
+        self.tail.store(bytes.iter().fold(self.tail.load(Relaxed), tail), Relaxed);
+        if self.in_flight.load(Relaxed) == 0 && self.last_waiting() != Waiting::Speaking {
+            self.wait(Waiting::Speaking);
+        }
+    }
+
+    fn match_preface(&self, bytes: &[u8]) {
+        let matched = self.preface.load(Relaxed);
+        let Some(missing) = HTTP2_PREFACE.get(usize::from(matched)..) else { return };
+        let matched = if bytes.starts_with(missing) {
+            HTTP2_PREFACE.len() as u8
+        } else if missing.starts_with(bytes) {
+            matched + bytes.len() as u8
+        } else {
+            NO_PREFACE
+        };
+        self.preface.store(matched, Relaxed);
+    }
+
+    pub(crate) fn is_http2(&self) -> bool {
+        usize::from(self.preface.load(Relaxed)) == HTTP2_PREFACE.len()
+    }
+
+    /// Whether the last bytes of HTTP/1 were the end of a head.
+    fn heard_end_of_head(&self) -> bool {
+        let [.., before, last_but_one, last] = self.tail.load(Relaxed).to_be_bytes();
+        // A bare LF ends a line too (RFC 9112 section 2.2).
+        last == b'\n' && (last_but_one == b'\n' || [before, last_but_one] == *b"\n\r")
+    }
+
+    /// Notes what is about to be written.
+    pub(crate) fn says(&self, bytes: &[u8]) {
+        if self.in_flight.load(Relaxed) > 0 || self.is_http2() {
+            return;
+        }
+        let status = bytes.strip_prefix(b"HTTP/1.").and_then(|rest| rest.get(2..5));
+        if let Some(status) = status.and_then(|status| StatusCode::from_bytes(status).ok()) {
+            self.refused_with.store(status.as_u16(), Relaxed);
+        }
+    }
+
+    /// The status of the last head that hyper wrote while no request was in flight.
+    pub(crate) fn refused_with(&self) -> Option<StatusCode> {
+        StatusCode::from_u16(self.refused_with.load(Relaxed)).ok()
     }
 
     /// Notes whether the last write has to wait for the client.
     pub(crate) fn wrote(&self, stalled: bool) {
-        if self.stalled.load(Ordering::Relaxed) != stalled {
+        if self.stalled.load(Relaxed) != stalled {
             self.note_since();
-            self.stalled.store(stalled, Ordering::Relaxed);
+            self.stalled.store(stalled, Relaxed);
         }
-    }
-
-    pub(crate) fn note_http2(&self) {
-        self.http2.store(true, Ordering::Relaxed);
-    }
-
-    pub(crate) fn is_http2(&self) -> bool {
-        self.http2.load(Ordering::Relaxed)
     }
 
     /// Notes that an HTTP/2 client is sent GOAWAY.
     pub(crate) fn note_going_away(&self) {
-        self.going_away.store(self.is_http2(), Ordering::Relaxed);
+        self.spoke.store(false, Relaxed);
+        self.going_away.store(self.is_http2(), Relaxed);
     }
 
     pub(crate) fn is_going_away(&self) -> bool {
-        self.going_away.load(Ordering::Relaxed)
+        self.going_away.load(Relaxed)
+    }
+
+    /// Notes that the client has answered the PING behind its GOAWAY.
+    pub(crate) fn note_answer(&self) {
+        self.answered.store(true, Relaxed);
+    }
+
+    /// Whether the client was told to go away, has nothing to wait for, and has not said a word since then
+    /// or since this was last asked. One that has answered leaves by itself, with its last stream.
+    pub(crate) fn ignores_goaway(&self) -> bool {
+        let spoke = self.spoke.swap(false, Relaxed);
+        let answered = self.answered.load(Relaxed);
+        self.is_going_away() && !answered && !spoke && self.waiting().is_some()
     }
 
     /// Notes that another protocol takes the socket over.
     pub(crate) fn note_upgrade(&self) {
-        self.upgraded.store(true, Ordering::Relaxed);
+        self.upgraded.store(true, Relaxed);
     }
 
     pub(crate) fn is_upgraded(&self) -> bool {
-        self.upgraded.load(Ordering::Relaxed)
+        self.upgraded.load(Relaxed)
+    }
+
+    /// Notes that the last byte was written.
+    pub(crate) fn note_closing(&self) {
+        self.closing.store(true, Relaxed);
     }
 
     /// Asks that each further HTTP/1 response be the connection's last one, and for GOAWAY on HTTP/2.
-    pub(crate) fn ask_for_last_response(&self) {
-        self.last_response.store(true, Ordering::Relaxed);
+    pub(crate) fn note_drain(&self) {
+        self.draining.store(self.now(), Relaxed);
     }
 
-    pub(crate) fn wants_last_response(&self) -> bool {
-        self.last_response.load(Ordering::Relaxed)
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.load(Relaxed) != NOT_DRAINING
     }
 
-    pub(crate) fn wants_goaway(&self) -> bool {
-        self.is_http2() && self.wants_last_response()
-    }
-
-    /// What the connection waits for; `None` while a request is in flight or its response is on the way.
+    /// What the connection waits for; `None` while a request is in flight or its response is on the way, and
+    /// when the connection waits for no request any more.
     pub(crate) fn waiting(&self) -> Option<Waiting> {
-        if self.in_flight.load(Ordering::Acquire) > 0 || self.stalled.load(Ordering::Relaxed) {
-            return None;
-        }
-        Some(match self.waiting.load(Ordering::Relaxed) {
+        let busy = self.in_flight.load(Ordering::Acquire) > 0
+            || self.stalled.load(Relaxed)
+            || self.closing.load(Relaxed)
+            || self.is_upgraded();
+        (!busy).then(|| self.last_waiting())
+    }
+
+    fn last_waiting(&self) -> Waiting {
+        match self.waiting.load(Relaxed) {
             0 => Waiting::Silent,
             1 => Waiting::Speaking,
             _ => Waiting::Idle,
-        })
+        }
     }
 
     /// Looks whether a limit is exceeded, and says when to look again.
     pub(crate) fn look(&self, limits: &Limits) -> Finding {
+        let Limits { keepalive, header_read, drain_idle } = *limits;
         let now = Instant::now();
-        let next = now + limits.keepalive.min(limits.header_read);
-        let (limit, exceeded) = match self.waiting() {
+        let at = |nanos: &AtomicU64| self.accepted + Duration::from_nanos(nanos.load(Relaxed));
+        let idle_over =
+            self.is_draining().then(|| at(&self.draining).max(at(&self.since)) + drain_idle);
+        let shortest = keepalive.min(header_read).min(idle_over.map_or(keepalive, |_| drain_idle));
+        let next = now + shortest.max(SHORTEST_LOOK);
+        let (deadline, exceeded) = match self.waiting() {
             None => return Finding::Fine(next),
-            Some(Waiting::Idle) => (limits.keepalive, Finding::Idle),
-            Some(Waiting::Silent | Waiting::Speaking) => (limits.header_read, Finding::Slow),
+            Some(Waiting::Speaking) => (at(&self.since) + header_read, Finding::Slow),
+            Some(waiting) => {
+                let limit = if waiting == Waiting::Silent { header_read } else { keepalive };
+                let deadline = at(&self.since) + limit;
+                (idle_over.map_or(deadline, |over| over.min(deadline)), Finding::Idle)
+            }
         };
-        let since = Duration::from_nanos(self.since.load(Ordering::Relaxed));
-        let deadline = self.accepted + since + limit;
         if deadline <= now { exceeded } else { Finding::Fine(deadline.min(next)) }
     }
 
     fn wait(&self, waiting: Waiting) {
         self.note_since();
-        self.waiting.store(waiting as u8, Ordering::Relaxed);
+        self.waiting.store(waiting as u8, Relaxed);
     }
 
     fn note_since(&self) {
-        let since = u64::try_from(self.accepted.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        self.since.store(since, Ordering::Relaxed);
+        self.since.store(self.now(), Relaxed);
+    }
+
+    /// Nanoseconds since the accept.
+    fn now(&self) -> u64 {
+        u64::try_from(self.accepted.elapsed().as_nanos()).unwrap_or(NOT_DRAINING - 1)
     }
 }
 
@@ -195,14 +304,59 @@ impl Activity {
 
 impl InFlight {
     pub(crate) fn activity(&self) -> &Activity {
-        &self.0
+        &self.activity
+    }
+}
+
+impl Clone for InFlight {
+    fn clone(&self) -> Self {
+        self.activity.in_flight.fetch_add(1, Relaxed);
+        Self { activity: Arc::clone(&self.activity), has_body: self.has_body }
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
+        let activity = &self.activity;
+        // Behind a request without a body there can only be a next head, and hyper has it already. Where a
+        // body ends only hyper knows.
+        let speaking = !activity.is_http2() && !self.has_body && !activity.heard_end_of_head();
         // Before the count: whoever reads zero must not see the idle time of an earlier pause.
-        self.0.wait(Waiting::Idle);
-        self.0.in_flight.fetch_sub(1, Ordering::Release);
+        activity.wait(if speaking { Waiting::Speaking } else { Waiting::Idle });
+        activity.in_flight.fetch_sub(1, Ordering::Release);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn tiny_limits_do_not_make_a_busy_loop_of_a_request_in_flight() {
+        let tiny = Duration::from_nanos(1);
+        let limits = Limits { keepalive: tiny, header_read: tiny, drain_idle: tiny };
+        let activity = Activity::new();
+        let _in_flight = activity.begin(false);
+        for _ in 0..2 {
+            let next = activity.look(&limits);
+            let Finding::Fine(next) = next else { panic!("{next:?}, and a request is in flight") };
+            assert!(next >= Instant::now() + Duration::from_millis(50));
+            activity.note_drain();
+        }
+    }
+
+    #[tokio::test]
+    async fn the_preface_is_matched_however_it_is_cut() {
+        let near_miss = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\r";
+        for size in 1..HTTP2_PREFACE.len() {
+            for (bytes, expected) in [(HTTP2_PREFACE, true), (near_miss, false)] {
+                let activity = Activity::new();
+                for chunk in bytes.chunks(size) {
+                    assert!(!activity.is_http2(), "{size}");
+                    activity.heard(chunk);
+                }
+                assert_eq!(activity.is_http2(), expected, "{size}");
+            }
+        }
     }
 }

@@ -12,15 +12,17 @@ use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use tokio::sync::{OwnedSemaphorePermit, watch};
-use tokio::time;
+use tokio::time::{self, Instant};
 use tower_service::Service;
 
-use crate::activity::{Activity, Finding, Limits, Waiting};
+use crate::activity::{Activity, Finding, Limits};
 use crate::handler::Handler;
+use crate::refused::{Hook, Refused};
 use crate::socket::{Socket, Stream};
 use crate::{BoxError, Peer};
 
-/// How long a client without requests in flight may take to answer a GOAWAY.
+/// How long an HTTP/2 client without requests in flight may be silent after its GOAWAY, until it has
+/// answered it.
 const FAREWELL: Duration = Duration::from_secs(2);
 
 /// What the server wants of its connections.
@@ -28,10 +30,8 @@ const FAREWELL: Duration = Duration::from_secs(2);
 pub(crate) enum Phase {
     /// Requests. Exits: `LastResponses`, `Cut`.
     Serving,
-    /// HTTP/1: each further response is the connection's last. HTTP/2: GOAWAY. Exits: `NoIdle`, `Cut`.
+    /// HTTP/1: each further response is the connection's last. HTTP/2: GOAWAY. Exit: `Cut`.
     LastResponses,
-    /// What has no request in flight closes too. Exit: `Cut`.
-    NoIdle,
     /// Drop everything. No exit.
     Cut,
 }
@@ -41,6 +41,7 @@ pub(crate) enum Phase {
 pub(crate) struct Protocol {
     builder: auto::Builder<TokioExecutor>,
     limits: Limits,
+    refused: Hook,
 }
 
 /// A connection that was accepted.
@@ -55,11 +56,11 @@ pub(crate) struct Accepted {
 // === impl Protocol ===
 
 impl Protocol {
-    pub(crate) fn new(limits: Limits, keeps_alive: bool) -> Self {
+    pub(crate) fn new(limits: Limits, keeps_alive: bool, refused: Hook) -> Self {
         let mut builder = auto::Builder::new(TokioExecutor::new());
         // The limit for heads is in `activity`, which also says why.
         builder.http1().keep_alive(keeps_alive).header_read_timeout(None);
-        Self { builder, limits }
+        Self { builder, limits, refused }
     }
 
     /// Serves a connection until it is closed, or is upgraded, or is cut.
@@ -79,48 +80,39 @@ impl Protocol {
         let mut look = pin!(time::sleep(self.limits.keepalive.min(self.limits.header_read)));
         loop {
             tokio::select! {
-                // The phase comes first: a request that the same turn reads must know of it.
+                // The phase comes first: a request that the same turn reads must know of it. The look comes
+                // last: what has arrived already is a request, not idleness.
                 biased;
                 changed = phase.changed() => {
-                    let now = *phase.borrow_and_update();
                     // Without a server there is nobody to serve for.
-                    if changed.is_err() || now == Phase::Cut {
+                    if changed.is_err() || *phase.borrow_and_update() == Phase::Cut {
                         return;
                     }
-                    activity.ask_for_last_response();
-                    if now == Phase::NoIdle {
-                        // What has arrived already is a request, not idleness.
-                        let polled = future::poll_fn(|cx| Poll::Ready(connection.as_mut().poll(cx)));
-                        if polled.await.is_ready() {
-                            return;
-                        }
-                    }
-                    let close = match activity.waiting() {
-                        // Its 101 is on the way out; then the socket is no longer ours.
-                        _ if activity.is_upgraded() => false,
-                        // hyper would close it with half a request read; its response will close it.
-                        Some(Waiting::Speaking) => false,
-                        _ => now == Phase::NoIdle,
-                    };
-                    if close {
-                        break;
-                    }
+                    activity.note_drain();
+                    look.as_mut().reset(Instant::now());
                 }
                 ended = future::poll_fn(|cx| match connection.as_mut().poll(cx) {
                     Poll::Ready(ended) => Poll::Ready(Some(ended)),
                     // Also when it turns out to be HTTP/2 only after the phase has come.
-                    Poll::Pending if activity.wants_goaway() => Poll::Ready(None),
+                    Poll::Pending if activity.is_http2() && activity.is_draining() => {
+                        Poll::Ready(None)
+                    }
                     Poll::Pending => Poll::Pending,
                 }) => match ended {
-                    Some(ended) => return note_end(peer, ended),
+                    Some(ended) => return self.note_end(peer, &activity, ended),
                     None => break,
                 },
                 () = look.as_mut() => match activity.look(&self.limits) {
                     Finding::Fine(next) => look.as_mut().reset(next),
                     Finding::Idle => break,
                     Finding::Slow => {
-                        tracing::debug!(%peer, "the client was too slow with its request");
-                        return;
+                        // hyper ends what waits for a next head, and goes on with the rest of a body.
+                        connection.as_mut().graceful_shutdown();
+                        let polled = future::poll_fn(|cx| Poll::Ready(connection.as_mut().poll(cx)));
+                        if polled.await.is_ready() || !activity.has_served() {
+                            return self.refused.call(&Refused::timeout(peer));
+                        }
+                        break;
                     }
                 },
             }
@@ -132,19 +124,21 @@ impl Protocol {
             tokio::select! {
                 biased;
                 _ = phase.wait_for(|phase| *phase == Phase::Cut) => return,
-                ended = connection.as_mut() => return note_end(peer, ended),
+                ended = connection.as_mut() => return self.note_end(peer, &activity, ended),
                 () = time::sleep(FAREWELL) => {
-                    if activity.waiting().is_some() {
+                    if activity.ignores_goaway() {
                         return;
                     }
                 }
             }
         }
     }
-}
 
-fn note_end(peer: Peer, ended: Result<(), BoxError>) {
-    if let Err(error) = ended {
-        tracing::debug!(%peer, error, "the connection failed");
+    fn note_end(&self, peer: Peer, activity: &Activity, ended: Result<(), BoxError>) {
+        let Err(error) = ended else { return };
+        match Refused::from_end(peer, &error, activity.refused_with()) {
+            Some(refused) => self.refused.call(&refused),
+            None => tracing::debug!(%peer, error, "the connection failed"),
+        }
     }
 }

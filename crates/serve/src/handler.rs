@@ -1,9 +1,11 @@
 //! The service as hyper calls it: it notes each request and marks a connection's last response.
 
+use std::io::IoSlice;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+use bytes::{Buf, Bytes};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
@@ -30,11 +32,19 @@ pub(crate) struct ResponseFuture<F> {
     connect: bool,
 }
 
-/// The service's body; the request is in flight as long as it lives.
+/// The service's body; the request is in flight as long as it or a chunk of it lives.
 #[pin_project]
 pub(crate) struct ResponseBody<B> {
     #[pin]
     inner: B,
+    in_flight: Option<InFlight>,
+}
+
+/// Bytes of a body, which hyper drops when they are written. On HTTP/2 that can be long after the end of the
+/// body, since flow control lets no more bytes pass than the client asks for.
+#[derive(Debug)]
+pub(crate) struct Chunk<D> {
+    data: D,
     _in_flight: Option<InFlight>,
 }
 
@@ -56,10 +66,7 @@ where
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         let http1 = request.version() < Version::HTTP_2;
-        if !http1 {
-            self.activity.note_http2();
-        }
-        let in_flight = Some(self.activity.begin());
+        let in_flight = Some(self.activity.begin(!request.body().is_end_stream()));
         let connect = *request.method() == Method::CONNECT;
         request.extensions_mut().insert(self.peer);
         ResponseFuture { inner: self.service.call(request), in_flight, http1, connect }
@@ -86,27 +93,30 @@ where
             if *this.http1 && upgrades {
                 activity.note_upgrade();
                 in_flight = None;
-            } else if *this.http1 && activity.wants_last_response() {
+            } else if *this.http1 && activity.is_draining() {
                 response
                     .headers_mut()
                     .insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
         }
-        Poll::Ready(Ok(response.map(|inner| ResponseBody { inner, _in_flight: in_flight })))
+        Poll::Ready(Ok(response.map(|inner| ResponseBody { inner, in_flight })))
     }
 }
 
 // === impl ResponseBody ===
 
 impl<B: Body> Body for ResponseBody<B> {
-    type Data = B::Data;
+    type Data = Chunk<B::Data>;
     type Error = B::Error;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
-        self.project().inner.poll_frame(cx)
+    ) -> Poll<Option<Result<Frame<Self::Data>, B::Error>>> {
+        let this = self.project();
+        let frame = ready!(this.inner.poll_frame(cx));
+        let chunk = |data| Chunk { data, _in_flight: this.in_flight.clone() };
+        Poll::Ready(frame.map(|frame| frame.map(|frame| frame.map_data(chunk))))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -115,5 +125,29 @@ impl<B: Body> Body for ResponseBody<B> {
 
     fn size_hint(&self) -> SizeHint {
         self.inner.size_hint()
+    }
+}
+
+// === impl Chunk ===
+
+impl<D: Buf> Buf for Chunk<D> {
+    fn remaining(&self) -> usize {
+        self.data.remaining()
+    }
+
+    fn chunk(&self) -> &[u8] {
+        self.data.chunk()
+    }
+
+    fn chunks_vectored<'a>(&'a self, dst: &mut [IoSlice<'a>]) -> usize {
+        self.data.chunks_vectored(dst)
+    }
+
+    fn advance(&mut self, count: usize) {
+        self.data.advance(count);
+    }
+
+    fn copy_to_bytes(&mut self, len: usize) -> Bytes {
+        self.data.copy_to_bytes(len)
     }
 }

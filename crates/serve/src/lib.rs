@@ -54,10 +54,13 @@ mod connection;
 mod drain;
 mod goaway;
 mod handler;
+mod linger;
 mod listener;
+mod refused;
 mod server;
 mod socket;
 
 pub use drain::{Drain, Level};
 pub use listener::{Listener, Peer};
+pub use refused::{Refused, RefusedReason};
 pub use server::{BoxError, Drained, Server};

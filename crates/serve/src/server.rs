@@ -12,13 +12,15 @@ use http::{Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use tokio::{task, time};
+use tokio::task;
+use tokio::time::{self, Instant};
 use tower_service::Service;
 
 use crate::activity::Limits;
 use crate::connection::{Accepted, Phase, Protocol};
+use crate::refused::Hook;
 use crate::socket::Stream;
-use crate::{Drain, Level, Listener, Peer};
+use crate::{Drain, Level, Listener, Peer, Refused};
 
 /// An error of any kind.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -43,6 +45,7 @@ pub struct Server<S> {
     worker_connections: usize,
     drain_idle: Duration,
     graceful_timeout: Duration,
+    refused: Hook,
 }
 
 /// How a drain ended.
@@ -51,6 +54,15 @@ pub struct Server<S> {
 pub struct Drained {
     /// Connections that were still open when time was over, upgraded ones included.
     pub cut: usize,
+}
+
+/// What to do with listeners in whose queues no connection waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Queue {
+    /// Wait for one.
+    Wait,
+    /// Leave them.
+    Leave,
 }
 
 /// The listeners and the places for what they accept.
@@ -74,6 +86,7 @@ impl<S> Server<S> {
             worker_connections: 1000,
             drain_idle: Duration::from_secs(2),
             graceful_timeout: Duration::from_secs(30),
+            refused: Hook::default(),
         }
     }
 
@@ -119,6 +132,12 @@ impl<S> Server<S> {
         self
     }
 
+    /// Calls `hook` with each request that the server refuses by itself.
+    pub fn request_refused(mut self, hook: impl Fn(&Refused) + Send + Sync + 'static) -> Self {
+        self.refused = Hook::new(hook);
+        self
+    }
+
     /// Serves until `drain` is started and the last connection is gone.
     ///
     /// The drain is *soft*, so that no request is lost of a client that pauses less than
@@ -157,7 +176,11 @@ impl<S> Server<S> {
         let phases = watch::Sender::new(Phase::Serving);
         let protocol = Arc::new(self.protocol());
         let spawn = |(stream, peer, place): (Stream, Peer, OwnedSemaphorePermit)| {
-            let accepted = Accepted { stream, peer, phase: phases.subscribe(), place };
+            let mut phase = phases.subscribe();
+            if *phase.borrow() != Phase::Serving {
+                phase.mark_changed();
+            }
+            let accepted = Accepted { stream, peer, phase, place };
             let (protocol, service) = (Arc::clone(&protocol), self.service.clone());
             task::spawn(async move { protocol.serve(accepted, service).await });
         };
@@ -169,34 +192,36 @@ impl<S> Server<S> {
             tokio::select! {
                 biased;
                 () = started.as_mut() => break,
-                accepted = acceptor.accept() => spawn(accepted),
+                Some(accepted) = acceptor.accept(Queue::Wait) => spawn(accepted),
             }
             // A busy process must not take more connections than it can begin to serve: a sibling that
             // shares the listener takes the next one, and should this process die, it is not lost.
             task::yield_now().await;
         }
-        if drain.level() == Level::Soft {
-            // Lets the runtime learn of connections that arrived together with the order.
-            task::yield_now().await;
-            while let Some(accepted) = acceptor.accept_queued().await {
-                spawn(accepted);
-            }
+
+        let began = Instant::now();
+        let grace = self.graceful_timeout.min(NO_LIMIT);
+        phases.send_replace(Phase::LastResponses);
+        // Lets the runtime learn of connections that arrived together with the order.
+        task::yield_now().await;
+        tokio::select! {
+            biased;
+            () = drain.reached(Level::Quick) => {}
+            () = async {
+                // Nobody else would serve them, should this be the last process with these listeners.
+                while let Some(accepted) = acceptor.accept(Queue::Leave).await {
+                    spawn(accepted);
+                }
+            } => {}
+            () = time::sleep_until(began + self.drain_idle.min(grace)) => {}
         }
         drop(acceptor);
 
-        phases.send_replace(Phase::LastResponses);
-        let gone = places.acquire_many(limit);
-        let time_over = async {
-            let idle = self.drain_idle.min(self.graceful_timeout);
-            time::sleep(idle).await;
-            phases.send_replace(Phase::NoIdle);
-            time::sleep(self.graceful_timeout - idle).await;
-        };
         tokio::select! {
             biased;
-            _ = gone => return Drained { cut: 0 },
+            _ = places.acquire_many(limit) => return Drained { cut: 0 },
             () = drain.reached(Level::Quick) => {}
-            () = time_over => {}
+            () = time::sleep_until(began + grace) => {}
         }
         let cut = limit as usize - places.available_permits();
         phases.send_replace(Phase::Cut);
@@ -210,7 +235,12 @@ impl<S> Server<S> {
         let header_read = or_no_limit(self.header_read_timeout);
         let keeps_alive = !self.keepalive.is_zero();
         let keepalive = if keeps_alive { self.keepalive.min(NO_LIMIT) } else { header_read };
-        Protocol::new(Limits { keepalive, header_read }, keeps_alive)
+        let drain_idle = self.drain_idle.min(NO_LIMIT);
+        Protocol::new(
+            Limits { keepalive, header_read, drain_idle },
+            keeps_alive,
+            self.refused.clone(),
+        )
     }
 }
 
@@ -230,17 +260,19 @@ impl<S> fmt::Debug for Server<S> {
 // === impl Acceptor ===
 
 impl Acceptor {
-    /// Waits for a place and then for a connection.
-    async fn accept(&mut self) -> (Stream, Peer, OwnedSemaphorePermit) {
+    /// Waits for a place and then takes a connection; `None` if there is none to be left with.
+    async fn accept(&mut self, queue: Queue) -> Option<(Stream, Peer, OwnedSemaphorePermit)> {
         // Nobody closes the semaphore.
-        let Ok(place) = Arc::clone(&self.places).acquire_owned().await else {
-            return future::pending().await;
-        };
+        let place = Arc::clone(&self.places).acquire_owned().await.ok()?;
         let mut pause = SHORTEST_PAUSE;
         loop {
-            match future::poll_fn(|cx| self.poll_accept(cx)).await {
-                Ok((stream, peer)) => return (stream, peer, place),
-                Err(error) if client_left(&error) => {}
+            let accepted = future::poll_fn(|cx| match self.poll_accept(cx) {
+                Poll::Ready(accepted) => Poll::Ready(Some(accepted)),
+                Poll::Pending if queue == Queue::Leave => Poll::Ready(None),
+                Poll::Pending => Poll::Pending,
+            });
+            match accepted.await? {
+                Ok((stream, peer)) => return Some((stream, peer, place)),
                 Err(error) => {
                     // Too many open files, say: the connection stays in the queue.
                     tracing::warn!(%error, "accept failed");
@@ -251,34 +283,65 @@ impl Acceptor {
         }
     }
 
-    /// A connection that waits in a queue now, if there is a place for it.
-    async fn accept_queued(&mut self) -> Option<(Stream, Peer, OwnedSemaphorePermit)> {
-        let place = Arc::clone(&self.places).try_acquire_owned().ok()?;
-        match future::poll_fn(|cx| Poll::Ready(self.poll_accept(cx))).await {
-            Poll::Ready(Ok((stream, peer))) => Some((stream, peer, place)),
-            Poll::Ready(Err(error)) => {
-                tracing::warn!(%error, "accepting the last connections failed");
-                None
-            }
-            Poll::Pending => None,
-        }
-    }
-
     fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<(Stream, Peer)>> {
-        let listeners = self.listeners.len();
-        for turn in 0..listeners {
-            let index = (self.next + turn) % listeners;
-            if let Poll::Ready(accepted) = self.listeners[index].poll_accept(cx) {
-                self.next = (index + 1) % listeners;
-                return Poll::Ready(accepted);
-            }
-        }
-        Poll::Pending
+        let Self { listeners, next, .. } = self;
+        poll_in_turn(next, listeners.len(), |index| listeners[index].poll_accept(cx))
     }
 }
 
-/// Whether an accept failed only because the connection was gone before it was accepted.
+/// Asks each of `count` sources, from the `next` one on, and leaves out connections that were gone before
+/// they were accepted.
+fn poll_in_turn<T>(
+    next: &mut usize,
+    count: usize,
+    mut poll_accept: impl FnMut(usize) -> Poll<io::Result<T>>,
+) -> Poll<io::Result<T>> {
+    let mut pending = 0;
+    while pending < count {
+        let index = *next % count;
+        *next = index + 1;
+        match poll_accept(index) {
+            Poll::Pending => pending += 1,
+            Poll::Ready(Err(error)) if client_left(&error) => pending = 0,
+            accepted => return accepted,
+        }
+    }
+    Poll::Pending
+}
+
 fn client_left(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use super::*;
+
+    /// Two queues, and every connection that is taken out of them in turn.
+    #[test]
+    fn a_client_that_left_is_not_the_end_of_the_queue() {
+        let left = || Err(io::ErrorKind::ConnectionAborted.into());
+        let mut queues = [
+            VecDeque::from([left(), Ok(1), left(), left(), Ok(2)]),
+            VecDeque::from([Ok(3), left(), Err(io::ErrorKind::OutOfMemory.into()), Ok(4)]),
+        ];
+        let mut next = 0;
+        let mut taken = Vec::new();
+        let mut failed = 0;
+        while let Poll::Ready(accepted) = poll_in_turn(&mut next, 2, |index| {
+            queues[index].pop_front().map_or(Poll::Pending, Poll::Ready)
+        }) {
+            match accepted {
+                Ok(connection) => taken.push(connection),
+                Err(_) => failed += 1,
+            }
+        }
+        assert_eq!(failed, 1);
+        assert!(queues.iter().all(VecDeque::is_empty));
+        taken.sort_unstable();
+        assert_eq!(taken, [1, 2, 3, 4]);
+    }
 }

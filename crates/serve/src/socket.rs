@@ -13,6 +13,7 @@ use tokio::sync::{OwnedSemaphorePermit, watch};
 use crate::activity::Activity;
 use crate::connection::Phase;
 use crate::goaway::HeldPong;
+use crate::linger::Linger;
 
 /// An accepted connection.
 #[derive(Debug)]
@@ -26,11 +27,20 @@ pub(crate) enum Stream {
 pub(crate) struct Socket {
     stream: Stream,
     activity: Arc<Activity>,
-    phase: watch::Receiver<Phase>,
-    /// Made at the first read after an upgrade: nobody else can end the task that reads then.
-    cut: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    reader: Cut,
+    writer: Cut,
     pong: Option<HeldPong>,
+    /// Once all is said.
+    linger: Option<Linger>,
     _place: OwnedSemaphorePermit,
+}
+
+/// The end of an upgraded connection, as the task that reads or the one that writes waits for it: nobody
+/// else can end them.
+struct Cut {
+    phase: watch::Receiver<Phase>,
+    /// Made when there is something to wait for.
+    reached: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
 }
 
 // === impl Stream ===
@@ -53,33 +63,23 @@ impl Socket {
         phase: watch::Receiver<Phase>,
         place: OwnedSemaphorePermit,
     ) -> Self {
-        Self { stream, activity, phase, cut: None, pong: None, _place: place }
+        let (reader, writer) = (Cut::new(phase.clone()), Cut::new(phase));
+        Self { stream, activity, reader, writer, pong: None, linger: None, _place: place }
     }
 
-    /// An error once an upgraded connection is cut; a reader is woken by it.
-    fn poll_cut(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
-        let cut = self.cut.get_or_insert_with(|| {
-            let mut phase = self.phase.clone();
-            Box::pin(async move {
-                // An error says that the server is gone, which cuts as well.
-                let _ = phase.wait_for(|phase| *phase == Phase::Cut).await;
-            })
-        });
-        match cut.as_mut().poll(cx) {
-            Poll::Pending => Ok(()),
-            Poll::Ready(()) => {
-                // A finished future must not be polled again, and the next read must fail too.
-                self.cut = None;
-                Err(cut_off())
-            }
+    fn poll_write_with(
+        &mut self,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+        write: impl FnOnce(&mut Stream, &mut Context<'_>) -> Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
+        if self.activity.is_upgraded() {
+            self.writer.poll(cx)?;
         }
-    }
-
-    fn check_cut(&self) -> io::Result<()> {
-        if self.activity.is_upgraded() && *self.phase.borrow() == Phase::Cut {
-            return Err(cut_off());
-        }
-        Ok(())
+        self.activity.says(bytes);
+        let wrote = write(&mut self.stream, cx);
+        self.activity.wrote(wrote.is_pending());
+        wrote
     }
 }
 
@@ -91,7 +91,7 @@ impl AsyncRead for Socket {
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
         if this.activity.is_upgraded() {
-            this.poll_cut(cx)?;
+            this.reader.poll(cx)?;
         }
         loop {
             if let Some(pong) = &mut this.pong {
@@ -111,6 +111,9 @@ impl AsyncRead for Socket {
                 pong.let_through(read);
             } else if this.activity.is_going_away() {
                 this.pong = HeldPong::take(buf, before);
+                if this.pong.is_some() {
+                    this.activity.note_answer();
+                }
             }
             // Nothing read would mean the end of the stream; it was only the PONG.
             if buf.filled().len() > before {
@@ -126,10 +129,11 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.check_cut()?;
-        let wrote = with_stream!(&mut self.stream, stream => Pin::new(stream).poll_write(cx, buf));
-        self.activity.wrote(wrote.is_pending());
-        wrote
+        self.poll_write_with(
+            cx,
+            buf,
+            |stream, cx| with_stream!(stream, stream => Pin::new(stream).poll_write(cx, buf)),
+        )
     }
 
     fn poll_write_vectored(
@@ -137,12 +141,10 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.check_cut()?;
-        let wrote = with_stream!(&mut self.stream, stream => {
-            Pin::new(stream).poll_write_vectored(cx, bufs)
-        });
-        self.activity.wrote(wrote.is_pending());
-        wrote
+        let first = bufs.first().map_or(&[][..], |first| first);
+        self.poll_write_with(cx, first, |stream, cx| {
+            with_stream!(stream, stream => Pin::new(stream).poll_write_vectored(cx, bufs))
+        })
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -154,7 +156,16 @@ impl AsyncWrite for Socket {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        with_stream!(&mut self.stream, stream => Pin::new(stream).poll_shutdown(cx))
+        let this = &mut *self;
+        if this.linger.is_none() {
+            ready!(with_stream!(&mut this.stream, stream => Pin::new(stream).poll_shutdown(cx)))?;
+        }
+        if this.activity.is_upgraded() {
+            return Poll::Ready(Ok(()));
+        }
+        this.activity.note_closing();
+        let linger = this.linger.get_or_insert_with(|| Linger::new(this.activity.is_http2()));
+        with_stream!(&mut this.stream, stream => linger.poll(cx, Pin::new(stream))).map(Ok)
     }
 }
 
@@ -164,6 +175,27 @@ impl fmt::Debug for Socket {
     }
 }
 
-fn cut_off() -> io::Error {
-    io::Error::new(io::ErrorKind::ConnectionAborted, "the server stopped")
+// === impl Cut ===
+
+impl Cut {
+    fn new(phase: watch::Receiver<Phase>) -> Self {
+        Self { phase, reached: None }
+    }
+
+    /// An error once the connection is cut, of which the task is woken.
+    fn poll(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        let reached = self.reached.get_or_insert_with(|| {
+            let mut phase = self.phase.clone();
+            Box::pin(async move {
+                // An error says that the server is gone, which cuts as well.
+                let _ = phase.wait_for(|phase| *phase == Phase::Cut).await;
+            })
+        });
+        if reached.as_mut().poll(cx).is_pending() {
+            return Ok(());
+        }
+        // A finished future must not be polled again, and whoever asks again must fail too.
+        self.reached = None;
+        Err(io::Error::new(io::ErrorKind::ConnectionAborted, "the server stopped"))
+    }
 }

@@ -1,9 +1,10 @@
 //! What a pool does in the background: connecting, cleaning, closing, reaping.
 
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use tokio::sync::Notify;
-use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 use super::after;
 use super::shared::{Maintaining, Shared};
@@ -76,6 +77,7 @@ pub(super) async fn connect<B: Backend>(mut connecting: Connecting<B>) {
 pub(super) async fn clean<B: Backend>(mut occupied: Occupied<B>, maintaining: Maintaining<B>) {
     let shared = occupied.slot.shared();
     let deadline = after(Instant::now(), shared.policy.reset_timeout);
+    let mut reason = CloseReason::ResetFailed;
     let connection = &mut occupied.live.connection;
     let cleaned = timeout_at(deadline, async {
         if shared.backend.inspect(connection) == Inspection::InTransaction {
@@ -94,13 +96,19 @@ pub(super) async fn clean<B: Backend>(mut occupied: Occupied<B>, maintaining: Ma
             return shared.park(occupied);
         }
         Ok(Ok(state)) => tracing::debug!(?state, "a connection stayed unclean and is closed"),
-        Ok(Err(error)) => tracing::warn!(%error, "a connection could not be cleaned and is closed"),
+        Ok(Err(error)) => {
+            tracing::warn!(%error, "a connection could not be cleaned and is closed");
+            if shared.backend.classify(&error) == ErrorClass::Fatal {
+                shared.disconnected(occupied.live.generation);
+                reason = CloseReason::Dead;
+            }
+        }
         Err(_) => tracing::warn!("cleaning a connection took too long, it is closed"),
     }
-    close(occupied, CloseReason::ResetFailed, maintaining).await;
+    close(occupied, reason, maintaining).await;
 }
 
-/// Ends a session, at the server too if an operation on it was cancelled.
+/// Ends a session, at the server too if an operation on it was cut off.
 pub(super) async fn close<B: Backend>(
     occupied: Occupied<B>,
     reason: CloseReason,
@@ -109,23 +117,10 @@ pub(super) async fn close<B: Backend>(
     let Occupied { mut live, mut slot } = occupied;
     let shared = slot.shared();
     let limit = shared.policy.close_timeout;
-    // A health check that was cut off holds nothing at the server, which does not listen anyway.
-    let running = reason != CloseReason::Unusable
-        && shared.backend.inspect(&mut live.connection) == Inspection::Poisoned;
-    if running && shared.policy.kill_cancelled {
+    let cut_off = shared.backend.inspect(&mut live.connection) == Inspection::Poisoned;
+    if cut_off && shared.policy.kill_cancelled {
         if let Some(session) = shared.backend.session_id(&live.connection) {
-            match timeout(limit, shared.backend.interrupt(session)).await {
-                Ok(Ok(true)) => shared.counters.kills.add(),
-                Ok(Ok(false)) => {}
-                Ok(Err(error)) => {
-                    shared.counters.kill_failures.add();
-                    tracing::warn!(session, %error, "a cancelled session could not be ended");
-                }
-                Err(_) => {
-                    shared.counters.kill_failures.add();
-                    tracing::warn!(session, ?limit, "ending a cancelled session took too long");
-                }
-            }
+            end_at_server(&shared, session).await;
         }
     }
     if timeout(limit, shared.backend.close(live.connection)).await.is_err() {
@@ -135,6 +130,39 @@ pub(super) async fn close<B: Backend>(
     slot.closed(reason);
     // Before the slot is free: what is maintained is part of what is taken.
     drop(maintaining);
+}
+
+/// Ends a session at the server, and returns when it is known to be over.
+///
+/// While that is not known the slot stays taken, or there would be more sessions than slots. Little
+/// is lost by it: a server that does not let itself be told takes no new connection either.
+async fn end_at_server<B: Backend>(shared: &Shared<B>, session: u64) {
+    let limit = shared.policy.close_timeout;
+    let mut pause = Duration::from_millis(10);
+    loop {
+        match timeout(limit, shared.backend.interrupt(session)).await {
+            Ok(Ok(true)) => return shared.counters.kills.add(),
+            Ok(Ok(false)) => return,
+            Ok(Err(error)) => {
+                shared.counters.kill_failures.add();
+                tracing::warn!(session, %error, "a cancelled session could not be ended");
+                match shared.backend.classify(&error) {
+                    ErrorClass::Fatal | ErrorClass::Busy => {}
+                    // The server's last word.
+                    _ => return,
+                }
+            }
+            Err(_) => {
+                shared.counters.kill_failures.add();
+                tracing::warn!(session, ?limit, "ending a cancelled session took too long");
+            }
+        }
+        if shared.is_closed() {
+            return;
+        }
+        sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_millis(500));
+    }
 }
 
 /// Closes idle connections when their time is over, without any traffic.

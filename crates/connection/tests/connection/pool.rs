@@ -505,6 +505,112 @@ async fn two_hundred_disconnects_never_exceed_the_bound_at_the_server() {
     assert_balanced(&pool);
 }
 
+/// connections.md 5, behaviour 30: a slot is not free before the server has confirmed the end.
+#[tokio::test(start_paused = true)]
+async fn a_slot_stays_taken_until_the_cancelled_session_is_known_to_be_gone() {
+    for behaviour in
+        [Behaviour::Hang, Behaviour::Fail(ErrorClass::Fatal), Behaviour::Fail(ErrorClass::Busy)]
+    {
+        let fake = Fake::new();
+        fake.on_kill(behaviour);
+        let pool = pool(&fake, policy().max_connections(1));
+        let mut loan = acquire(&pool).await;
+        assert!(timeout(SECOND, loan.query_for(600 * SECOND)).await.is_err());
+        drop(loan);
+        for _ in 0..10 {
+            assert_eq!(pool.acquire().await.unwrap_err().status(), 503, "{behaviour:?}");
+            assert_eq!(fake.sessions(), [1], "{behaviour:?}");
+        }
+        assert!(pool.status().kill_failures > 1);
+        fake.on_kill(Behaviour::Answer);
+        assert_eq!(acquire(&pool).await.session(), 2);
+        assert_eq!((fake.sessions(), pool.status().kills), (vec![2], 1));
+        assert_balanced(&pool);
+    }
+}
+
+/// A server that refuses to end the session will refuse it again.
+#[tokio::test(start_paused = true)]
+async fn a_refused_kill_is_not_repeated() {
+    let fake = Fake::new();
+    fake.on_kill(Behaviour::Fail(ErrorClass::Suspect));
+    let pool = pool(&fake, policy().max_connections(1));
+    let mut loan = acquire(&pool).await;
+    assert!(timeout(SECOND, loan.query_for(60 * SECOND)).await.is_err());
+    drop(loan);
+    assert_eq!(acquire(&pool).await.session(), 2);
+    assert_eq!((pool.status().kills, pool.status().kill_failures), (0, 1));
+}
+
+/// connections.md 5, behaviour 57: nobody takes the slot of a pool that is closed.
+#[tokio::test(start_paused = true)]
+async fn closing_does_not_wait_for_a_kill_that_never_succeeds() {
+    let fake = Fake::new();
+    fake.on_kill(Behaviour::Hang);
+    let pool = pool(&fake, policy());
+    let mut loan = acquire(&pool).await;
+    assert!(timeout(SECOND, loan.query_for(60 * SECOND)).await.is_err());
+    drop(loan);
+    settle().await;
+    let limit = pool.policy().close_timeout + SECOND;
+    timeout(limit, pool.close()).await.expect("one attempt, and no other");
+    assert_balanced(&pool);
+}
+
+/// The server may hold a session for hours whose client a firewall has cut off.
+#[tokio::test(start_paused = true)]
+async fn a_session_whose_check_hangs_is_ended_at_the_server() {
+    let fake = Fake::new();
+    let pool = pool(&fake, policy().health_checks(true));
+    drop(acquire(&pool).await);
+    pass(SECOND).await;
+    fake.on_check(Behaviour::Hang);
+    assert_eq!(acquire(&pool).await.session(), 2);
+    settle().await;
+    assert!(fake.events().contains(&Event::Kill(1)), "{:?}", fake.events());
+    assert_balanced(&pool);
+}
+
+/// A check that the caller's own deadline cut off is no sign of a broken server.
+#[tokio::test(start_paused = true)]
+async fn a_check_cut_off_by_the_deadline_retires_nobody_else() {
+    let fake = Fake::new();
+    let policy = policy().health_checks(true).health_check_bypass(Duration::ZERO);
+    let pool = pool(&fake, policy.max_connections(2).acquire_timeout(SECOND));
+    let (first, second) = (acquire(&pool).await, acquire(&pool).await);
+    fake.on_check(Behaviour::Slow(Duration::from_millis(10)));
+    let late = tokio::spawn({
+        let pool = pool.clone();
+        async move { pool.acquire().await.map(drop) }
+    });
+    sleep(Duration::from_millis(995)).await;
+    drop(first);
+    late.await.unwrap().unwrap_err();
+    drop(second);
+    settle().await;
+    let status = pool.status();
+    assert_eq!((status.closed_for(CloseReason::Generation), status.idle), (0, 1), "{status:?}");
+    assert_eq!(acquire(&pool).await.session(), 2);
+    assert_balanced(&pool);
+}
+
+/// connections.md 5, behaviour 19: found when the connection is cleaned.
+#[tokio::test(start_paused = true)]
+async fn a_disconnect_found_while_cleaning_retires_the_older_ones_too() {
+    let fake = Fake::new();
+    let pool = pool(&fake, policy());
+    let mut loan = acquire(&pool).await;
+    fill(&pool, 3).await;
+    loan.alter().await.unwrap();
+    fake.kill_all();
+    drop(loan);
+    settle().await;
+    let status = pool.status();
+    assert_eq!(status.closed_for(CloseReason::Dead), 1, "{status:?}");
+    assert_eq!(status.closed_for(CloseReason::Generation), 3, "{status:?}");
+    assert_eq!(acquire(&pool).await.query().await, Ok(5));
+}
+
 /// connections.md 5, behaviour 28.
 #[tokio::test(start_paused = true)]
 async fn a_poisoned_connection_does_nothing_more() {

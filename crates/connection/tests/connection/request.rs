@@ -271,6 +271,143 @@ async fn a_handle_that_outlives_its_request_is_refused() {
     assert_eq!(pool.status().idle, 1);
 }
 
+/// connections.md 5, behaviour 60: also for who asked before the end and is served after it.
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_comes_after_the_end_is_not_handed_out() {
+    let fake = Fake::new();
+    let pool = pool(&fake, policy());
+    fake.on_connect(Behaviour::Slow(SECOND));
+    let (sender, receiver) = oneshot::channel();
+    let sender = Arc::new(Mutex::new(Some(sender)));
+    let routes = Router::new().route(
+        "/",
+        get(async move |db: Db| {
+            let late = tokio::spawn(async move { db.get().await.map(drop) });
+            sender.lock().unwrap().take().unwrap().send(late).unwrap();
+            settle().await;
+        }),
+    );
+    drop(send(&app(&pool, routes), "/").await);
+    let late = receiver.await.unwrap().await.unwrap();
+    assert!(matches!(late, Err(AcquireError::Ended)), "{late:?}");
+    assert_balanced(&pool);
+    assert_eq!(pool.status().idle, 1);
+}
+
+/// connections.md 5, behaviour 32: a waiting borrower that leaves with the seat in its hands.
+#[tokio::test(start_paused = true)]
+async fn a_borrower_that_gives_up_after_the_end_keeps_nothing() {
+    for releases in [false, true] {
+        let fake = Fake::new();
+        let pool = pool(&fake, policy());
+        let (sender, receiver) = oneshot::channel();
+        let sender = Arc::new(Mutex::new(Some(sender)));
+        let routes = Router::new().route(
+            "/",
+            get(async move |db: Db| {
+                sender.lock().unwrap().take().unwrap().send(db).unwrap();
+                settle().await;
+            }),
+        );
+        let app = app(&pool, routes);
+        let request = tokio::spawn(async move { drop(send(&app, "/").await) });
+        let db = receiver.await.unwrap();
+        let borrowed = db.get().await.unwrap();
+        let mut waits: std::pin::Pin<Box<dyn Future<Output = ()>>> = if releases {
+            Box::pin(async { drop(db.release().await) })
+        } else {
+            Box::pin(async { drop(db.get().await) })
+        };
+        assert!(poll_fn(|cx| Poll::Ready(waits.as_mut().poll(cx).is_pending())).await);
+        request.await.unwrap();
+        drop(borrowed);
+        drop(waits);
+        assert_eq!((pool.status().idle, pool.status().in_use), (1, 0), "releases: {releases}");
+    }
+}
+
+/// A part of the request that holds on to the connection must not stop another for ever.
+#[tokio::test(start_paused = true)]
+async fn a_release_waits_for_the_borrower_and_not_for_ever() {
+    let fake = Fake::new();
+    let pool = pool(&fake, policy());
+    let routes = Router::new().route(
+        "/",
+        get(async |db: Db| {
+            let held = db.get().await.unwrap();
+            let error = db.release().await.unwrap_err();
+            assert!(matches!(error, AcquireError::Borrowed), "{error:?}");
+            drop(held);
+            db.release().await
+        }),
+    );
+    let response = timeout(10 * SECOND, send(&app(&pool, routes), "/")).await;
+    assert_eq!(response.expect("an answer").status(), 200);
+    assert_balanced(&pool);
+}
+
+/// connections.md 5, behaviour 52: a layer on the router and once more on a part of it.
+#[tokio::test(start_paused = true)]
+async fn the_same_pool_in_two_layers_is_one_connection() {
+    async fn middleware(db: Db, request: Request, next: Next) -> Result<Response, Failure> {
+        let before = session(db.clone()).await?;
+        let response = next.run(request).await;
+        // The inner layer has not ended what is the outer one's.
+        assert_eq!(session(db).await?, before);
+        Ok(response)
+    }
+    for in_extensions in [false, true] {
+        let fake = Fake::new();
+        let pool = pool(&fake, policy().max_connections(1));
+        let mut layer = ConnectionLayer::new(pool.clone());
+        if in_extensions {
+            layer = layer.in_extensions();
+        }
+        let handler = async |db: Db| {
+            let first = session(Db::current().unwrap()).await?;
+            assert_eq!(session(db).await?, first);
+            Ok::<_, Failure>(first)
+        };
+        let routes = Router::new().route("/", get(handler)).layer(layer.clone());
+        let app = routes.layer(from_fn(middleware)).layer(layer);
+        assert_eq!(text(send(&app, "/").await).await, "1");
+        assert_eq!((fake.opened(), pool.status().acquired), (1, 1));
+        assert_balanced(&pool);
+    }
+}
+
+/// A request that is polled within another one is still a request of its own.
+#[tokio::test(start_paused = true)]
+async fn a_request_polled_within_another_has_its_own_connection() {
+    let fake = Fake::new();
+    let pool = pool(&fake, policy());
+    let mut service = ConnectionLayer::new(pool.clone()).layer_of(service_fn(|_: Request| async {
+        sleep(SECOND).await;
+        let text = session(Db::current().unwrap()).await.unwrap();
+        Ok::<_, Infallible>(Response::new(Body::from(text)))
+    }));
+    // Called here, so not on behalf of the request that polls them.
+    let [left, right] = [(); 2].map(|()| service.call(Request::default()));
+    let others = Arc::new(Mutex::new(Some((left, right))));
+    let routes = Router::new().route(
+        "/",
+        get(async move |db: Db| {
+            let (left, right) = others.lock().unwrap().take().unwrap();
+            let mut held = db.get().await.unwrap();
+            let own = held.query().await.unwrap().to_string();
+            // Polled, and dropped in the middle.
+            assert!(timeout(SECOND / 2, left).await.is_err());
+            let (other, again) = tokio::join!(right, async { held.query().await.unwrap() });
+            assert_eq!(again.to_string(), own);
+            assert_ne!(own, text(other.unwrap().map(Body::new)).await);
+            drop(held);
+            assert_eq!(session(Db::current().unwrap()).await.unwrap(), own);
+        }),
+    );
+    assert_eq!(send(&app(&pool, routes), "/").await.status(), 200);
+    assert_balanced(&pool);
+}
+
 /// connections.md 5, behaviour 23.
 #[tokio::test(start_paused = true)]
 async fn a_connection_lost_in_a_request_is_not_replaced_behind_its_back() {
@@ -287,7 +424,7 @@ async fn a_connection_lost_in_a_request_is_not_replaced_behind_its_back() {
                     db.get().await.unwrap().query().await.unwrap_err();
                     assert!(matches!(db.get().await.map(drop), Err(AcquireError::Lost)));
                     // Unless it asks for that.
-                    db.release().await;
+                    db.release().await.unwrap();
                     db.get().await.unwrap().query().await.unwrap().to_string()
                 }
             }),

@@ -6,7 +6,7 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
-use farrier_exchange::{Answer, End, Exchange, Outcome};
+use farrier_exchange::{Answer, End, Exchange, Observer, Outcome, ResponseBody, ResponseFuture};
 use http::{Method, Response, StatusCode, header};
 use http_body::{Body, Frame, SizeHint};
 use tower_layer::Layer;
@@ -159,4 +159,135 @@ fn own_answer() {
     let end = record.take()[0];
     assert_eq!((end.outcome, end.bytes), (Outcome::Finished, 5));
     assert_eq!(end.status, Some(StatusCode::OK));
+}
+
+/// A body whose own code panics where only its frames are asked for: in its drop at the end, and in what it
+/// says of itself. The panic goes on, and the end is a panic, once.
+#[test]
+fn panics_beside_poll_frame() {
+    /// Ends at once.
+    struct Broken {
+        in_drop: bool,
+    }
+    impl Drop for Broken {
+        fn drop(&mut self) {
+            if self.in_drop && !std::thread::panicking() {
+                panic::resume_unwind(Box::new("in drop"));
+            }
+        }
+    }
+    impl Body for Broken {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            if self.in_drop {
+                return Poll::Ready(None);
+            }
+            Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(b"12345")))))
+        }
+
+        fn is_end_stream(&self) -> bool {
+            panic::resume_unwind(Box::new("in is_end_stream"))
+        }
+
+        fn size_hint(&self) -> SizeHint {
+            SizeHint::new()
+        }
+    }
+
+    for in_drop in [true, false] {
+        let record = Record::default();
+        let exchange = Exchange::begin(&Method::GET, record.clone());
+        let mut body = Box::pin(ResponseBody::new(Broken { in_drop }, Some(exchange)));
+        let mut cx = Context::from_waker(Waker::noop());
+        let poll = AssertUnwindSafe(|| body.as_mut().poll_frame(&mut cx).is_ready());
+        assert!(panic::catch_unwind(poll).is_err(), "the panic goes on");
+        drop(body);
+        let ends = record.take();
+        assert_eq!(ends.len(), 1);
+        assert_eq!(ends[0].outcome, Outcome::Panicked, "in_drop: {in_drop}");
+    }
+}
+
+/// Dropped unpolled, a body or a future may panic too: the exchange still ends, once.
+#[test]
+fn panics_in_drop() {
+    struct Breaks;
+    impl Drop for Breaks {
+        fn drop(&mut self) {
+            panic::resume_unwind(Box::new("in drop"));
+        }
+    }
+
+    let record = Record::default();
+    let exchange = Exchange::begin(&Method::GET, record.clone());
+    let body = AssertUnwindSafe(ResponseBody::new(Breaks, Some(exchange)));
+    assert!(panic::catch_unwind(|| drop(body)).is_err());
+    assert_eq!(record.take()[0].outcome, Outcome::Panicked);
+
+    let exchange = Exchange::begin(&Method::GET, record.clone());
+    let future = AssertUnwindSafe(ResponseFuture::new(Breaks, exchange));
+    assert!(panic::catch_unwind(|| drop(future)).is_err());
+    assert_eq!(record.take()[0].outcome, Outcome::Panicked);
+}
+
+/// What an observer holds may panic when it is dropped, even while the thread unwinds already.
+#[test]
+fn observers_that_panic_in_drop() {
+    struct Breaks;
+    impl Drop for Breaks {
+        fn drop(&mut self) {
+            panic::resume_unwind(Box::new("in drop"));
+        }
+    }
+    impl Observer for Breaks {
+        fn on_end(self, _: End) {}
+    }
+
+    drop(Exchange::begin(&Method::GET, Breaks));
+    let caught = panic::catch_unwind(|| {
+        let _exchange = Exchange::begin(&Method::GET, Breaks);
+        panic::resume_unwind(Box::new("the service"));
+    });
+    let payload = caught.expect_err("the service's panic goes on");
+    assert_eq!(payload.downcast_ref::<&str>(), Some(&"the service"));
+}
+
+/// A middleware's own answer by the future: as the service's, with an exchange and without.
+#[test]
+fn own_answer_by_the_future() {
+    type Service = std::future::Ready<Result<Response<Chunks>, Infallible>>;
+
+    let record = Record::default();
+    for begins in [true, false] {
+        let exchange = begins.then(|| Exchange::begin(&Method::HEAD, record.clone()));
+        let response = Response::new(Answer::from("sorry"));
+        let mut future = pin!(ResponseFuture::<Service, _>::answer(response, exchange));
+        let mut cx = Context::from_waker(Waker::noop());
+        let Poll::Ready(Ok(response)) = future.as_mut().poll(&mut cx) else {
+            panic!("ready at once");
+        };
+        assert_eq!(response.body().size_hint().exact(), Some(5));
+        assert!(future.as_mut().poll(&mut cx).is_pending(), "and never again");
+        assert_eq!(record.ended(), 0);
+        drop(response);
+        let outcomes: Vec<_> = record.take().into_iter().map(|end| end.outcome).collect();
+        assert_eq!(outcomes, vec![Outcome::Finished; usize::from(begins)]);
+    }
+}
+
+/// A length in the header counts for more than what the body says: the client was told it.
+#[test]
+fn header_and_body_disagree() {
+    let record = Record::default();
+    for (polls, outcome) in [(2, Outcome::Aborted), (3, Outcome::BodyFailed)] {
+        let body = Chunks { left: 2, sized: true, tells_end: false };
+        let response = Response::builder().header(header::CONTENT_LENGTH, 11).body(body);
+        let end = end(&record, &Method::GET, response.expect("a response"), polls);
+        assert_eq!((end.outcome, end.bytes), (outcome, 10));
+    }
 }

@@ -9,8 +9,8 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use farrier_exchange::{End, Exchange, Outcome, ResponseBody, ResponseFuture};
-use http::{HeaderMap, Method, Response};
-use http_body::{Body, Frame};
+use http::{HeaderMap, Method, Response, header};
+use http_body::{Body, Frame, SizeHint};
 use proptest::prelude::*;
 
 /// How one exchange goes: it waits, answers or not, its body waits and ends; or it is dropped first.
@@ -20,6 +20,7 @@ struct Script {
     polls_to_head: u8,
     service: Service,
     frames: u8,
+    announced: Announced,
     finish: Finish,
     /// Dropped before the poll of this number, if it comes that far.
     drop_at: Option<u8>,
@@ -30,6 +31,18 @@ enum Service {
     Answers,
     Fails,
     Panics,
+}
+
+/// What the head says of the length of the body.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Announced {
+    Nothing,
+    /// In the size hint.
+    ByBody,
+    /// In the Content-Length.
+    ByHeader,
+    /// In the Content-Length, but there is one byte less.
+    TooMuch,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -82,7 +95,17 @@ impl Future for Actor {
             Service::Panics => panic::resume_unwind(Box::new("service")),
             Service::Answers => {
                 let script = self.script.clone();
-                Poll::Ready(Ok(Response::new(Self { script, polls: 0, frames: 0, done: false })))
+                let length = u64::from(script.frames) * 5;
+                let announced = match script.announced {
+                    Announced::ByHeader => Some(length),
+                    Announced::TooMuch => Some(length + 1),
+                    Announced::Nothing | Announced::ByBody => None,
+                };
+                let mut response = Response::new(Self { script, polls: 0, frames: 0, done: false });
+                if let Some(length) = announced {
+                    response.headers_mut().insert(header::CONTENT_LENGTH, length.into());
+                }
+                Poll::Ready(Ok(response))
             }
         }
     }
@@ -115,6 +138,15 @@ impl Body for Actor {
             Finish::None | Finish::Trailers => self.done = true,
         }
         Poll::Ready(None)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self.script.announced {
+            Announced::ByBody => {
+                SizeHint::with_exact(u64::from(self.script.frames - self.frames) * 5)
+            }
+            _ => SizeHint::new(),
+        }
     }
 }
 
@@ -154,9 +186,7 @@ impl Live {
                     Ok(Poll::Pending) => true,
                     Ok(Poll::Ready(Err(_))) => self.over(Outcome::ServiceFailed),
                     Ok(Poll::Ready(Ok(response))) => {
-                        if self.script.head {
-                            self.expect = Outcome::Finished;
-                        }
+                        self.expect = self.if_dropped(false);
                         self.stage = Stage::Body(Box::pin(response.into_body()));
                         true
                     }
@@ -171,19 +201,34 @@ impl Live {
                         self.over(Outcome::BodyFailed)
                     }
                     Ok(Poll::Ready(Some(Ok(frame)))) => {
-                        if let Some(data) = frame.data_ref() {
-                            self.bytes += data.len() as u64;
-                        } else {
-                            self.expect = Outcome::Finished;
-                        }
+                        self.bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
+                        self.expect = self.if_dropped(frame.is_trailers());
                         true
                     }
                     Ok(Poll::Ready(None)) => {
                         assert!(matches!(body.as_mut().poll_frame(&mut cx), Poll::Ready(None)));
-                        self.over(Outcome::Finished)
+                        let outcome = self.if_dropped(true);
+                        self.over(outcome)
                     }
                 }
             }
+        }
+    }
+
+    /// The outcome if the body is dropped now; `over` if it has said that nothing follows.
+    fn if_dropped(&self, over: bool) -> Outcome {
+        let length = u64::from(self.script.frames) * 5;
+        let expected = match self.script.announced {
+            _ if self.script.head => Some(0),
+            Announced::Nothing => None,
+            Announced::ByBody | Announced::ByHeader => Some(length),
+            Announced::TooMuch => Some(length + 1),
+        };
+        match (expected, over) {
+            (Some(expected), _) if self.bytes >= expected => Outcome::Finished,
+            (Some(_), true) => Outcome::BodyFailed,
+            (None, true) => Outcome::Finished,
+            (_, false) => Outcome::Aborted,
         }
     }
 
@@ -204,12 +249,20 @@ fn script() -> impl Strategy<Value = Script> {
         Just(Finish::Panic),
         Just(Finish::Never)
     ];
-    (any::<bool>(), 0..4_u8, service, 0..4_u8, finish, prop::option::of(0..10_u8)).prop_map(
-        |(head, polls_to_head, service, frames, finish, drop_at)| Script {
+    let announced = prop_oneof![
+        Just(Announced::Nothing),
+        Just(Announced::ByBody),
+        Just(Announced::ByHeader),
+        Just(Announced::TooMuch)
+    ];
+    let times = (0..4_u8, 0..4_u8, prop::option::of(0..10_u8));
+    (any::<bool>(), times, service, announced, finish).prop_map(
+        |(head, (polls_to_head, frames, drop_at), service, announced, finish)| Script {
             head,
             polls_to_head,
             service,
             frames,
+            announced,
             finish,
             drop_at,
         },
@@ -229,11 +282,11 @@ proptest! {
         let count = || ends.lock().expect("not poisoned").values().map(Vec::len).sum::<usize>();
         let mut live = Vec::new();
         let mut started = 0;
-        let mut next = scripts.iter();
+        let mut next = scripts.iter().enumerate();
         loop {
             let turn = match next.next() {
-                Some((script, turn)) => {
-                    live.push(Live::start(started, script.clone(), &ends));
+                Some((id, (script, turn))) => {
+                    live.push(Live::start(id, script.clone(), &ends));
                     started += 1;
                     turn.index(live.len())
                 }

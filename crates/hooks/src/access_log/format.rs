@@ -1,13 +1,17 @@
 //! gunicorn's access log format, parsed once.
 
+use std::borrow::Cow;
 use std::fmt::{self, Write as _};
 use std::process;
 use std::str::FromStr;
 
+use http::Version;
 use http::header::{self, HeaderName};
 
 use super::Line;
-use super::text::{Date, basic_user, escape};
+use super::date::Date;
+use super::text::{basic_user, escape};
+use crate::hook::RequestInfo;
 
 /// A format that is ready to be written.
 #[derive(Debug, Default)]
@@ -124,7 +128,8 @@ impl Format {
     }
 
     fn environ(&mut self, name: &str) -> Piece {
-        match name {
+        let name = name.to_ascii_uppercase();
+        match name.as_str() {
             "REQUEST_METHOD" => Piece::Method,
             "PATH_INFO" => Piece::Path,
             "QUERY_STRING" => Piece::Query,
@@ -217,13 +222,13 @@ impl Piece {
             Self::RequestLine => {
                 escape(request.method.as_str().as_bytes(), text);
                 text.push(' ');
-                escape(raw_uri(line).as_bytes(), text);
+                escape(raw_uri(request).as_bytes(), text);
                 write!(text, " {:?}", request.version)?;
             }
             Self::Method => escape(request.method.as_str().as_bytes(), text),
             Self::Path => escape(request.uri.path().as_bytes(), text),
             Self::Query => escape(request.uri.query().unwrap_or_default().as_bytes(), text),
-            Self::RawUri => escape(raw_uri(line).as_bytes(), text),
+            Self::RawUri => escape(raw_uri(request).as_bytes(), text),
             Self::Protocol => write!(text, "{:?}", request.version)?,
             Self::Status => {
                 if let Some(status) = end.status {
@@ -232,7 +237,7 @@ impl Piece {
             }
             Self::Bytes => write!(text, "{}", end.bytes)?,
             Self::BytesOrDash => {
-                if end.bytes > 0 {
+                if end.status.is_some() {
                     write!(text, "{}", end.bytes)?;
                 }
             }
@@ -253,8 +258,16 @@ impl Piece {
     }
 }
 
-fn raw_uri<'a>(line: &Line<'a>) -> &'a str {
-    line.request.uri.path_and_query().map_or("", |raw| raw.as_str())
+/// What stood in the request line; over HTTP/2, which has none, the path.
+fn raw_uri<'a>(request: &RequestInfo<'a>) -> Cow<'a, str> {
+    let uri = request.uri;
+    match uri.path_and_query() {
+        Some(path) if uri.authority().is_none() || request.version >= Version::HTTP_2 => {
+            path.as_str().into()
+        }
+        // Sent to a proxy, or CONNECT.
+        _ => uri.to_string().into(),
+    }
 }
 
 // === impl FormatError ===

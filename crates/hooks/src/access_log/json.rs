@@ -5,7 +5,7 @@ use std::process;
 use std::time::Duration;
 
 use super::Line;
-use super::text::Date;
+use super::date::Date;
 
 /// Writes one JSON object.
 pub(super) fn write(line: &Line<'_>, text: &mut String) {

@@ -41,7 +41,7 @@ async fn combined() {
 
     let line = logged(AccessLog::new(), "/empty", "").await;
     assert!(line.starts_with("192.0.2.7 - - ["), "{line}");
-    assert!(line.ends_with(r#""GET /empty HTTP/1.1" 200 - "-" "-""#), "{line}");
+    assert!(line.ends_with(r#""GET /empty HTTP/1.1" 200 0 "-" "-""#), "{line}");
 }
 
 /// gunicorn.md 1.9: every atom that does not depend on the clock, the header and environ forms.
@@ -51,13 +51,14 @@ async fn atoms() {
         %({X-Id}i)s %({content-type}o)s %({nothing}i)s %({a b}i)s|\
         %({REQUEST_METHOD}e)s %({PATH_INFO}e)s %({QUERY_STRING}e)s %({RAW_URI}e)s \
         %({SERVER_PROTOCOL}e)s %({REMOTE_ADDR}e)s %({HTTP_X_ID}e)s %({CONTENT_TYPE}e)s \
-        %({wsgi.input}e)s|%(unknown)s|%(outcome)s %(route)s|100%%";
-    let line = formatted(format, "/full?a=b", "x-id: 42\r\ncontent-type: a/b\r\n").await;
+        %({http_x_id}e)s %({wsgi.input}e)s|%(unknown)s|%(outcome)s %(route)s|100%%";
+    let line =
+        formatted(format, "/full?a=b", "x-id: 41\r\nx-id: 42\r\ncontent-type: a/b\r\n").await;
     assert_eq!(
         line,
         "192.0.2.7 - -|GET /full?a=b HTTP/1.1|GET /full a=b HTTP/1.1|200 5 5|- -|\
         42 text/plain; charset=utf-8 - -|\
-        GET /full a=b /full?a=b HTTP/1.1 192.0.2.7 42 a/b -|-|finished /full|100%"
+        GET /full a=b /full?a=b HTTP/1.1 192.0.2.7 42 a/b 42 -|-|finished /full|100%"
     );
     assert_eq!(formatted("[%(q)s]", "/full", "").await, "[]", "no query is empty, not a dash");
 }
@@ -89,8 +90,8 @@ async fn hostile_values() {
 /// What gunicorn does not log: a request whose client left, a panic.
 #[tokio::test]
 async fn ends_of_other_kinds() {
-    let line = formatted("%(s)s %(outcome)s", "/panic", "").await;
-    assert_eq!(line, "- panicked");
+    let line = formatted("%(s)s %(b)s %(outcome)s", "/panic", "").await;
+    assert_eq!(line, "- - panicked");
     let line = formatted("%(s)s %(B)s %(outcome)s", "/error", "").await;
     assert_eq!(line, "200 3 body_failed");
 }
@@ -123,6 +124,27 @@ async fn json() {
     let line = logged(AccessLog::json(), "/panic", "").await;
     let object: Value = serde_json::from_str(&line).expect("JSON");
     assert_eq!((&object["status"], &object["time_to_head"]), (&Value::Null, &Value::Null));
+}
+
+/// The target as it stood in the request line: what is sent to a proxy names a host.
+#[tokio::test]
+async fn forms_of_the_target() {
+    let line = formatted("%(r)s|%(U)s", "http://example/full?a", "").await;
+    assert_eq!(line, "GET http://example/full?a HTTP/1.1|/full");
+
+    let diary = Diary::default();
+    let sink = diary.clone();
+    let log = AccessLog::format(r#""%(r)s""#).expect("a format");
+    let layer = RequestHookLayer::new(log.write_to(move |line| sink.note(line)));
+    let address = support::serve(support::app().layer(layer)).await;
+    for (line, logged) in [
+        ("CONNECT example:443 HTTP/1.1", r#""CONNECT example:443 HTTP/1.1""#),
+        ("OPTIONS * HTTP/1.1", r#""OPTIONS * HTTP/1.1""#),
+    ] {
+        let request = format!("{line}\r\nhost: test\r\nconnection: close\r\n\r\n");
+        support::raw(address, &request).await;
+        assert_eq!(diary.lines(1).await, [logged]);
+    }
 }
 
 /// Over HTTP/2 the request line is made of what the client meant.

@@ -15,7 +15,9 @@ use crate::Diary;
 /// Keeps the message of each event of this thread.
 struct Messages(Diary);
 
-struct Message<'a>(&'a Diary);
+/// The message, once all fields are written.
+#[derive(Default)]
+struct Message(String);
 
 impl Subscriber for Messages {
     fn enabled(&self, _: &Metadata<'_>) -> bool {
@@ -31,7 +33,9 @@ impl Subscriber for Messages {
     fn record_follows_from(&self, _: &Id, _: &Id) {}
 
     fn event(&self, event: &Event<'_>) {
-        event.record(&mut Message(&self.0));
+        let mut message = Message::default();
+        event.record(&mut message);
+        self.0.note(message.0);
     }
 
     fn enter(&self, _: &Id) {}
@@ -39,10 +43,11 @@ impl Subscriber for Messages {
     fn exit(&self, _: &Id) {}
 }
 
-impl Visit for Message<'_> {
+impl Visit for Message {
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        let text = format!("{value:?}");
         if field.name() == "message" {
-            self.0.note(format!("{value:?}"));
+            self.0 = text;
         }
     }
 }
@@ -77,7 +82,57 @@ async fn tasks() {
     let diary = Diary::default();
     let _guard = tracing::subscriber::set_default(Messages(diary.clone()));
     let tasks = Tasks::new();
+    tasks.spawn(async {});
+    tasks.wait().await;
+    assert_eq!(diary.take(), [""; 0]);
     tasks.spawn(async { std::panic::resume_unwind(Box::new("in a task")) });
     tasks.wait().await;
     assert_eq!(diary.take(), ["work after a request panicked"]);
+}
+
+/// Work that never ran to its end, in each way.
+#[test]
+fn lost_tasks() {
+    struct SpawnsWhenDropped(Tasks);
+    impl Drop for SpawnsWhenDropped {
+        fn drop(&mut self) {
+            self.0.spawn(std::future::pending());
+        }
+    }
+
+    let diary = Diary::default();
+    let _guard = tracing::subscriber::set_default(Messages(diary.clone()));
+    let tasks = Tasks::new();
+    tasks.spawn(std::future::pending());
+    assert_eq!(diary.take(), ["work after a request is lost: no runtime"]);
+
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    runtime.block_on(async {
+        tasks.spawn(std::future::pending());
+        let last = SpawnsWhenDropped(tasks.clone());
+        tokio::spawn(async move {
+            let _last = last;
+            std::future::pending::<()>().await;
+        });
+        tokio::task::yield_now().await;
+    });
+    drop(runtime);
+    assert_eq!(diary.take(), ["work after a request is lost: its runtime ended"; 2]);
+    assert!(tasks.is_empty());
+}
+
+/// The words of an error are the hook's own code, which may panic too: the request gets its 500.
+#[tokio::test]
+async fn an_error_that_panics() {
+    #[derive(Debug)]
+    struct Speechless;
+    impl std::fmt::Display for Speechless {
+        fn fmt(&self, _: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            std::panic::resume_unwind(Box::new("in Display"))
+        }
+    }
+    impl std::error::Error for Speechless {}
+
+    let lines = logged(|| Err(Box::new(Speechless)), || {}).await;
+    assert_eq!(lines, ["pre_request failed, and its error panicked"]);
 }

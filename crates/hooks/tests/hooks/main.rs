@@ -12,7 +12,6 @@ mod signals;
 mod support;
 mod table;
 mod tasks;
-mod zz_sizes;
 
 use std::sync::{Arc, Mutex};
 

@@ -24,6 +24,8 @@ pub(super) struct Member {
     pub(super) stage: Stage,
     /// The last beat that the master read.
     pub(super) beat: Instant,
+    /// The beat is late; if there is none until then, the worker is hung.
+    pub(super) suspect: Option<Instant>,
     pub(super) ready_at: Option<Instant>,
 }
 

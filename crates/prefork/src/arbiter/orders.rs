@@ -11,6 +11,8 @@ pub(crate) struct Limits {
     pub(crate) workers: usize,
     /// `None`: never.
     pub(crate) timeout: Option<Duration>,
+    /// What a worker needs to beat, and more: who seems hung has so long to show that he is not.
+    pub(crate) patience: Duration,
     /// `None`: never.
     pub(crate) boot_timeout: Option<Duration>,
     pub(crate) graceful_timeout: Duration,
@@ -111,6 +113,7 @@ impl Limits {
         Self {
             workers: settings.workers,
             timeout: limit(settings.timeout),
+            patience: settings.beat_interval() + settings.beat_interval() / 4,
             boot_timeout: limit(settings.boot_timeout),
             graceful_timeout: settings.graceful_timeout,
         }

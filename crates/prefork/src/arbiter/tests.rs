@@ -7,12 +7,14 @@ use world::World;
 
 const TIMEOUT: Duration = Duration::from_secs(30);
 const BOOT_TIMEOUT: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_millis(1250);
 const GRACE: Duration = Duration::from_secs(20);
 
 fn limits(workers: usize) -> Limits {
     Limits {
         workers,
         timeout: Some(TIMEOUT),
+        patience: PATIENCE,
         boot_timeout: Some(BOOT_TIMEOUT),
         graceful_timeout: GRACE,
     }
@@ -169,7 +171,7 @@ fn a_hung_worker_is_replaced_explained_aborted_and_killed() {
     let process = world.processes.get_mut(&hung).unwrap();
     (process.beats, process.obeys) = (false, false);
     world.log.clear();
-    world.live(TIMEOUT + Duration::from_millis(100));
+    world.live(TIMEOUT + PATIENCE + Duration::from_millis(100));
     assert!(
         matches!(
             world.log[..],
@@ -241,7 +243,7 @@ fn a_master_that_was_paused_kills_nobody() {
     assert_eq!(world.pids(), before);
     // Who is silent afterwards is hung all the same.
     world.processes.get_mut(&before[0]).unwrap().beats = false;
-    world.live(TIMEOUT + Duration::from_secs(2));
+    world.live(TIMEOUT + PATIENCE + ABORT_GAP + Duration::from_secs(1));
     assert!(!world.processes.contains_key(&before[0]));
 }
 

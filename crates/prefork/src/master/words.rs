@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use nix::libc;
 use nix::sys::signal::Signal;
 
 use super::{Child, Master};
@@ -16,7 +17,8 @@ const NAMED_REQUESTS: usize = 8;
 #[derive(Clone, Copy)]
 pub(super) enum Ending {
     Status(i32),
-    Signal(Signal),
+    /// Its number: real-time signals have no name.
+    Signal(i32),
 }
 
 /// Requests in flight, for a log line.
@@ -92,6 +94,15 @@ impl Master<'_> {
 }
 
 impl Ending {
+    /// What `waitpid` says of a process that has ended.
+    pub(super) fn of(status: i32) -> Self {
+        if libc::WIFSIGNALED(status) {
+            Self::Signal(libc::WTERMSIG(status))
+        } else {
+            Self::Status(libc::WEXITSTATUS(status))
+        }
+    }
+
     pub(super) fn is_success(self) -> bool {
         matches!(self, Self::Status(0))
     }
@@ -101,7 +112,10 @@ impl fmt::Display for Ending {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Status(status) => write!(f, "exit status {status}"),
-            Self::Signal(signal) => write!(f, "{signal}"),
+            Self::Signal(number) => match Signal::try_from(*number) {
+                Ok(signal) => write!(f, "{signal}"),
+                Err(_) => write!(f, "signal {number}"),
+            },
         }
     }
 }

@@ -29,6 +29,13 @@ pub enum SettingsError {
         /// Where it stands.
         origin: Origin,
     },
+    /// An environment variable that is no text (UTF-8).
+    NoText {
+        /// The variable.
+        variable: String,
+        /// Its value, as far as it is text.
+        value: String,
+    },
     /// A settings file that cannot be read or is no TOML.
     File {
         /// The file.
@@ -50,6 +57,8 @@ pub enum Origin {
     Variable(String),
     /// A flag, under the setting's name.
     Flag(&'static str),
+    /// The program itself.
+    Code,
 }
 
 // === impl SettingsError ===
@@ -81,6 +90,9 @@ impl fmt::Display for SettingsError {
                 }
                 Ok(())
             }
+            Self::NoText { variable, value } => {
+                write!(f, "{variable} = {value:?} (environment variable): allowed is UTF-8 text")
+            }
             Self::File { path, origin, reason } => {
                 write!(f, "config = {:?}", path.display().to_string())?;
                 if let Some(origin) = origin {
@@ -102,6 +114,7 @@ impl fmt::Display for Origin {
             Self::File(path, line) => write!(f, "{}, line {line}", path.display()),
             Self::Variable(name) => write!(f, "environment variable {name}"),
             Self::Flag(key) => write!(f, "flag --{}", key.replace('_', "-")),
+            Self::Code => f.write_str("set by the program"),
         }
     }
 }

@@ -28,7 +28,7 @@ fn over(
 ) -> Result<Settings, SettingsError> {
     let variable = |name: &str| {
         let found = environment.iter().find(|(key, _)| *key == name);
-        found.map(|(_, value)| (*value).to_owned())
+        found.map(|(_, value)| OsString::from(value))
     };
     Settings::layered(base, &args(flags), variable)
 }
@@ -164,6 +164,38 @@ fn a_wrong_value_is_named_with_what_is_allowed_and_where_it_stands() {
             }
             assert_eq!(text.lines().count(), 1, "{text}");
         }
+    }
+}
+
+#[test]
+fn a_variable_that_is_no_text_is_named() {
+    use std::os::unix::ffi::OsStrExt;
+
+    for name in ["FARRIER_PIDFILE", "FARRIER_CONFIG", "WEB_CONCURRENCY"] {
+        let value = std::ffi::OsStr::from_bytes(b"/run/\xff");
+        let variable = |asked: &str| (asked == name).then(|| value.to_owned());
+        let text =
+            Settings::layered(Settings::default(), &args(&[]), variable).unwrap_err().to_string();
+        assert!(text.contains(name) && text.contains("/run/") && text.contains("UTF-8"), "{text}");
+    }
+}
+
+#[test]
+fn what_the_program_sets_is_checked_too() {
+    Settings::default().check().unwrap();
+    let wrong: [(&str, fn(&mut Settings)); 4] = [
+        ("workers", |settings| settings.workers = 0),
+        ("workers", |settings| settings.workers = 10_000),
+        ("bind", |settings| settings.bind.clear()),
+        ("graceful_timeout", |settings| settings.graceful_timeout = Duration::MAX),
+    ];
+    for (name, change) in wrong {
+        let mut settings = Settings::default();
+        change(&mut settings);
+        let text = settings.check().unwrap_err().to_string();
+        assert!(text.contains(name) && text.contains("set by the program"), "{text}");
+        let over = over(settings, &[], &[]).unwrap_err().to_string();
+        assert_eq!(over, text);
     }
 }
 

@@ -3,6 +3,8 @@
 
 mod drain;
 mod limits;
+mod refused;
 mod replace;
 mod serving;
+mod slow;
 mod support;

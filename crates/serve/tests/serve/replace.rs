@@ -1,13 +1,17 @@
 //! Servers that replace each other on one listener, under clients that never retry.
 
+use std::fmt::Debug;
 use std::net::{SocketAddr, TcpListener};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use http::Request;
+use tokio::task::JoinHandle;
 
-use crate::support::{Client, connect_http2, read_whole, soon, start_on, until};
+use crate::support::{
+    Answer, BIG, Client, TRICKLE, connect_http2, read_whole, soon, start_on, until,
+};
 
 const REPLACEMENTS: usize = 20;
 
@@ -15,7 +19,7 @@ const REPLACEMENTS: usize = 20;
 struct Count {
     done: AtomicBool,
     succeeded: AtomicUsize,
-    failed: AtomicUsize,
+    failures: Mutex<Vec<String>>,
 }
 
 /// prefork.md 6, tests 3, 4 and 5.
@@ -36,11 +40,12 @@ async fn replace_under_load() {
     let count = Arc::new(Count::default());
     let mut clients = Vec::new();
     for _ in 0..16 {
-        clients.push(tokio::spawn(keep_alive(addr, Arc::clone(&count))));
+        clients.push(tokio::spawn(keep_alive(addr, &["/", "/"], Arc::clone(&count))));
     }
     for _ in 0..4 {
+        clients.push(tokio::spawn(keep_alive(addr, &["/", "/big"], Arc::clone(&count))));
         clients.push(tokio::spawn(one_by_one(addr, Arc::clone(&count))));
-        clients.push(tokio::spawn(over_http2(addr, Arc::clone(&count))));
+        clients.push(tokio::spawn(over_http2(addr, &["/", "/big"], Arc::clone(&count))));
     }
 
     // Idle time exceeds the clients' pauses by far, also on a machine that is busy.
@@ -54,30 +59,48 @@ async fn replace_under_load() {
         old.drain.start();
         assert_eq!(old.drained().await.cut, 0);
     }
-    count.done.store(true, Ordering::Relaxed);
-    for client in clients {
-        soon(client).await.unwrap();
-    }
-    assert_eq!(count.failed.load(Ordering::Relaxed), 0);
+    count.finish(clients).await;
     assert!(count.succeeded.load(Ordering::Relaxed) > REPLACEMENTS * 200);
 }
 
-/// Keeps its connection until a response tells it to close; writes without looking first.
-async fn keep_alive(addr: SocketAddr, count: Arc<Count>) {
+/// Responses that began before the drain and end after all that idle connections are granted.
+#[tokio::test]
+async fn replacing_servers_loses_no_request_behind_a_long_response() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap();
+    let count = Arc::new(Count::default());
+    let mut clients = Vec::new();
+    for _ in 0..8 {
+        clients.push(tokio::spawn(keep_alive(addr, &["/trickle", "/"], Arc::clone(&count))));
+        clients.push(tokio::spawn(over_http2(addr, &["/trickle", "/"], Arc::clone(&count))));
+    }
+
+    // Between a client's pauses and the time that a response takes.
+    let start_server = || start_on(&listener, "x", |server| server.drain_idle(TRICKLE * 3 / 4));
+    let mut server = start_server();
+    for _ in 0..3 {
+        let before = count.succeeded.load(Ordering::Relaxed);
+        until(|| count.succeeded.load(Ordering::Relaxed) > before + 100).await;
+        let old = std::mem::replace(&mut server, start_server());
+        old.drain.start();
+        assert_eq!(old.drained().await.cut, 0);
+    }
+    count.finish(clients).await;
+}
+
+/// Keeps its connection until a response tells it to close; writes without ever looking first.
+async fn keep_alive(addr: SocketAddr, paths: &[&str], count: Arc<Count>) {
     let mut client = Client::connect(addr).await;
     let mut pause = 0;
-    while !count.is_done() {
-        match client.get("/").await {
-            Ok(answer) => {
-                count.note(answer.status == 200);
-                if answer.closes() {
-                    client = Client::connect(addr).await;
-                }
-            }
-            Err(_) => {
-                count.note(false);
-                client = Client::connect(addr).await;
-            }
+    for path in paths.iter().cycle() {
+        if count.is_done() {
+            return;
+        }
+        let answer = client.get(path).await;
+        let closes = answer.as_ref().is_ok_and(Answer::closes);
+        let failed = count.note(path, answer.map(|answer| answer.body.into_bytes()));
+        if closes || failed {
+            client = Client::connect(addr).await;
         }
         // From none to 10 ms, so that some connections are idle whenever a server leaves.
         pause = (pause + 3) % 11;
@@ -93,37 +116,59 @@ async fn one_by_one(addr: SocketAddr, count: Arc<Count>) {
         pause = (pause + 2) % 6;
         tokio::time::sleep(Duration::from_millis(pause)).await;
         let answer = client.get("/").await;
-        count.note(answer.is_ok_and(|answer| answer.status == 200));
+        count.note("/", answer.map(|answer| answer.body.into_bytes()));
     }
 }
 
 /// Ten streams at once until GOAWAY. h2's own client tells what never left from what was lost.
-async fn over_http2(addr: SocketAddr, count: Arc<Count>) {
+async fn over_http2(addr: SocketAddr, paths: &'static [&'static str], count: Arc<Count>) {
     while !count.is_done() {
         let (mut client, _) = connect_http2(addr).await;
-        'until_goaway: while !count.is_done() {
+        let mut may_send = true;
+        while may_send && !count.is_done() {
             let mut sent = Vec::new();
-            for _ in 0..10 {
-                let request = Request::get("http://test/").body(()).unwrap();
-                let Ok(ready) = soon(client.ready()).await else { break 'until_goaway };
-                client = ready;
-                let Ok((response, _)) = client.send_request(request, true) else {
-                    break 'until_goaway;
-                };
-                sent.push(tokio::spawn(read_whole(response)));
+            for path in paths.iter().cycle().take(10) {
+                may_send = soon(std::future::poll_fn(|cx| client.poll_ready(cx))).await.is_ok();
+                let request = Request::get(format!("http://test{path}")).body(()).unwrap();
+                let Ok((response, _)) = client.send_request(request, true) else { break };
+                sent.push((path, tokio::spawn(read_whole(response))));
             }
-            for response in sent {
-                count.note(soon(response).await.unwrap().is_ok());
+            for (path, response) in sent {
+                count.note(path, soon(response).await.unwrap());
             }
         }
     }
 }
+
 // === impl Count ===
 
 impl Count {
-    fn note(&self, succeeded: bool) {
-        let counter = if succeeded { &self.succeeded } else { &self.failed };
-        counter.fetch_add(1, Ordering::Relaxed);
+    /// Notes how a request for `path` has ended, and returns whether it failed.
+    fn note<E: Debug>(&self, path: &str, body: Result<Vec<u8>, E>) -> bool {
+        let length = match path {
+            "/big" => BIG,
+            "/trickle" => 5,
+            _ => 1,
+        };
+        let failure = match body {
+            Ok(body) if body == vec![b'x'; length] => {
+                self.succeeded.fetch_add(1, Ordering::Relaxed);
+                return false;
+            }
+            Ok(body) => format!("{path}: {} bytes", body.len()),
+            Err(error) => format!("{path}: {error:?}"),
+        };
+        self.failures.lock().unwrap().push(failure);
+        true
+    }
+
+    /// Lets the clients end, none of which has seen a failure.
+    async fn finish(&self, clients: Vec<JoinHandle<()>>) {
+        self.done.store(true, Ordering::Relaxed);
+        for client in clients {
+            soon(client).await.unwrap();
+        }
+        assert_eq!(*self.failures.lock().unwrap(), [""; 0]);
     }
 
     fn is_done(&self) -> bool {

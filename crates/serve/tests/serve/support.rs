@@ -6,11 +6,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::Body;
 use axum::extract::ws::{Message, WebSocketUpgrade};
 use axum::response::Response;
 use axum::routing::get;
 use bytes::Bytes;
 use farrier_serve::{Drain, Drained, Listener, Server};
+use futures_util::stream::{self, StreamExt};
+use h2::RecvStream;
 use h2::client::{ResponseFuture, SendRequest};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -26,6 +29,12 @@ pub(crate) const NEVER: Duration = Duration::from_secs(3600);
 
 /// The body of `/large`: more than the sockets' buffers hold.
 pub(crate) const LARGE: usize = 32 << 20;
+
+/// The body of `/big`, in one chunk: more than HTTP/2's windows hold.
+pub(crate) const BIG: usize = 1 << 20;
+
+/// How long the body of `/trickle` takes.
+pub(crate) const TRICKLE: Duration = Duration::from_millis(2500);
 
 pub(crate) struct Running {
     pub(crate) addr: SocketAddr,
@@ -66,10 +75,29 @@ pub(crate) fn start_on(
     name: &'static str,
     set: impl FnOnce(Server<Router>) -> Server<Router>,
 ) -> Running {
+    let gate = Gate::default();
+    serve_on(listener, app(name, gate.clone()), gate, set)
+}
+
+/// A server of `app`, whose limits never strike by themselves.
+pub(crate) fn start_app(
+    app: Router,
+    set: impl FnOnce(Server<Router>) -> Server<Router>,
+) -> Running {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    serve_on(&listener, app, Gate::default(), set)
+}
+
+fn serve_on(
+    listener: &std::net::TcpListener,
+    app: Router,
+    gate: Gate,
+    set: impl FnOnce(Server<Router>) -> Server<Router>,
+) -> Running {
     let addr = listener.local_addr().unwrap();
     let shared = Listener::try_from(listener.try_clone().unwrap()).unwrap();
-    let (drain, gate) = (Drain::new(), Gate::default());
-    let server = Server::new([shared], app(name, gate.clone()))
+    let drain = Drain::new();
+    let server = Server::new([shared], app)
         .keepalive(NEVER)
         .header_read_timeout(NEVER)
         .drain_idle(NEVER)
@@ -82,9 +110,30 @@ fn app(name: &'static str, gate: Gate) -> Router {
     Router::new()
         .route("/", get(move || async move { name }))
         .route("/large", get(|| async { Bytes::from(vec![b'x'; LARGE]) }))
-        .route("/gate", get(move || async move { gate.pass().await }))
+        .route("/big", get(|| async { Bytes::from(vec![b'x'; BIG]) }))
+        .route("/trickle", get(trickle))
+        .route("/gate", {
+            let gate = gate.clone();
+            get(move || async move { gate.pass().await })
+        })
+        .route("/body-at-gate", get(move || async move { body_at_gate(gate) }))
         .route("/panic", get(panic_as_expected))
         .route("/ws", get(echo))
+}
+
+/// A response whose head leaves at once and whose body, "passed", waits at the gate.
+fn body_at_gate(gate: Gate) -> Response {
+    let body = stream::once(async move { Ok::<_, std::io::Error>(gate.pass().await) });
+    Response::builder().header("content-length", 6).body(Body::from_stream(body)).unwrap()
+}
+
+/// Five bytes, one by one.
+async fn trickle() -> Response {
+    let body = stream::iter(0..5).then(|_| async {
+        tokio::time::sleep(TRICKLE / 5).await;
+        Ok::<_, std::io::Error>("x")
+    });
+    Response::builder().header("content-length", 5).body(Body::from_stream(body)).unwrap()
 }
 
 async fn panic_as_expected() -> &'static str {
@@ -117,7 +166,10 @@ pub(crate) async fn handshake_http2(
 
 /// The whole body of a response.
 pub(crate) async fn read_whole(response: ResponseFuture) -> Result<Vec<u8>, h2::Error> {
-    let mut body = response.await?.into_body();
+    read_body(response.await?.into_body()).await
+}
+
+pub(crate) async fn read_body(mut body: RecvStream) -> Result<Vec<u8>, h2::Error> {
     let mut whole = Vec::new();
     while let Some(data) = body.data().await {
         let data = data?;
@@ -139,6 +191,39 @@ pub(crate) async fn until(condition: impl Fn() -> bool) {
         assert!(Instant::now() < deadline, "the condition never held");
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
+}
+
+/// A connection that has exchanged SETTINGS and on which nobody answers by itself.
+pub(crate) async fn mute_http2(server: &Running) -> TcpStream {
+    let mut stream = TcpStream::connect(server.addr).await.unwrap();
+    let hello = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    stream.write_all(hello).await.unwrap();
+    let mut read = Vec::new();
+    // The server's, and its acknowledgement of ours.
+    while count_frames(&read, SETTINGS) < 2 {
+        assert!(soon(stream.read_buf(&mut read)).await.unwrap() > 0);
+    }
+    stream
+}
+
+pub(crate) const HEADERS: u8 = 1;
+const SETTINGS: u8 = 4;
+pub(crate) const PING: u8 = 6;
+
+pub(crate) fn count_frames(mut bytes: &[u8], kind: u8) -> usize {
+    let mut count = 0;
+    while let Some((head, rest)) = bytes.split_at_checked(9) {
+        let length = usize::from(head[1]) << 8 | usize::from(head[2]);
+        let Some((_, rest)) = rest.split_at_checked(length) else { break };
+        count += usize::from(head[3] == kind);
+        bytes = rest;
+    }
+    count
+}
+
+/// Waits until the server has let go of its listener, which no other process shares.
+pub(crate) async fn stopped_accepting(server: &Running) {
+    soon(async { while TcpStream::connect(server.addr).await.is_ok() {} }).await;
 }
 
 // === impl Running ===
@@ -187,7 +272,11 @@ impl Gate {
 
 impl Client {
     pub(crate) async fn connect(addr: SocketAddr) -> Self {
-        Self { stream: soon(TcpStream::connect(addr)).await.unwrap(), unread: Vec::new() }
+        Self::new(soon(TcpStream::connect(addr)).await.unwrap())
+    }
+
+    pub(crate) fn new(stream: TcpStream) -> Self {
+        Self { stream, unread: Vec::new() }
     }
 
     pub(crate) async fn send(&mut self, bytes: &str) -> std::io::Result<()> {

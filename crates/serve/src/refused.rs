@@ -1,0 +1,127 @@
+//! Requests that the server refuses before a service sees them.
+
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use http::StatusCode;
+
+use crate::{BoxError, Peer};
+
+/// A request that the server itself refused; no service has seen it.
+///
+/// See [`Server::request_refused`](crate::Server::request_refused).
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Refused {
+    /// Who sent it.
+    pub peer: Peer,
+    /// Why it was refused.
+    pub reason: RefusedReason,
+    /// The status that the client was answered with; `None` if it was disconnected without an answer.
+    pub status: Option<StatusCode>,
+    /// hyper's words for it, for people to read; they may change with any version of hyper.
+    pub detail: String,
+}
+
+/// Why a request was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum RefusedReason {
+    /// The head is not HTTP/1.0 or HTTP/1.1: a wrong method, target, header, length, or version.
+    Malformed,
+    /// The head has too many fields, or too many bytes.
+    HeadTooLarge,
+    /// The target is too long.
+    UriTooLong,
+    /// The head did not come within [`header_read_timeout`](crate::Server::header_read_timeout).
+    HeaderReadTimeout,
+}
+
+/// What is to be called with each refused request.
+#[derive(Clone, Default)]
+pub(crate) struct Hook(Option<Arc<dyn Fn(&Refused) + Send + Sync>>);
+
+// === impl Refused ===
+
+impl Refused {
+    /// A request whose connection ended with `error` after hyper wrote `status`, if it was refused.
+    pub(crate) fn from_end(
+        peer: Peer,
+        error: &BoxError,
+        status: Option<StatusCode>,
+    ) -> Option<Self> {
+        let error = error.downcast_ref::<hyper::Error>()?;
+        // hyper answers 400 to what it cannot parse, and 414 or 431 to what is too large, which its errors
+        // do not tell apart. Any other status was the one of an earlier request.
+        let expected = |status: &StatusCode| match *status {
+            StatusCode::BAD_REQUEST => !error.is_parse_too_large(),
+            StatusCode::URI_TOO_LONG | StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => {
+                error.is_parse_too_large()
+            }
+            _ => false,
+        };
+        let status = status.filter(expected);
+        let reason = match status {
+            Some(StatusCode::URI_TOO_LONG) => RefusedReason::UriTooLong,
+            _ if error.is_parse_too_large() => RefusedReason::HeadTooLarge,
+            _ if error.is_parse() => RefusedReason::Malformed,
+            _ => return None,
+        };
+        Some(Self { peer, reason, status, detail: error.to_string() })
+    }
+
+    pub(crate) fn timeout(peer: Peer) -> Self {
+        let reason = RefusedReason::HeaderReadTimeout;
+        Self { peer, reason, status: None, detail: reason.to_string() }
+    }
+}
+
+/// `malformed request from 192.0.2.1:4711 (400): invalid HTTP header parsed`
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} from {}", self.reason, self.peer)?;
+        if let Some(status) = self.status {
+            write!(f, " ({})", status.as_u16())?;
+        }
+        if self.reason == RefusedReason::HeaderReadTimeout {
+            return Ok(());
+        }
+        write!(f, ": {}", self.detail)
+    }
+}
+
+// === impl RefusedReason ===
+
+impl fmt::Display for RefusedReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Malformed => "malformed request",
+            Self::HeadTooLarge => "too large request head",
+            Self::UriTooLong => "too long request target",
+            Self::HeaderReadTimeout => "too slow request head",
+        })
+    }
+}
+
+// === impl Hook ===
+
+impl Hook {
+    pub(crate) fn new(hook: impl Fn(&Refused) + Send + Sync + 'static) -> Self {
+        Self(Some(Arc::new(hook)))
+    }
+
+    pub(crate) fn call(&self, refused: &Refused) {
+        tracing::debug!(peer = %refused.peer, reason = %refused.reason, "a request was refused");
+        let Some(hook) = &self.0 else { return };
+        if catch_unwind(AssertUnwindSafe(|| hook(refused))).is_err() {
+            tracing::error!(%refused, "the hook for refused requests panicked");
+        }
+    }
+}
+
+impl fmt::Debug for Hook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Hook").field(&self.0.is_some()).finish()
+    }
+}
