@@ -15,6 +15,7 @@ use farrier::sqlx::Sqlite;
 use tower_http::catch_panic::CatchPanicLayer;
 
 mod db;
+mod later;
 mod policy;
 mod provoke;
 mod streams;
@@ -76,6 +77,8 @@ fn main() -> ExitCode {
 fn serve<S: Store>(launcher: Launcher, boot: Option<Boot>, pool: Pool<S>, url: &str) -> ExitCode {
     let (before, url) = (pool.clone(), url.to_owned());
     launcher.prepare(move || create_schema(before, url)).run(move |worker| {
+        let closing = pool.clone();
+        worker.before_exit(async move { closing.close().await });
         let database = db::routes::<S>().layer(ConnectionLayer::new(pool.clone()));
         app(worker, boot, database)
     })
@@ -99,7 +102,11 @@ async fn app(worker: Worker, boot: Option<Boot>, database: Router) -> Result<Rou
         Some(Boot::Panic) => panic!("LAB_BOOT said so"),
     }
     let layers = (HeartbeatLayer::new(worker.pulse()), CatchPanicLayer::new());
-    let routes = provoke::routes().merge(streams::routes()).merge(database).layer(layers);
+    let routes = provoke::routes()
+        .merge(streams::routes())
+        .merge(later::routes(&worker))
+        .merge(database)
+        .layer(layers);
     // Handlers become routes now, and not at each request: axum does that where it serves itself.
     Ok(routes.with_state(()))
 }

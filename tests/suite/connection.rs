@@ -6,6 +6,7 @@ use std::collections::HashSet;
 use farrier_test_servers::MariaDb;
 use harness::client;
 use harness::eventually_async;
+use harness::process::Signal;
 use harness::service::{self, Service};
 use hyper::StatusCode;
 
@@ -106,4 +107,19 @@ async fn no_connection_in_time_is_a_503() {
     assert!(refused.headers.contains_key("retry-after"));
     assert!(!refused.text().to_lowercase().contains("mysql"), "{}", refused.text());
     assert_eq!(holder.await.unwrap().unwrap().status, StatusCode::OK);
+}
+
+/// Behaviour 57: a worker that leaves says good-bye to the server; no client counts as aborted.
+#[tokio::test]
+async fn sessions_end_politely() {
+    // A server of its own: the counter is the server's, and other tests kill workers.
+    let server = MariaDb::start(&[]);
+    let url = server.database("polite").await;
+    let mut lab = service::lab().env("LAB_DATABASE_URL", &url).args(["--workers=1"]).start();
+    let before = server.status("Aborted_clients").await;
+    session(&lab).await;
+    lab.signal(Signal::SIGTERM);
+    assert_eq!(lab.wait().code(), Some(0));
+    assert_eq!(server.sessions("polite").await, [0_u64; 0]);
+    assert_eq!(server.status("Aborted_clients").await, before);
 }

@@ -66,6 +66,23 @@ async fn term_lets_requests_finish() {
     assert_eq!(lab.wait().code(), Some(0));
 }
 
+/// Work that a hook's `post_request` has spawned is waited for, within the grace of the drain.
+#[tokio::test]
+async fn term_waits_for_work_after_the_response() {
+    let mut lab = service::lab().args(["--workers=1"]).start();
+    let response = client::get(lab.address(), "/later?ms=1000").await.expect("a whole response");
+    assert_eq!(response.status, StatusCode::OK);
+    lab.signal(Signal::SIGTERM);
+    assert_eq!(lab.wait().code(), Some(0));
+    assert!(lab.log().contains("the work after the response is done"), "{}", lab.log());
+
+    let mut lab = service::lab().args(["--workers=1", "--graceful-timeout=0.5"]).start();
+    client::get(lab.address(), "/later?ms=600000").await.expect("a whole response");
+    lab.signal(Signal::SIGTERM);
+    assert_eq!(lab.wait().code(), Some(0));
+    assert!(!lab.log().contains("is done"), "{}", lab.log());
+}
+
 /// Test 4: what outlasts `graceful_timeout` is cut, and the server still ends with 0.
 #[tokio::test]
 async fn graceful_timeout_ends_a_drain() {

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::sockets::{BindError, SocketFile, bind_unix};
 
 const MODE: u32 = 0o600;
-const BACKLOG: u32 = 16;
+const BACKLOG: u32 = 128;
 const MOST_CLIENTS: usize = 64;
 /// Accepted in one turn: who comes has some turns to ask before others can push it out.
 const MOST_NEW: usize = 16;

@@ -60,6 +60,8 @@ fn serve<S: Store>(pool: Pool<S>, url: String, launcher: prefork::Args) -> ExitC
 /// Runs once in every worker.
 fn app<S: Store>(worker: &Worker, pool: Pool<S>) -> Result<Router, BoxError> {
     let pulse = worker.pulse();
+    let closing = pool.clone();
+    worker.before_exit(async move { closing.close().await });
     // From outside to inside.
     let layers = (
         // A request counts until its response is over, whatever becomes of it.

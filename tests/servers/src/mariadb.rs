@@ -157,6 +157,16 @@ impl MariaDb {
         ids
     }
 
+    /// One of the server's own counters, such as `Aborted_clients`.
+    pub async fn status(&self, name: &str) -> u64 {
+        let mut conn = self.connect().await;
+        let sql = "SELECT variable_value FROM information_schema.global_status \
+            WHERE variable_name = ?";
+        let value = conn.exec_first(sql, (name,)).await.expect("the server's status");
+        conn.disconnect().await.expect("an open connection");
+        value.expect("a counter that the server has")
+    }
+
     /// Ends all sessions of the database `name`, as an operator or a time-out does.
     pub async fn kill_sessions(&self, name: &str) {
         for session in self.sessions(name).await {
