@@ -3,6 +3,7 @@
 
 use std::collections::HashSet;
 use std::fs;
+use std::io::ErrorKind;
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
@@ -13,6 +14,8 @@ use harness::process::{self, Signal};
 use harness::service::{self, Service};
 use harness::{eventually, eventually_async};
 use hyper::StatusCode;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 async fn pid_of_a_worker(lab: &Service) -> u32 {
     let response = client::get(lab.address(), "/pid").await.expect("a whole response");
@@ -69,7 +72,7 @@ async fn term_lets_requests_finish() {
 /// Work that a hook's `post_request` has spawned is waited for, within the grace of the drain.
 #[tokio::test]
 async fn term_waits_for_work_after_the_response() {
-    let mut lab = service::lab().args(["--workers=1"]).start();
+    let mut lab = service::lab().args(["--workers=1", "--drain-idle=0.1"]).start();
     let response = client::get(lab.address(), "/later?ms=1000").await.expect("a whole response");
     assert_eq!(response.status, StatusCode::OK);
     lab.signal(Signal::SIGTERM);
@@ -117,6 +120,50 @@ fn a_taken_address_is_named() {
     let mut lab = service::lab().args([format!("--bind={address}").as_str()]).spawn();
     assert_eq!(lab.wait().code(), Some(1));
     assert!(lab.log().contains(&address), "{}", lab.log());
+}
+
+/// Test 10: what is queued at TERM is served, and what comes later is refused: nobody waits in a dead queue.
+#[tokio::test]
+async fn term_serves_what_is_queued() {
+    let mut lab = service::lab().args(["--workers=1", "--timeout=0"]).start();
+    let address = lab.address();
+    let blocked = tokio::spawn(client::get(address, "/block?ms=2000"));
+    in_flight(&lab, 1).await;
+    // The kernel completes these handshakes; the blocked worker cannot.
+    let mut queued = Vec::new();
+    for _ in 0..50 {
+        queued.push(TcpStream::connect(address).await.expect("a place in the queue"));
+    }
+    lab.signal(Signal::SIGTERM);
+    eventually_async("new connections are refused", async || {
+        let connect = TcpStream::connect(address);
+        let refused = tokio::time::timeout(Duration::from_secs(5), connect).await;
+        matches!(refused, Ok(Err(error)) if error.kind() == ErrorKind::ConnectionRefused)
+            .then_some(())
+    })
+    .await;
+    for mut connection in queued {
+        connection.write_all(b"GET /pid HTTP/1.0\r\n\r\n").await.expect("an open connection");
+        let mut answer = String::new();
+        connection.read_to_string(&mut answer).await.expect("an answer, and no reset");
+        assert!(answer.starts_with("HTTP/1.0 200"), "{answer:?}");
+    }
+    assert_eq!(blocked.await.unwrap().expect("a whole response").status, StatusCode::OK);
+    assert_eq!(lab.wait().code(), Some(0));
+}
+
+/// A master that was paused blames nobody for the beats that it could not see.
+#[tokio::test]
+async fn a_paused_master_kills_nobody() {
+    let lab = service::lab().args(["--timeout=1"]).start();
+    let before = lab.workers();
+    process::kill(lab.pid(), Signal::SIGSTOP);
+    // The passing of time is what is tested.
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    process::kill(lab.pid(), Signal::SIGCONT);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(lab.workers(), before, "{}", lab.log());
+    assert!(before.contains(&pid_of_a_worker(&lab).await));
 }
 
 /// Tests 13 and 18: a blocked worker is replaced, and the log says what it was doing.

@@ -22,7 +22,8 @@ pub trait Backend: Send + Sync + 'static {
     /// Names are resolved anew each time, so that a fail-over is followed.
     fn connect(&self) -> impl Future<Output = Result<Self::Connection, Self::Error>> + Send;
 
-    /// Closes a connection, politely if the server listens.
+    /// Closes a connection, politely if the server listens; over when the session is, as far as that
+    /// can be known.
     fn close(&self, connection: Self::Connection) -> impl Future<Output = ()> + Send;
 
     /// What state a connection is in, without I/O and without waiting.
@@ -70,6 +71,13 @@ pub trait Backend: Send + Sync + 'static {
     fn interrupt(&self, session: u64) -> impl Future<Output = Result<bool, Self::Error>> + Send {
         let _ = session;
         async { Ok(false) }
+    }
+
+    /// Closes what the backend itself keeps open, such as a side connection.
+    ///
+    /// Called when a closed pool has closed its last connection. The default has nothing.
+    fn finish(&self) -> impl Future<Output = ()> + Send {
+        async {}
     }
 
     /// The policy that this database can keep, from the one that was asked for.

@@ -5,7 +5,7 @@ use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::{AcquireError, Backend, CloseReason, Policy, Status};
 
@@ -120,9 +120,13 @@ impl<B: Backend> Pool<B> {
             // Registered before the look, or the last slot may become free in between.
             drained.as_mut().enable();
             if self.0.is_drained() {
-                return;
+                break;
             }
             drained.await;
+        }
+        let finished = timeout(self.0.policy.close_timeout, self.0.backend.finish());
+        if finished.await.is_err() {
+            tracing::debug!("what the backend kept open was not closed in time");
         }
     }
 

@@ -60,6 +60,27 @@ impl MySql {
         let killer = Killer::new(opts.clone());
         Self { opts, setup, restore, killer }
     }
+
+    /// As little as brings the session back: a ping, or a reset.
+    async fn clean(&self, connection: &mut MySqlConnection) -> Result<()> {
+        let altered = connection.is_altered();
+        let conn = connection.driver();
+        if !altered {
+            // After an error, or with rows left: a ping reads what is left and brings the flags
+            // back, and keeps the prepared statements.
+            conn.ping().await?;
+            if connection.inspect() == Inspection::Clean {
+                return Ok(());
+            }
+        }
+        let conn = connection.driver();
+        if conn.opts().db_name().is_none() || !conn.reset().await? {
+            conn.change_user(Default::default()).await?;
+        }
+        conn.query_drop(&self.restore).await?;
+        connection.restored();
+        Ok(())
+    }
 }
 
 /// COM_RESET_CONNECTION keeps the current database, and MySQL takes the server's global character
@@ -88,7 +109,19 @@ impl Backend for MySql {
     }
 
     async fn close(&self, connection: MySqlConnection) {
-        if let Err(error) = connection.into_inner().disconnect().await {
+        let session = connection.id();
+        // One that is broken has nobody to say good-bye to, and the side connection may lead to
+        // another server than one that has failed over.
+        let is_open = !connection.is_disconnected() && connection.is_sound();
+        let closed = async {
+            connection.into_inner().disconnect().await?;
+            if is_open {
+                // The server ends the session a moment after the good-bye, and tells nobody.
+                self.killer.see_off(session).await?;
+            }
+            Ok::<_, Error>(())
+        };
+        if let Err(error) = closed.await {
             tracing::debug!(%error, "closing a connection failed");
         }
     }
@@ -98,31 +131,18 @@ impl Backend for MySql {
     }
 
     async fn check(&self, connection: &mut MySqlConnection) -> Result<()> {
-        connection.driver().ping().await
+        let result = connection.driver().ping().await;
+        connection.note(result)
     }
 
     async fn rollback(&self, connection: &mut MySqlConnection) -> Result<()> {
-        connection.driver().query_drop("ROLLBACK").await
+        let result = connection.driver().query_drop("ROLLBACK").await;
+        connection.note(result)
     }
 
     async fn reset(&self, connection: &mut MySqlConnection) -> Result<()> {
-        let altered = connection.is_altered();
-        let conn = connection.driver();
-        if !altered {
-            // After an error, or with rows left: a ping reads what is left and brings the flags
-            // back, and keeps the prepared statements.
-            conn.ping().await?;
-            if connection.inspect() == Inspection::Clean {
-                return Ok(());
-            }
-        }
-        let conn = connection.driver();
-        if conn.opts().db_name().is_none() || !conn.reset().await? {
-            conn.change_user(Default::default()).await?;
-        }
-        conn.query_drop(&self.restore).await?;
-        connection.restored();
-        Ok(())
+        let result = self.clean(connection).await;
+        connection.note(result)
     }
 
     fn classify(&self, error: &Error) -> ErrorClass {
@@ -134,7 +154,14 @@ impl Backend for MySql {
     }
 
     async fn interrupt(&self, session: u64) -> Result<bool> {
+        let Ok(session) = u32::try_from(session) else {
+            return Ok(false);
+        };
         self.killer.kill(session).await.map(|()| true)
+    }
+
+    async fn finish(&self) {
+        self.killer.close().await;
     }
 }
 

@@ -1,6 +1,7 @@
 //! The connection that handlers use: mysql_async's, refusing when poisoned and watching its
 //! session.
 
+use std::fmt;
 use std::ops::Deref;
 use std::pin::Pin;
 
@@ -8,7 +9,7 @@ use farrier_connection::{ErrorClass, Inspection};
 use mysql_async::consts::StatusFlags;
 use mysql_async::prelude::{AsQuery, FromRow, Queryable, StatementLike, ToConnection};
 use mysql_async::{
-    BinaryProtocol, Conn, Error, Params, QueryResult, Result, TextProtocol, ToConnectionResult,
+    BinaryProtocol, Conn, Params, QueryResult, Result, TextProtocol, ToConnectionResult,
 };
 
 use crate::{Poisoned, Statement, error, statement};
@@ -22,33 +23,60 @@ type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>;
 ///
 /// - its own methods, such as [`exec_first`](Self::exec_first). They see the statement, so a
 ///   connection on which only plain statements ran goes to the next request as it is, without a
-///   round trip; and they see the error, so a connection to a server that has become read-only is
-///   closed;
+///   round trip. And they see the error: a connection to a server that has become read-only is
+///   closed, and one that the server has ended retires those that are as old;
 /// - mysql_async's `Queryable`: the same for the `query` family, while the `exec` family hides its
 ///   text;
-/// - mysql_async's `"SELECT 1".first(&mut *connection)`, which hides it too.
+/// - mysql_async's `"SELECT 1".first(&mut *connection)`, which hides both.
 ///
 /// After a hidden statement the session is reset, in the background, before the next request has
-/// it.
+/// it. What no style sees is what a stored procedure's, function's or trigger's own statements do,
+/// apart from a `CALL`, which counts as altering. `LAST_INSERT_ID()`, `FOUND_ROWS()` and the like are
+/// not cleared.
 ///
 /// # Cancel safety
 ///
 /// An operation dropped midway poisons the connection: every further one fails with [`Poisoned`],
-/// and the session is ended at the server when the connection goes back.
-#[derive(Debug)]
+/// and the session is ended at the server when the connection goes back. Only rows are different
+/// that were asked for by `query_iter`, `exec_iter` or a style of mysql_async's: those dropped unread
+/// are read and discarded by the next operation, or, for as long as the policy's `reset_timeout`,
+/// when the connection goes back.
 pub struct MySqlConnection {
     conn: Conn,
-    /// Something ran that may have left state in the session.
+    session: Session,
+}
+
+/// What was seen of the session.
+#[derive(Debug)]
+struct Session {
+    /// Autocommit, as it is after the connect.
+    autocommit: bool,
+    /// Something ran that may have left state behind.
     altered: bool,
-    /// A write was refused because the server is read-only now.
-    failed_over: bool,
+    /// An operation runs, or was dropped midway.
+    midway: bool,
+    link: Link,
+}
+
+/// What the errors told about the link to the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Link {
+    /// Exits: to both others, by an error.
+    Sound,
+    /// The server or the network has ended it. No exit.
+    Lost,
+    /// The server refused a write because it is read-only now. Exit: to `Lost`.
+    FailedOver,
 }
 
 // === impl MySqlConnection ===
 
 impl MySqlConnection {
     pub(crate) fn new(conn: Conn) -> Self {
-        Self { conn, altered: false, failed_over: false }
+        let autocommit =
+            flags(&conn).is_none_or(|flags| flags.contains(StatusFlags::SERVER_STATUS_AUTOCOMMIT));
+        let session = Session { autocommit, altered: false, midway: false, link: Link::Sound };
+        Self { conn, session }
     }
 
     pub(crate) fn into_inner(self) -> Conn {
@@ -60,34 +88,44 @@ impl MySqlConnection {
         &mut self.conn
     }
 
+    /// Notes what an error of the backend's own operations says.
+    pub(crate) fn note<T>(&mut self, result: Result<T>) -> Result<T> {
+        self.session.note(&result);
+        result
+    }
+
+    pub(crate) fn is_sound(&self) -> bool {
+        self.session.link == Link::Sound
+    }
+
     pub(crate) fn is_altered(&self) -> bool {
-        self.altered
+        self.session.altered
     }
 
     pub(crate) fn restored(&mut self) {
-        self.altered = false;
+        self.session.altered = false;
     }
 
     pub(crate) fn inspect(&mut self) -> Inspection {
-        // The driver sets this mark before each command and clears it after.
-        if self.conn.is_disconnected() {
-            return Inspection::Poisoned;
-        }
-        // It answers every ping, and is of no use to the next write.
-        if self.failed_over {
+        // A failed-over one answers every ping, and is of no use to the next write.
+        if self.session.link != Link::Sound {
             return Inspection::Dead;
+        }
+        if self.session.check(&self.conn).is_err() {
+            return Inspection::Poisoned;
         }
         // Rows that nobody read.
         if !QueryResult::<TextProtocol>::new(&mut self.conn).is_empty() {
             return Inspection::Unknown;
         }
-        // After an error there is no such packet, and no knowing.
-        let Some(flags) = self.conn.last_ok_packet().map(|ok| ok.status_flags()) else {
+        // After an error there are none, and no knowing.
+        let Some(flags) = flags(&self.conn) else {
             return Inspection::Unknown;
         };
+        let autocommit = flags.contains(StatusFlags::SERVER_STATUS_AUTOCOMMIT);
         if flags.contains(StatusFlags::SERVER_STATUS_IN_TRANS) {
             Inspection::InTransaction
-        } else if self.altered || !flags.contains(StatusFlags::SERVER_STATUS_AUTOCOMMIT) {
+        } else if self.session.altered || autocommit != self.session.autocommit {
             Inspection::Unknown
         } else {
             Inspection::Clean
@@ -104,8 +142,9 @@ impl MySqlConnection {
         T: FromRow + Send + 'static,
         Q: AsQuery,
     {
-        let result = self.sees_query(&query)?.query(query).await;
-        self.judge(result)
+        self.session.begin_query(&self.conn, &query)?;
+        let result = self.conn.query(query).await;
+        self.session.end(result)
     }
 
     /// Runs a text query and returns its first row.
@@ -118,8 +157,9 @@ impl MySqlConnection {
         T: FromRow + Send + 'static,
         Q: AsQuery,
     {
-        let result = self.sees_query(&query)?.query_first(query).await;
-        self.judge(result)
+        self.session.begin_query(&self.conn, &query)?;
+        let result = self.conn.query_first(query).await;
+        self.session.end(result)
     }
 
     /// Runs a text query and drops its result.
@@ -128,8 +168,9 @@ impl MySqlConnection {
     ///
     /// The server's, the driver's, or [`Poisoned`].
     pub async fn query_drop<Q: AsQuery>(&mut self, query: Q) -> Result<()> {
-        let result = self.sees_query(&query)?.query_drop(query).await;
-        self.judge(result)
+        self.session.begin_query(&self.conn, &query)?;
+        let result = self.conn.query_drop(query).await;
+        self.session.end(result)
     }
 
     /// Runs a text query; its result is read by the caller, a row at a time.
@@ -141,7 +182,9 @@ impl MySqlConnection {
         &'a mut self,
         query: Q,
     ) -> Result<QueryResult<'a, 'static, TextProtocol>> {
-        self.sees_query(&query)?.query_iter(query).await
+        self.session.begin_query(&self.conn, &query)?;
+        let result = self.conn.query_iter(query).await;
+        self.session.end(result)
     }
 
     /// Prepares a statement, or finds it among those that the connection has prepared.
@@ -150,8 +193,9 @@ impl MySqlConnection {
     ///
     /// The server's, the driver's, or [`Poisoned`].
     pub async fn prep<Q: AsQuery>(&mut self, query: Q) -> Result<mysql_async::Statement> {
-        let result = self.sees_query(&query)?.prep(query).await;
-        self.judge(result)
+        self.session.begin_query(&self.conn, &query)?;
+        let result = self.conn.prep(query).await;
+        self.session.end(result)
     }
 
     /// Executes a prepared statement and collects the rows of its first result set.
@@ -165,8 +209,9 @@ impl MySqlConnection {
         S: Statement,
         P: Into<Params> + Send,
     {
-        let result = self.sees(&statement)?.exec(statement, params).await;
-        self.judge(result)
+        self.session.begin(&self.conn, || statement.alters_session())?;
+        let result = self.conn.exec(statement, params).await;
+        self.session.end(result)
     }
 
     /// Executes a prepared statement and returns its first row.
@@ -180,8 +225,9 @@ impl MySqlConnection {
         S: Statement,
         P: Into<Params> + Send,
     {
-        let result = self.sees(&statement)?.exec_first(statement, params).await;
-        self.judge(result)
+        self.session.begin(&self.conn, || statement.alters_session())?;
+        let result = self.conn.exec_first(statement, params).await;
+        self.session.end(result)
     }
 
     /// Executes a prepared statement and drops its result.
@@ -194,8 +240,9 @@ impl MySqlConnection {
         S: Statement,
         P: Into<Params> + Send,
     {
-        let result = self.sees(&statement)?.exec_drop(statement, params).await;
-        self.judge(result)
+        self.session.begin(&self.conn, || statement.alters_session())?;
+        let result = self.conn.exec_drop(statement, params).await;
+        self.session.end(result)
     }
 
     /// Executes a prepared statement once for each item of `params`.
@@ -210,8 +257,9 @@ impl MySqlConnection {
         I: IntoIterator<Item = P> + Send,
         I::IntoIter: Send,
     {
-        let result = self.sees(&statement)?.exec_batch(statement, params).await;
-        self.judge(result)
+        self.session.begin(&self.conn, || statement.alters_session())?;
+        let result = self.conn.exec_batch(statement, params).await;
+        self.session.end(result)
     }
 
     /// Executes a prepared statement; its result is read by the caller, a row at a time.
@@ -228,31 +276,19 @@ impl MySqlConnection {
         S: Statement,
         P: Into<Params> + Send,
     {
-        self.sees(&statement)?.exec_iter(statement, params).await
+        self.session.begin(&self.conn, || statement.alters_session())?;
+        let result = self.conn.exec_iter(statement, params).await;
+        self.session.end(result)
     }
+}
 
-    fn sees_query(&mut self, query: &impl AsQuery) -> std::result::Result<&mut Conn, Poisoned> {
-        self.enter(|| statement::alters_session(&query.as_query()))
-    }
-
-    fn sees(&mut self, statement: &impl Statement) -> std::result::Result<&mut Conn, Poisoned> {
-        self.enter(|| statement.alters_session())
-    }
-
-    fn judge<T>(&mut self, result: Result<T>) -> Result<T> {
-        let failover = |error: &Error| error::classify(error) == ErrorClass::Failover;
-        self.failed_over |= result.as_ref().is_err_and(failover);
-        result
-    }
-
-    /// The check before every operation: once poisoned, the driver would serve an earlier one's
-    /// answer.
-    fn enter(&mut self, alters: impl FnOnce() -> bool) -> std::result::Result<&mut Conn, Poisoned> {
-        if self.conn.is_disconnected() {
-            return Err(Poisoned);
-        }
-        self.altered = self.altered || alters();
-        Ok(&mut self.conn)
+impl fmt::Debug for MySqlConnection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Not the driver's connection: it shows the password.
+        f.debug_struct("MySqlConnection")
+            .field("id", &self.conn.id())
+            .field("session", &self.session)
+            .finish_non_exhaustive()
     }
 }
 
@@ -267,10 +303,11 @@ impl Deref for MySqlConnection {
 
 impl Queryable for MySqlConnection {
     fn ping(&mut self) -> BoxFuture<'_, ()> {
-        match self.enter(|| false) {
-            Ok(conn) => conn.ping(),
-            Err(poisoned) => refuse(poisoned),
-        }
+        Box::pin(async {
+            self.session.begin(&self.conn, || false)?;
+            let result = self.conn.ping().await;
+            self.session.end(result)
+        })
     }
 
     fn query_iter<'a, Q>(
@@ -280,27 +317,22 @@ impl Queryable for MySqlConnection {
     where
         Q: AsQuery + 'a,
     {
-        match self.sees_query(&query) {
-            Ok(conn) => conn.query_iter(query),
-            Err(poisoned) => refuse(poisoned),
-        }
+        Box::pin(self.query_iter(query))
     }
 
     fn prep<'a, Q>(&'a mut self, query: Q) -> BoxFuture<'a, mysql_async::Statement>
     where
         Q: AsQuery + 'a,
     {
-        match self.sees_query(&query) {
-            Ok(conn) => conn.prep(query),
-            Err(poisoned) => refuse(poisoned),
-        }
+        Box::pin(self.prep(query))
     }
 
     fn close(&mut self, statement: mysql_async::Statement) -> BoxFuture<'_, ()> {
-        match self.enter(|| false) {
-            Ok(conn) => conn.close(statement),
-            Err(poisoned) => refuse(poisoned),
-        }
+        Box::pin(async {
+            self.session.begin(&self.conn, || false)?;
+            let result = self.conn.close(statement).await;
+            self.session.end(result)
+        })
     }
 
     fn exec_iter<'a: 's, 's, Q, P>(
@@ -312,10 +344,12 @@ impl Queryable for MySqlConnection {
         Q: StatementLike + 's,
         P: Into<Params>,
     {
-        match self.enter(|| true) {
-            Ok(conn) => conn.exec_iter(statement, params),
-            Err(poisoned) => refuse(poisoned),
-        }
+        let params = params.into();
+        Box::pin(async {
+            self.session.begin(&self.conn, || true)?;
+            let result = self.conn.exec_iter(statement, params).await;
+            self.session.end(result)
+        })
     }
 
     fn exec_batch<'a: 'b, 'b, S, P, I>(&'a mut self, statement: S, params: I) -> BoxFuture<'b, ()>
@@ -325,22 +359,74 @@ impl Queryable for MySqlConnection {
         I::IntoIter: Send,
         P: Into<Params> + Send,
     {
-        match self.enter(|| true) {
-            Ok(conn) => conn.exec_batch(statement, params),
-            Err(poisoned) => refuse(poisoned),
-        }
+        Box::pin(async {
+            self.session.begin(&self.conn, || true)?;
+            let result = self.conn.exec_batch(statement, params).await;
+            self.session.end(result)
+        })
     }
 }
 
 impl<'a> ToConnection<'a, 'static> for &'a mut MySqlConnection {
     fn to_connection(self) -> ToConnectionResult<'a, 'static> {
-        match self.enter(|| true) {
-            Ok(conn) => ToConnectionResult::Immediate(conn.into()),
-            Err(poisoned) => ToConnectionResult::Mediate(refuse(poisoned)),
+        match self.session.check(&self.conn) {
+            Ok(()) => {
+                self.session.altered = true;
+                ToConnectionResult::Immediate((&mut self.conn).into())
+            }
+            Err(poisoned) => {
+                ToConnectionResult::Mediate(Box::pin(async move { Err(poisoned.into()) }))
+            }
         }
     }
 }
 
-fn refuse<'a, T: Send + 'a>(poisoned: Poisoned) -> BoxFuture<'a, T> {
-    Box::pin(async move { Err(poisoned.into()) })
+// === impl Session ===
+
+impl Session {
+    /// The check before every operation: once poisoned, the driver would serve an earlier one's
+    /// answer.
+    fn check(&self, conn: &Conn) -> std::result::Result<(), Poisoned> {
+        // The driver marks itself before each command and clears the mark after it, but not while
+        // rows are read.
+        if self.midway || conn.is_disconnected() { Err(Poisoned) } else { Ok(()) }
+    }
+
+    fn begin(
+        &mut self,
+        conn: &Conn,
+        alters: impl FnOnce() -> bool,
+    ) -> std::result::Result<(), Poisoned> {
+        self.check(conn)?;
+        self.altered = self.altered || alters();
+        self.midway = true;
+        Ok(())
+    }
+
+    fn begin_query(
+        &mut self,
+        conn: &Conn,
+        query: &impl AsQuery,
+    ) -> std::result::Result<(), Poisoned> {
+        self.begin(conn, || statement::alters_session(&query.as_query()))
+    }
+
+    fn end<T>(&mut self, result: Result<T>) -> Result<T> {
+        self.midway = false;
+        self.note(&result);
+        result
+    }
+
+    fn note<T>(&mut self, result: &Result<T>) {
+        let Err(error) = result else { return };
+        if error::is_disconnect(error) {
+            self.link = Link::Lost;
+        } else if error::classify(error) == ErrorClass::Failover && self.link == Link::Sound {
+            self.link = Link::FailedOver;
+        }
+    }
+}
+
+fn flags(conn: &Conn) -> Option<StatusFlags> {
+    conn.last_ok_packet().map(|ok| ok.status_flags())
 }

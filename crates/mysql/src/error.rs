@@ -45,6 +45,15 @@ pub(crate) fn classify(error: &Error) -> ErrorClass {
     }
 }
 
+/// Whether the server or the network has ended the connection; the driver also does so by itself.
+pub(crate) fn is_disconnect(error: &Error) -> bool {
+    match error {
+        Error::Server(error) => classify_code(error.code) == ErrorClass::Fatal,
+        Error::Io(_) => true,
+        Error::Driver(_) | Error::Other(_) | Error::Url(_) => false,
+    }
+}
+
 fn classify_code(code: u16) -> ErrorClass {
     match code {
         // Too many connections, of all or of this user; host blocked after too many errors.
@@ -67,6 +76,10 @@ fn classify_code(code: u16) -> ErrorClass {
 
 #[cfg(test)]
 mod tests {
+    use std::io::ErrorKind;
+
+    use mysql_async::ServerError;
+
     use super::*;
 
     #[test]
@@ -74,6 +87,17 @@ mod tests {
         assert_eq!(classify(&DriverError::ConnectionClosed.into()), ErrorClass::Fatal);
         assert_eq!(classify(&Poisoned.into()), ErrorClass::Fatal);
         assert_eq!(classify_code(1927), ErrorClass::Fatal);
+    }
+
+    #[test]
+    fn only_a_link_that_was_cut_is_a_disconnect() {
+        let shutdown = ServerError { code: 1053, message: String::new(), state: String::new() };
+        assert!(is_disconnect(&shutdown.clone().into()));
+        assert!(is_disconnect(&Error::from(std::io::Error::from(ErrorKind::BrokenPipe))));
+        assert!(!is_disconnect(&ServerError { code: 1062, ..shutdown }.into()));
+        assert!(!is_disconnect(&Poisoned.into()));
+        let mismatch = DriverError::StmtParamsMismatch { required: 1, supplied: 2 };
+        assert!(!is_disconnect(&mismatch.into()));
     }
 
     #[test]

@@ -184,7 +184,7 @@ async fn the_bound_holds_while_connections_come_and_go() {
 #[tokio::test]
 async fn a_query_cancelled_while_its_rows_come_is_poisoned_too() {
     const ROWS: &str = "SELECT REPEAT('x', 40000) FROM seq_1_to_20 UNION ALL SELECT SLEEP(60)";
-    let pool = pool("rows", policy().max_connections(1)).await;
+    let pool = pool("cutrows", policy().max_connections(1)).await;
     for style in 0..3 {
         let mut loan = pool.acquire().await.unwrap();
         let rows: Result<_, _> = match style {
@@ -223,6 +223,7 @@ async fn a_disconnect_that_a_statement_meets_retires_the_older_connections() {
         for _ in 0..4 {
             session(&pool).await;
         }
+        quiet(&pool).await;
         let status = pool.status();
         assert_eq!(status.closed_for(CloseReason::Dead), 1, "{style}: {status:?}");
         assert_eq!(status.closed_for(CloseReason::Generation), 3, "{style}: {status:?}");
@@ -444,14 +445,15 @@ async fn autocommit_that_is_off_from_the_start_is_not_dirt() {
     let pool = Pool::new(database, policy().max_connections(1));
     for turn_on in [false, true, false] {
         let mut loan = pool.acquire().await.unwrap();
-        let on: Option<bool> = loan.query_first("SELECT @@autocommit").await.unwrap();
-        assert_eq!(on, Some(false));
+        loan.query_drop("SELECT 1").await.unwrap();
         if turn_on {
-            Queryable::query_drop(&mut *loan, "SET autocommit = 1").await.unwrap();
+            loan.query_drop("SET autocommit = 1").await.unwrap();
         }
     }
-    quiet(&pool).await;
+    let mut loan = pool.acquire().await.unwrap();
     let status = pool.status();
+    let on: Option<bool> = loan.query_first("SELECT @@autocommit").await.unwrap();
+    assert_eq!(on, Some(false));
     assert_eq!((status.opened, status.resets), (1, 1), "{status:?}");
 }
 

@@ -5,6 +5,11 @@
 //! a PING before they send the requests that they have queued, sometimes in the same packet: what
 //! comes behind the answer is refused, and lost if the client does not retry. So the answer is kept back
 //! for a moment, while what follows it is let through.
+//!
+//! The answer is known by its payload, which is a constant of h2's (`Ping::SHUTDOWN`) and promised nowhere.
+//! Should h2 change it, answers are no longer found, and hyper goes on as it always does: requests behind an
+//! answer are refused then, which the test `an_http2_request_right_behind_the_answer_to_goaway_is_served`
+//! shows, and clients that have answered are no longer told from mute ones.
 
 use std::fmt;
 use std::pin::Pin;

@@ -52,7 +52,8 @@ pub struct Server<S> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Drained {
-    /// Connections that were still open when time was over, upgraded ones included.
+    /// Connections that were still open when time was over, upgraded ones included. What a connection has
+    /// not yet handed to the kernel by then is lost to its client.
     pub cut: usize,
 }
 
@@ -92,8 +93,10 @@ impl<S> Server<S> {
 
     /// How long a connection is kept open for a next request; 5 seconds unless set.
     ///
-    /// Zero answers each HTTP/1 request with `Connection: close`; HTTP/2 connections then have the
-    /// header-read timeout.
+    /// It counts from the last byte of the last response, however slowly the client takes that. Zero answers
+    /// each HTTP/1 request with `Connection: close`; HTTP/2 connections then have the header-read timeout.
+    /// While a request is in flight the connection is looked at ten times a second at most, so a limit that
+    /// is shorter than 100 milliseconds may strike that much later.
     pub fn keepalive(mut self, time: Duration) -> Self {
         self.keepalive = time;
         self
@@ -104,6 +107,11 @@ impl<S> Server<S> {
     /// It counts from the accept, and on a kept-alive connection from the first byte of the request; idle
     /// time before that is [`keepalive`](Self::keepalive)'s. A client that is too slow is disconnected
     /// without an answer.
+    ///
+    /// There is no limit for the time of a request's *body*, nor for a client that stops reading its
+    /// response: only [`graceful_timeout`](Self::graceful_timeout) ends those. Where clients are not trusted a
+    /// proxy in front or a timeout around the service has to. Nor does it limit the heads of HTTP/2, where
+    /// one connection carries many: an HTTP/2 client that sends half a head is one that is idle.
     pub fn header_read_timeout(mut self, time: Duration) -> Self {
         self.header_read_timeout = time;
         self
@@ -113,6 +121,9 @@ impl<S> Server<S> {
     ///
     /// Upgraded connections count until they are closed. At the limit the server stops accepting: what
     /// comes then waits in the kernel's queue, where another process that shares the listener finds it.
+    ///
+    /// It counts connections, not requests: an HTTP/2 connection carries as many streams at once as hyper
+    /// allows unless told otherwise (200 with hyper 1.12).
     pub fn worker_connections(mut self, limit: usize) -> Self {
         self.worker_connections = limit;
         self
@@ -120,7 +131,9 @@ impl<S> Server<S> {
 
     /// How long a draining server keeps idle connections for one more request; 2 seconds unless set.
     ///
-    /// It should exceed the time that clients pause between two requests.
+    /// It should exceed the time that clients pause between two requests. It is also how long connections
+    /// are taken from the listeners' queues when [`worker_connections`](Self::worker_connections) are open.
+    /// No longer than [`graceful_timeout`](Self::graceful_timeout), which ends idle connections too.
     pub fn drain_idle(mut self, time: Duration) -> Self {
         self.drain_idle = time;
         self
@@ -132,7 +145,27 @@ impl<S> Server<S> {
         self
     }
 
-    /// Calls `hook` with each request that the server refuses by itself.
+    /// Calls `hook` with each request that the server itself refuses, so that no service sees it.
+    ///
+    /// That is what hyper answers with 400, 414 or 431, and a head that does not come within
+    /// [`header_read_timeout`](Self::header_read_timeout), which gets no answer. The hook is called when the
+    /// connection has ended, on the runtime: it must not block. A panic in it is caught and logged.
+    ///
+    /// What it cannot tell:
+    ///
+    /// - hyper has one kind of error for all that it cannot parse, so an unsupported version is
+    ///   [`Malformed`](crate::RefusedReason::Malformed) like a bad header; [`Refused::detail`] has the words.
+    /// - The method and the target are unknown: hyper keeps nothing of a head that it refuses.
+    /// - HTTP/2 requests are refused inside h2, which resets their stream and tells nobody.
+    /// - A client that leaves before the end of its head, or before it has taken the answer, was not refused.
+    ///   Nor was one that sent no byte at all.
+    ///
+    /// ```
+    /// # use farrier_serve::Server;
+    /// # fn with_hook<S>(server: Server<S>) -> Server<S> {
+    /// server.request_refused(|refused| eprintln!("{refused}"))
+    /// # }
+    /// ```
     pub fn request_refused(mut self, hook: impl Fn(&Refused) + Send + Sync + 'static) -> Self {
         self.refused = Hook::new(hook);
         self
@@ -143,19 +176,36 @@ impl<S> Server<S> {
     /// The drain is *soft*, so that no request is lost of a client that pauses less than
     /// [`drain_idle`](Self::drain_idle), also if it never looks before it writes and never retries:
     ///
-    /// 1. The server accepts what is in the listeners' queues at this moment (as far as
-    ///    [`worker_connections`](Self::worker_connections) goes) and lets go of the listeners.
+    /// 1. The server accepts what is in the listeners' queues at this moment and lets go of the listeners.
+    ///    When [`worker_connections`](Self::worker_connections) are open it goes on for up to `drain_idle`,
+    ///    as places become free: if no other process shares the listeners, the kernel resets what is left.
     /// 2. Each further HTTP/1 response carries `Connection: close`; HTTP/2 connections get a GOAWAY at
     ///    once, and requests that cross it are served. An idle HTTP/1 connection stays open, because its
     ///    client may be sending in this very moment; so does one that was accepted and has not sent
     ///    anything yet.
-    /// 3. After `drain_idle` idle connections are closed. Requests in flight and
-    ///    upgraded connections go on.
+    /// 3. Connections that stay idle for `drain_idle` are closed. It counts from the begin of the drain, or
+    ///    from the end of a response whose head had left before and did not say `close`. Requests in flight
+    ///    and upgraded connections go on.
     /// 4. After [`graceful_timeout`](Self::graceful_timeout), or at once on [`Drain::stop_now`], what is
     ///    left is cut and counted.
     ///
     /// It returns as soon as no connection is left. An accept that fails (too many open files) is logged
     /// and tried again, and a panic in the service costs its own connection, or on HTTP/2 its own stream.
+    ///
+    /// # What a client can lose
+    ///
+    /// - HTTP/1 requests that are pipelined behind one in flight when the drain begins are not answered: the
+    ///   response before them says `close` (RFC 9112 section 9.3.2 has clients repeat them).
+    /// - A client that closes the sending half of its connection before the response has come is taken for
+    ///   one that left: the service's future is dropped. hyper can wait for the response instead, but then
+    ///   no handler would ever learn that its client is gone.
+    /// - Behind a request *with* a body, half a head that came in the same packet as the body's end counts as
+    ///   idleness: only hyper knows where the body ended.
+    /// - When a service answers and leaves the request's body to a task that reads on for longer than
+    ///   [`keepalive`](Self::keepalive) or [`header_read_timeout`](Self::header_read_timeout), the HTTP/1
+    ///   connection is closed at the end of that body, though its client was not told.
+    /// - An HTTP/2 client that is silent for two seconds after GOAWAY, does not answer the PING that comes
+    ///   with it, and waits for no response, is disconnected.
     ///
     /// # Panics
     ///

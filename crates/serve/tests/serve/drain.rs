@@ -225,6 +225,7 @@ async fn an_http2_request_right_behind_the_answer_to_goaway_is_served() {
     soon(stream.read_to_end(&mut read)).await.unwrap();
     assert_eq!(count_frames(&read, HEADERS), 1, "{read:?}");
     assert!(read.windows(4).any(|bytes| bytes == b"only"), "{read:?}");
+    drop(stream);
     assert_eq!(server.drained().await.cut, 0);
 }
 

@@ -58,11 +58,9 @@ async fn what_is_no_request_is_refused_with_the_status_that_its_client_saw() {
             for _ in 0..earlier_requests {
                 assert_eq!(client.get("/").await.unwrap().status, 200);
             }
-            // The server may hang up before it has read all of it.
-            let _ = client.send(&request).await;
-            if request.len() < 100_000 {
-                assert_eq!(client.answer().await.unwrap().status, status, "{reason}");
-            }
+            client.send(&request).await.unwrap();
+            assert_eq!(client.answer().await.unwrap().status, status, "{reason}");
+            drop(client);
             let refused = soon(refused.recv()).await.unwrap();
             assert_eq!(refused.reason, reason);
             assert_eq!(refused.status.unwrap().as_u16(), status, "{reason}");

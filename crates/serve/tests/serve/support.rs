@@ -34,7 +34,7 @@ pub(crate) const LARGE: usize = 32 << 20;
 pub(crate) const BIG: usize = 1 << 20;
 
 /// How long the body of `/trickle` takes.
-pub(crate) const TRICKLE: Duration = Duration::from_millis(2500);
+pub(crate) const TRICKLE: Duration = Duration::from_millis(1500);
 
 pub(crate) struct Running {
     pub(crate) addr: SocketAddr,
