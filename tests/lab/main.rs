@@ -54,7 +54,8 @@ fn main() -> ExitCode {
         Err(code) => return code,
     };
     let (boot, policy) = (args.boot, args.policy.policy());
-    let launcher = Launcher::with_args(args.launcher);
+    let launcher = Launcher::with_args(args.launcher)
+        .request_refused(|refused| tracing::info!(%refused, "request refused"));
     // An empty variable is an unset one, as for the launcher's own settings.
     let Some(url) = args.database_url.filter(|url| !url.is_empty()) else {
         return launcher.run(move |worker| app(worker, boot, Router::new()));

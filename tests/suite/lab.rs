@@ -9,6 +9,8 @@ use harness::process::Signal;
 use harness::{eventually_async, service};
 use http_body_util::{BodyExt, Full};
 use hyper::{Request, StatusCode};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;
 
 #[tokio::test]
@@ -109,6 +111,21 @@ async fn sockets_and_events_stay_open() {
         text.push_str(std::str::from_utf8(frame.data_ref().unwrap()).unwrap());
     }
     assert!(text.starts_with("data: 0\n\ndata: 1\n\n"), "{text}");
+}
+
+/// A request that no layer sees is told to the launcher's hook.
+#[tokio::test]
+async fn refused_requests_are_told() {
+    let lab = service::lab().start();
+    let mut connection = TcpStream::connect(lab.address()).await.unwrap();
+    connection.write_all(b"NO REQUEST AT ALL\r\n\r\n").await.unwrap();
+    let mut answer = String::new();
+    connection.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
+    eventually_async("the log tells it", async || {
+        lab.log().contains("request refused").then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -3,8 +3,9 @@
 use std::fmt;
 use std::future::Future;
 use std::process::ExitCode;
+use std::sync::Arc;
 
-use farrier_serve::BoxError;
+use farrier_serve::{BoxError, Refused};
 use http::{Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
@@ -14,7 +15,7 @@ use crate::arbiter::Verdict;
 use crate::audit::audit;
 use crate::master::Master;
 use crate::settings;
-use crate::worker::{self, Prepare, Worker};
+use crate::worker::{self, Prepare, RefusedHook, Worker};
 use crate::{Args, Settings, log};
 
 /// Runs a service in worker processes that it forks, watches and replaces.
@@ -25,6 +26,7 @@ pub struct Launcher {
     name: String,
     layers: Layers,
     prepare: Option<Prepare>,
+    refused: Option<RefusedHook>,
 }
 
 /// Where the settings come from; they are resolved when the launcher runs.
@@ -55,7 +57,7 @@ impl Launcher {
     }
 
     fn with(name: String, layers: Layers) -> Self {
-        Self { name, layers, prepare: None }
+        Self { name, layers, prepare: None, refused: None }
     }
 
     /// Changes the defaults; the settings file, the environment and the flags are stronger.
@@ -90,6 +92,21 @@ impl Launcher {
         self
     }
 
+    /// Calls `hook` in the worker with each request that the server itself refuses, and no layer sees.
+    ///
+    /// A head that cannot be parsed, one that is too large, one that does not come in time; see
+    /// [`Refused`]. The hook runs on the connection's task and must be short; a panic in it is caught.
+    ///
+    /// ```
+    /// # use farrier_prefork::Launcher;
+    /// let launcher = Launcher::from_args("app").request_refused(|refused| eprintln!("{refused}"));
+    /// # drop(launcher);
+    /// ```
+    pub fn request_refused(mut self, hook: impl Fn(&Refused) + Send + Sync + 'static) -> Self {
+        self.refused = Some(Arc::new(hook));
+        self
+    }
+
     /// Runs the service until it is stopped; the result is for `main` to return.
     ///
     /// `app` is called in each worker process, on its own fresh runtime; what it returns is served, and an
@@ -111,12 +128,12 @@ impl Launcher {
         S::Error: Into<BoxError>,
         B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
     {
-        let Self { name, layers, prepare } = self;
+        let Self { name, layers, prepare, refused } = self;
         let settings = match layers.resolve(&name) {
             Ok(settings) => settings,
             Err(code) => return code,
         };
-        let body = |seed| worker::live(seed, &app);
+        let body = |seed| worker::live(seed, &app, refused.clone());
         let begun = settings
             .check()
             .map_err(Into::into)

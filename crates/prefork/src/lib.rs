@@ -66,7 +66,7 @@ mod sys;
 mod worker;
 
 pub use board::BoardPulse;
-pub use farrier_serve::BoxError;
+pub use farrier_serve::{BoxError, Refused};
 pub use launcher::Launcher;
 pub use settings::{Args, Bind, LogFile, LogLevel, Origin, Settings, SettingsError, parse_args};
 pub use worker::Worker;

@@ -15,7 +15,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use farrier_heartbeat::{Pulse, State, keep_beating};
-use farrier_serve::{BoxError, Drain, Level, Listener, Server};
+use farrier_serve::{BoxError, Drain, Level, Listener, Refused, Server};
 use http::{Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
@@ -84,6 +84,9 @@ pub(crate) struct Seed {
     /// A pipe whose other end only the master holds: its end is the master's death.
     pub(crate) alive: OwnedFd,
 }
+
+/// Is told of each request that the server refuses.
+pub(crate) type RefusedHook = Arc<dyn Fn(&Refused) + Send + Sync>;
 
 /// Runs once before the first worker, on a runtime of a process of its own.
 pub(crate) type Prepare = Box<dyn FnOnce(&Runtime) -> Result<(), BoxError> + Send>;
@@ -170,7 +173,7 @@ impl Worker {
 }
 
 /// A worker's whole life, in the forked process; the exit status comes back.
-pub(crate) fn live<A, F, S, E, B>(seed: Seed, app: &A) -> i32
+pub(crate) fn live<A, F, S, E, B>(seed: Seed, app: &A, refused: Option<RefusedHook>) -> i32
 where
     A: Fn(Worker) -> F + Sync,
     F: Future<Output = Result<S, E>>,
@@ -202,7 +205,7 @@ where
     thread::scope(|scope| {
         let fresh = thread::Builder::new().name("worker".into()).spawn_scoped(scope, move || {
             let _not_done = not_done;
-            run(&worker, app, listeners, report)
+            run(&worker, app, listeners, refused, report)
         });
         match fresh {
             Ok(fresh) => {
@@ -291,6 +294,7 @@ fn run<A, F, S, E, B>(
     worker: &Worker,
     app: &A,
     listeners: Vec<WorkerListener>,
+    refused: Option<RefusedHook>,
     report: OwnedFd,
 ) -> i32
 where
@@ -311,7 +315,7 @@ where
     };
     let code = runtime.block_on(async {
         tokio::spawn(keep_beating(worker.pulse(), worker.settings.beat_interval()));
-        match start(worker, app, listeners).await {
+        match start(worker, app, listeners, refused).await {
             Ok(server) => {
                 worker.pulse.set_state(State::Ready);
                 // If nobody reads it the master is dead, and the forked thread knows.
@@ -353,6 +357,7 @@ async fn start<A, F, S, E>(
     worker: &Worker,
     app: &A,
     listeners: Vec<WorkerListener>,
+    refused: Option<RefusedHook>,
 ) -> Result<Server<S>, BoxError>
 where
     A: Fn(Worker) -> F,
@@ -368,12 +373,16 @@ where
         })
         .collect::<io::Result<_>>()?;
     let settings = worker.settings();
-    Ok(Server::new(listeners, service)
+    let server = Server::new(listeners, service)
         .keepalive(settings.keepalive)
         .header_read_timeout(settings.header_read_timeout)
         .worker_connections(settings.worker_connections)
         .drain_idle(settings.drain_idle)
-        .graceful_timeout(settings.graceful_timeout))
+        .graceful_timeout(settings.graceful_timeout);
+    Ok(match refused {
+        Some(hook) => server.request_refused(move |refused| hook(refused)),
+        None => server,
+    })
 }
 
 impl Worker {
