@@ -1,6 +1,7 @@
 //! What a database driver provides: connections, and what can be said and done about one.
 
 use std::error::Error;
+use std::time::Duration;
 
 use crate::Policy;
 
@@ -58,6 +59,14 @@ pub trait Backend: Send + Sync + 'static {
 
     /// The server's own number for the session, as its process list shows it.
     fn session_id(&self, connection: &Self::Connection) -> Option<u64> {
+        let _ = connection;
+        None
+    }
+
+    /// How long the server lets this connection lie unused before it closes it, if that is known.
+    ///
+    /// Asked once, after [`connect`](Self::connect). The pool closes it a tenth sooner.
+    fn idle_limit(&self, connection: &Self::Connection) -> Option<Duration> {
         let _ = connection;
         None
     }

@@ -108,6 +108,7 @@ struct Server {
     check: Behaviour,
     reset: Behaviour,
     kill: Behaviour,
+    idle_limit: Option<Duration>,
     events: Vec<Event>,
 }
 
@@ -167,6 +168,12 @@ impl Fake {
     /// How to answer kills from now on.
     pub fn on_kill(&self, behaviour: Behaviour) {
         self.server().kill = behaviour;
+    }
+
+    /// How long a session opened from now on may lie unused, as it tells its client; that it ends
+    /// them after it is left to [`kill`](Self::kill).
+    pub fn set_idle_limit(&self, limit: impl Into<Option<Duration>>) {
+        self.server().idle_limit = limit.into();
     }
 
     /// The server's process list: its sessions, the oldest first.
@@ -284,6 +291,10 @@ impl Backend for Fake {
 
     fn session_id(&self, connection: &FakeConnection) -> Option<u64> {
         Some(connection.session)
+    }
+
+    fn idle_limit(&self, _: &FakeConnection) -> Option<Duration> {
+        self.server().idle_limit
     }
 
     async fn interrupt(&self, session: u64) -> Result<bool, FakeError> {

@@ -52,7 +52,10 @@ pub struct Policy {
     ///
     /// So connections that were opened together are not closed together.
     pub max_age_jitter: f64,
-    /// How long a connection may lie unused; `None` is for ever.
+    /// How long a connection may lie unused; `None` is for as long as the server lets it.
+    ///
+    /// Where the backend knows the server's own limit (MySQL's `wait_timeout`, PostgreSQL's
+    /// `idle_session_timeout`), never longer than nine tenths of that.
     pub idle_timeout: Option<Duration>,
     /// Whether a connection that an earlier request used is checked at its first use in a request.
     pub health_checks: bool,
@@ -61,6 +64,8 @@ pub struct Policy {
     /// How long a request waits for its connection in all: for a slot, the check and the connect.
     pub acquire_timeout: Duration,
     /// How long one attempt to connect may take.
+    ///
+    /// One that is given up then leaves a session at a slow server until that notices.
     pub connect_timeout: Duration,
     /// How long a health check may take; longer counts as failed.
     pub check_timeout: Duration,

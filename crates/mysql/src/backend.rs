@@ -1,6 +1,8 @@
 //! The backend: how farrier opens, inspects, cleans and ends a MySQL session.
 
 use std::fmt;
+use std::sync::OnceLock;
+use std::time::Duration;
 
 use farrier_connection::{Backend, ErrorClass, Inspection};
 use mysql_async::prelude::Queryable;
@@ -12,7 +14,8 @@ use crate::kill::Killer;
 
 /// The server's own default for the largest packet, so that a connect need not ask for it.
 const MAX_ALLOWED_PACKET: usize = 16 << 20;
-/// The server's own default in seconds; farrier's idle timeout is what counts.
+/// The server's own default in seconds: what the driver would ask for at each connect, but only its
+/// pool would use.
 const WAIT_TIMEOUT: usize = 28_800;
 
 /// A MySQL or MariaDB database.
@@ -26,6 +29,9 @@ pub struct MySql {
     /// Run after each reset: what a reset does not restore, then the setup.
     restore: String,
     killer: Killer,
+    /// How long the server lets a session lie unused: as its options say, or as the first session
+    /// was told, since each question costs a connect a round trip.
+    wait_timeout: OnceLock<Duration>,
 }
 
 // === impl MySql ===
@@ -50,6 +56,9 @@ impl MySql {
         let setup = (!opts.setup().is_empty()).then(|| opts.setup().join(";"));
         let restore = restore(&opts, setup.as_deref());
         let packet = opts.max_allowed_packet().unwrap_or(MAX_ALLOWED_PACKET);
+        let wait_timeout = opts.wait_timeout().map_or_else(OnceLock::new, |seconds| {
+            OnceLock::from(Duration::from_secs(u64::try_from(seconds).unwrap_or(u64::MAX)))
+        });
         let wait = opts.wait_timeout().unwrap_or(WAIT_TIMEOUT);
         let opts = OptsBuilder::from_opts(opts)
             .prefer_socket(false)
@@ -58,7 +67,7 @@ impl MySql {
             .setup(Vec::<String>::new());
         let opts = Opts::from(opts);
         let killer = Killer::new(opts.clone());
-        Self { opts, setup, restore, killer }
+        Self { opts, setup, restore, killer, wait_timeout }
     }
 
     /// As little as brings the session back: a ping, or a reset.
@@ -104,6 +113,11 @@ impl Backend for MySql {
         let mut conn = Conn::new(self.opts.clone()).await?;
         if let Some(setup) = &self.setup {
             conn.query_drop(setup).await?;
+        }
+        if self.wait_timeout.get().is_none() {
+            if let Some(seconds) = conn.query_first("SELECT @@wait_timeout").await? {
+                let _ = self.wait_timeout.set(Duration::from_secs(seconds));
+            }
         }
         Ok(MySqlConnection::new(conn))
     }
@@ -151,6 +165,10 @@ impl Backend for MySql {
 
     fn session_id(&self, connection: &MySqlConnection) -> Option<u64> {
         Some(connection.id().into())
+    }
+
+    fn idle_limit(&self, _: &MySqlConnection) -> Option<Duration> {
+        self.wait_timeout.get().copied()
     }
 
     async fn interrupt(&self, session: u64) -> Result<bool> {

@@ -134,15 +134,15 @@ async fn disconnects_never_exceed_the_bound_at_the_server() {
 /// The most sessions that ever used `database` at once, as one connection beside the pool sees it.
 async fn most_sessions(database: &str, mut is_over: impl FnMut() -> bool) -> usize {
     let url = MariaDb::shared().url("root", "information_schema");
-    let opts = OptsBuilder::from_opts(Opts::from_url(&url).unwrap()).prefer_socket(false);
-    let mut beside = Conn::new(opts).await.unwrap();
+    let opts = OptsBuilder::from_opts(Opts::from_url(&url).expect("a URL")).prefer_socket(false);
+    let mut beside = Conn::new(opts).await.expect("a connection");
     let mut most = 0;
     while !is_over() {
         let sql = "SELECT COUNT(*) FROM processlist WHERE db = ?";
-        let now: Option<usize> = beside.exec_first(sql, (database,)).await.unwrap();
+        let now: Option<usize> = beside.exec_first(sql, (database,)).await.expect("a count");
         most = most.max(now.unwrap_or(0));
     }
-    beside.disconnect().await.unwrap();
+    beside.disconnect().await.expect("an open connection");
     most
 }
 
@@ -159,6 +159,7 @@ async fn the_bound_holds_when_kills_fail() {
     let watch = most_sessions("killfail", || pool.status().closed >= 40);
     let (_, most) =
         timeout(Duration::from_secs(60), async { tokio::join!(requests, watch) }).await.unwrap();
+    assert!(pool.status().kill_failures > 0, "{:?}", pool.status());
     assert!((1..=2).contains(&most), "{most}: {:?}", pool.status());
 }
 
@@ -169,15 +170,15 @@ async fn the_bound_holds_while_connections_come_and_go() {
     let policy = Policy::django().max_connections(2).acquire_timeout(Duration::from_secs(60));
     let pool = pool("comeandgo", policy).await;
     let requests = join_all((0..4).map(|_| async {
-        for _ in 0..500 {
+        for _ in 0..300 {
             pool.acquire().await.unwrap().query_drop("SELECT 1").await.unwrap();
         }
     }));
-    let watch = most_sessions("comeandgo", || pool.status().acquired >= 2_000);
+    let watch = most_sessions("comeandgo", || pool.status().acquired >= 1_200);
     let (_, most) =
         timeout(Duration::from_secs(60), async { tokio::join!(requests, watch) }).await.unwrap();
     assert!((1..=2).contains(&most), "{most}: {:?}", pool.status());
-    assert_eq!(pool.status().opened, 2_000);
+    assert_eq!(pool.status().opened, 1_200);
 }
 
 /// connections.md 5, behaviours 28 and 29: cut off among the rows, not before them.
@@ -241,6 +242,20 @@ async fn a_wrong_number_of_parameters_retires_nobody_else() {
     drop(loan);
     quiet(&pool).await;
     assert_eq!((pool.status().idle, pool.status().closed_for(CloseReason::Poisoned)), (2, 1));
+}
+
+/// connections.md 3.8: nobody meets a session that the server has closed, without any check.
+#[tokio::test]
+async fn an_idle_session_is_closed_before_the_servers_wait_timeout() {
+    let url = MariaDb::shared().database("waits").await;
+    let opts = OptsBuilder::from_opts(Opts::from_url(&url).unwrap());
+    let database = MySql::from_opts(opts.setup(vec!["SET wait_timeout = 2"]));
+    let pool = Pool::new(database, policy().health_checks(false));
+    for closed in 1..=2 {
+        session(&pool).await;
+        eventually("it is closed", async || pool.status().closed == closed).await;
+        assert_eq!(pool.status().closed_for(CloseReason::Idle), closed);
+    }
 }
 
 /// connections.md 5, behaviours 13 and 19.

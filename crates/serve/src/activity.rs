@@ -44,6 +44,8 @@ pub(crate) struct Activity {
     in_flight: AtomicUsize,
     /// Whether a request was ever begun.
     served: AtomicBool,
+    /// Whether the last request has a body.
+    has_body: AtomicBool,
     /// The client does not take the bytes of a response that was produced.
     stalled: AtomicBool,
     /// What the connection does while nothing is in flight: a [`Waiting`].
@@ -82,10 +84,7 @@ pub(crate) enum Waiting {
 
 /// A request of a connection until the last byte of its response is with the kernel, or it is dropped.
 #[derive(Debug)]
-pub(crate) struct InFlight {
-    activity: Arc<Activity>,
-    has_body: bool,
-}
+pub(crate) struct InFlight(Arc<Activity>);
 
 /// What the connection's task finds when it looks.
 #[derive(Debug, PartialEq, Eq)]
@@ -106,6 +105,7 @@ impl Activity {
             accepted: Instant::now(),
             in_flight: AtomicUsize::new(0),
             served: AtomicBool::new(false),
+            has_body: AtomicBool::new(false),
             stalled: AtomicBool::new(false),
             waiting: AtomicU8::new(Waiting::Silent as u8),
             since: AtomicU64::new(0),
@@ -124,8 +124,9 @@ impl Activity {
     /// Notes a request whose head was read.
     pub(crate) fn begin(self: &Arc<Self>, has_body: bool) -> InFlight {
         self.served.store(true, Relaxed);
+        self.has_body.store(has_body, Relaxed);
         self.in_flight.fetch_add(1, Relaxed);
-        InFlight { activity: Arc::clone(self), has_body }
+        InFlight(Arc::clone(self))
     }
 
     /// Whether a request was ever begun.
@@ -237,6 +238,16 @@ impl Activity {
         self.closing.store(true, Relaxed);
     }
 
+    pub(crate) fn is_closing(&self) -> bool {
+        self.closing.load(Relaxed)
+    }
+
+    /// Whether the client may be sending what nobody reads: the rest of a request that was refused, or of a
+    /// body. HTTP/2 clients send window updates for what they read.
+    pub(crate) fn may_say_more(&self) -> bool {
+        self.is_http2() || self.has_body.load(Relaxed) || self.last_waiting() == Waiting::Speaking
+    }
+
     /// Asks that each further HTTP/1 response be the connection's last one, and for GOAWAY on HTTP/2.
     pub(crate) fn note_drain(&self) {
         self.draining.store(self.now(), Relaxed);
@@ -251,7 +262,7 @@ impl Activity {
     pub(crate) fn waiting(&self) -> Option<Waiting> {
         let busy = self.in_flight.load(Ordering::Acquire) > 0
             || self.stalled.load(Relaxed)
-            || self.closing.load(Relaxed)
+            || self.is_closing()
             || self.is_upgraded();
         (!busy).then(|| self.last_waiting())
     }
@@ -304,25 +315,26 @@ impl Activity {
 
 impl InFlight {
     pub(crate) fn activity(&self) -> &Activity {
-        &self.activity
+        &self.0
     }
 }
 
 impl Clone for InFlight {
     fn clone(&self) -> Self {
-        self.activity.in_flight.fetch_add(1, Relaxed);
-        Self { activity: Arc::clone(&self.activity), has_body: self.has_body }
+        self.0.in_flight.fetch_add(1, Relaxed);
+        Self(Arc::clone(&self.0))
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        let activity = &self.activity;
+        let Self(activity) = self;
         // Behind a request without a body there can only be a next head, and hyper has it already. Where a
         // body ends only hyper knows.
-        let speaking = !activity.is_http2() && !self.has_body && !activity.heard_end_of_head();
+        let may_be_idle =
+            activity.is_http2() || activity.has_body.load(Relaxed) || activity.heard_end_of_head();
         // Before the count: whoever reads zero must not see the idle time of an earlier pause.
-        activity.wait(if speaking { Waiting::Speaking } else { Waiting::Idle });
+        activity.wait(if may_be_idle { Waiting::Idle } else { Waiting::Speaking });
         activity.in_flight.fetch_sub(1, Ordering::Release);
     }
 }

@@ -109,8 +109,12 @@ impl Protocol {
                         // hyper ends what waits for a next head, and goes on with the rest of a body.
                         connection.as_mut().graceful_shutdown();
                         let polled = future::poll_fn(|cx| Poll::Ready(connection.as_mut().poll(cx)));
-                        if polled.await.is_ready() || !activity.has_served() {
-                            return self.refused.call(&Refused::timeout(peer));
+                        let over = polled.await.is_ready() || !activity.has_served();
+                        if over || activity.is_closing() {
+                            self.refused.call(&Refused::timeout(peer));
+                        }
+                        if over {
+                            return;
                         }
                         break;
                     }

@@ -192,6 +192,10 @@ impl<S> Server<S> {
     /// It returns as soon as no connection is left. An accept that fails (too many open files) is logged
     /// and tried again, and a panic in the service costs its own connection, or on HTTP/2 its own stream.
     ///
+    /// A connection whose client may still be sending (HTTP/2, a body that nobody read, a refused request) is
+    /// not closed in its face, which would reset it: after the last byte the server reads on and throws away,
+    /// until the client closes too, is silent for two seconds, or has gone on for thirty.
+    ///
     /// # What a client can lose
     ///
     /// - HTTP/1 requests that are pipelined behind one in flight when the drain begins are not answered: the

@@ -164,7 +164,7 @@ impl AsyncWrite for Socket {
             return Poll::Ready(Ok(()));
         }
         this.activity.note_closing();
-        let linger = this.linger.get_or_insert_with(|| Linger::new(this.activity.is_http2()));
+        let linger = this.linger.get_or_insert_with(|| Linger::new(this.activity.may_say_more()));
         with_stream!(&mut this.stream, stream => linger.poll(cx, Pin::new(stream))).map(Ok)
     }
 }

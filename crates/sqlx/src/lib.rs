@@ -1,7 +1,7 @@
 //! SQLite and PostgreSQL for farrier's connection lifecycle, on [`sqlx`]'s single connections.
 //!
-//! [`Sqlite`] and [`Postgres`] are the [`Backend`](farrier_connection::Backend)s; a handler gets a
-//! [`Session`], which is an sqlx executor.
+//! `Sqlite` and `Postgres`, each by its feature, are the [`Backend`](farrier_connection::Backend)s; a
+//! handler gets a `Session`, which is an sqlx executor.
 //!
 //! # Example
 //!

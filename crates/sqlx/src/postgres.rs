@@ -2,9 +2,10 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 use farrier_connection::{Backend, ErrorClass, Inspection};
-use sqlx::postgres::PgConnectOptions;
+use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{ConnectOptions, Connection, Error};
 use tokio::sync::Mutex;
 
@@ -19,7 +20,9 @@ const RESET: &str = "CLOSE ALL; RESET SESSION AUTHORIZATION; RESET ALL; UNLISTEN
 ///
 /// A statement dropped before its first row poisons the connection for the pool: its session is
 /// ended at the server (PostgreSQL 14 or later) and goes to nobody else. Within the request sqlx
-/// waits until the server is done with it.
+/// waits until the server is done with it. Farrier does not see it inside of a transaction or on
+/// sqlx's own connection, nor after the first row: such a session is ended when it cannot be cleaned
+/// within the policy's `reset_timeout`.
 pub struct Postgres {
     options: PgConnectOptions,
     /// Ends sessions one at a time, so that the server sees at most one session beyond the pool's
@@ -52,11 +55,16 @@ impl Backend for Postgres {
 
     async fn connect(&self) -> Result<Self::Connection, Error> {
         let mut connection = self.options.connect().await?;
-        // sqlx knows it from the handshake, and tells nobody.
-        let pid = sqlx::query_scalar::<_, i32>("SELECT pg_backend_pid()").persistent(false);
-        let pid = pid.fetch_one(&mut connection).await?;
+        // sqlx knows the number from the handshake, and tells nobody. The limit is new in 14.
+        let about = "SELECT pg_backend_pid(), \
+            EXTRACT(EPOCH FROM current_setting('idle_session_timeout', true)::interval)::float8";
+        let about = sqlx::query_as::<_, (i32, Option<f64>)>(about).persistent(false);
+        let (pid, idle_limit) = about.fetch_one(&mut connection).await?;
         let mut session = Session::new(connection);
         session.id = u64::try_from(pid).ok();
+        session.idle_limit = idle_limit
+            .filter(|seconds| *seconds > 0.0)
+            .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
         Ok(session)
     }
 
@@ -82,25 +90,28 @@ impl Backend for Postgres {
     }
 
     async fn check(&self, session: &mut Self::Connection) -> Result<(), Error> {
-        session.driver().ping().await
+        session.operate(async |connection| connection.ping().await).await
     }
 
     async fn rollback(&self, session: &mut Self::Connection) -> Result<(), Error> {
         // sqlx has queued the rollback when the transaction was dropped; this sends it.
-        session.driver().ping().await
+        session.operate(async |connection| connection.ping().await).await
     }
 
     async fn reset(&self, session: &mut Self::Connection) -> Result<(), Error> {
         let altered = session.altered;
-        let connection = session.driver();
-        // Sends what waits to be sent, and reads rows that nobody read.
-        connection.ping().await?;
-        if altered {
-            // Perhaps there is a transaction begun by a bare `BEGIN`; if not, the server only
-            // warns.
-            sqlx::raw_sql("ROLLBACK").execute(&mut *connection).await?;
-            sqlx::raw_sql(RESET).execute(&mut *connection).await?;
-        }
+        let reset = async |connection: &mut PgConnection| {
+            // Sends what waits to be sent, and reads rows that nobody read.
+            connection.ping().await?;
+            if altered {
+                // Perhaps there is a transaction begun by a bare `BEGIN`; if not, the server only
+                // warns.
+                sqlx::raw_sql("ROLLBACK").execute(&mut *connection).await?;
+                sqlx::raw_sql(RESET).execute(&mut *connection).await?;
+            }
+            Ok(())
+        };
+        session.operate(reset).await?;
         session.restored();
         Ok(())
     }
@@ -113,28 +124,27 @@ impl Backend for Postgres {
         session.id
     }
 
-    /// `pg_terminate_backend` by a side connection of the same role; it answers when the session is
-    /// gone.
+    fn idle_limit(&self, session: &Self::Connection) -> Option<Duration> {
+        session.idle_limit
+    }
+
+    /// `pg_terminate_backend` by a side connection of the same role, named `farrier`; it answers when
+    /// the session is gone.
     async fn interrupt(&self, session: u64) -> Result<bool, Error> {
         const PATIENCE_MS: i64 = 1_000;
         let Ok(pid) = i32::try_from(session) else {
             return Ok(false);
         };
         let _one_at_a_time = self.killing.lock().await;
-        let mut connection = self.options.connect().await?;
+        let options = self.options.clone().application_name("farrier");
+        let mut connection = options.connect().await?;
         let alive = "SELECT pid FROM pg_stat_activity WHERE pid = $1";
-        let gone = if sqlx::query(alive).bind(pid).fetch_optional(&mut connection).await?.is_some()
-        {
-            sqlx::query_scalar("SELECT pg_terminate_backend($1, $2)")
-                .bind(pid)
-                .bind(PATIENCE_MS)
-                .fetch_one(&mut connection)
-                .await?
-        } else {
-            true
-        };
+        while sqlx::query(alive).bind(pid).fetch_optional(&mut connection).await?.is_some() {
+            let ended = sqlx::query("SELECT pg_terminate_backend($1, $2)");
+            ended.bind(pid).bind(PATIENCE_MS).execute(&mut connection).await?;
+        }
         connection.close().await?;
-        Ok(gone)
+        Ok(true)
     }
 }
 

@@ -6,6 +6,8 @@ use std::mem;
 use std::ops::{Deref, DerefMut};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+#[cfg(feature = "postgres")]
+use std::time::Duration;
 
 use farrier_connection::ErrorClass;
 use futures_core::Stream;
@@ -44,6 +46,9 @@ pub struct Session<DB: Engine> {
     connection: DB::Connection,
     /// The server's number for it, where there is a server.
     pub(crate) id: Option<u64>,
+    /// How long the server lets it lie unused.
+    #[cfg(feature = "postgres")]
+    pub(crate) idle_limit: Option<Duration>,
     pub(crate) left: Left,
     /// Something ran that may have left state in the session.
     pub(crate) altered: bool,
@@ -66,16 +71,19 @@ pub(crate) enum Left {
 
 impl<DB: Engine> Session<DB> {
     pub(crate) fn new(connection: DB::Connection) -> Self {
-        Self { connection, id: None, left: Left::Nothing, altered: false, dead: false }
+        Self {
+            connection,
+            id: None,
+            #[cfg(feature = "postgres")]
+            idle_limit: None,
+            left: Left::Nothing,
+            altered: false,
+            dead: false,
+        }
     }
 
     pub(crate) fn into_inner(self) -> DB::Connection {
         self.connection
-    }
-
-    /// The connection, for the backend's own operations.
-    pub(crate) fn driver(&mut self) -> &mut DB::Connection {
-        &mut self.connection
     }
 
     pub(crate) fn restored(&mut self) {
@@ -91,10 +99,8 @@ impl<DB: Engine> Session<DB> {
     ///
     /// The database's or sqlx's.
     pub async fn begin(&mut self) -> Result<Transaction<'_, DB>, Error> {
-        self.left = Left::Operation;
-        let transaction = self.connection.begin().await?;
-        self.left = Left::Nothing;
-        Ok(transaction)
+        let Self { connection, left, dead, .. } = self;
+        watch::<DB, _>(left, dead, connection.begin()).await
     }
 
     /// Begins a transaction by a statement of its own, such as `BEGIN IMMEDIATE`.
@@ -107,10 +113,17 @@ impl<DB: Engine> Session<DB> {
         statement: impl SqlSafeStr,
     ) -> Result<Transaction<'_, DB>, Error> {
         let statement = statement.into_sql_str();
-        self.left = Left::Operation;
-        let transaction = self.connection.begin_with(statement).await?;
-        self.left = Left::Nothing;
-        Ok(transaction)
+        let Self { connection, left, dead, .. } = self;
+        watch::<DB, _>(left, dead, connection.begin_with(statement)).await
+    }
+
+    /// One of the backend's own operations: one that is cut off leaves its mark as any other.
+    pub(crate) async fn operate<T>(
+        &mut self,
+        operation: impl AsyncFnOnce(&mut DB::Connection) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let Self { connection, left, dead, .. } = self;
+        watch::<DB, _>(left, dead, operation(connection)).await
     }
 
     fn sees(&mut self, sql: &str) {
@@ -176,13 +189,8 @@ where
     {
         let query = Seen::of(query);
         self.sees(query.sql.as_str());
-        Box::pin(async move {
-            self.left = Left::Operation;
-            let row = self.connection.fetch_optional(query).await;
-            self.left = Left::Nothing;
-            self.dead |= is_fatal::<DB, _>(&row);
-            row
-        })
+        let Session { connection, left, dead, .. } = self;
+        Box::pin(watch::<DB, _>(left, dead, connection.fetch_optional(query)))
     }
 
     fn prepare_with<'e>(
@@ -193,14 +201,22 @@ where
     where
         'c: 'e,
     {
-        Box::pin(async move {
-            self.left = Left::Operation;
-            let statement = self.connection.prepare_with(sql, parameters).await;
-            self.left = Left::Nothing;
-            self.dead |= is_fatal::<DB, _>(&statement);
-            statement
-        })
+        let Session { connection, left, dead, .. } = self;
+        Box::pin(watch::<DB, _>(left, dead, connection.prepare_with(sql, parameters)))
     }
+}
+
+/// Runs an operation, noting how far it came.
+async fn watch<DB: Engine, T>(
+    left: &mut Left,
+    dead: &mut bool,
+    operation: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Error> {
+    *left = Left::Operation;
+    let result = operation.await;
+    *left = Left::Nothing;
+    *dead |= is_fatal::<DB, _>(&result);
+    result
 }
 
 fn is_fatal<DB: Engine, T>(result: &Result<T, Error>) -> bool {

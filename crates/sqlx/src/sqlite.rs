@@ -5,13 +5,13 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use farrier_connection::{Backend, ErrorClass, Inspection, Policy};
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode};
 use sqlx::{ConnectOptions, Connection, Error};
 
 use crate::session::{Engine, Left, Session};
 use crate::sql::Plain;
 
-/// How long a statement waits for another connection's lock; shorter than a request's patience.
+/// How long a statement waits for another connection's lock.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A SQLite database.
@@ -19,8 +19,8 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// A file is created if it is missing, kept in WAL mode so that readers and the writer do not block
 /// each other, and a statement waits up to 5 s for a lock.
 ///
-/// A database in memory lives in one connection: the pool has one, never closes it, and resets it
-/// only by rolling back.
+/// A database in memory lives in one connection: the pool has one, never closes it, however long a
+/// statement takes, and resets it only by rolling back.
 ///
 /// A statement that was dropped midway is finished by SQLite's own thread all the same; the
 /// connection goes to nobody else before that, and is closed if it takes longer than the policy's
@@ -55,9 +55,12 @@ impl Sqlite {
         })
     }
 
-    /// The database in the file at `path`.
+    /// The database in the file at `path`; `:memory:` is [`memory`](Self::memory).
     #[must_use]
     pub fn file(path: impl AsRef<Path>) -> Self {
+        if path.as_ref() == Path::new(":memory:") {
+            return Self::memory();
+        }
         Self::in_file(SqliteConnectOptions::new().filename(path))
     }
 
@@ -121,19 +124,22 @@ impl Backend for Sqlite {
 
     /// The connection's thread answers; there is no server to ask.
     async fn check(&self, session: &mut Self::Connection) -> Result<(), Error> {
-        session.driver().ping().await
+        session.operate(async |connection| connection.ping().await).await
     }
 
     async fn rollback(&self, session: &mut Self::Connection) -> Result<(), Error> {
         // sqlx has queued the rollback when the transaction was dropped; this waits until it is
         // done.
-        session.driver().ping().await
+        session.operate(async |connection| connection.ping().await).await
     }
 
     /// A pragma or an attached file cannot be undone: such a connection stays unclean, and is
     /// closed.
     async fn reset(&self, session: &mut Self::Connection) -> Result<(), Error> {
-        match sqlx::raw_sql("ROLLBACK").execute(session.driver()).await {
+        let rollback = async |connection: &mut SqliteConnection| {
+            sqlx::raw_sql("ROLLBACK").execute(connection).await
+        };
+        match session.operate(rollback).await {
             // "No transaction is active" has no code of its own; it comes with SQLite's general
             // one.
             Err(Error::Database(error)) if error.code().as_deref() == Some("1") => {}
@@ -141,7 +147,6 @@ impl Backend for Sqlite {
                 result?;
             }
         }
-        session.left = Left::Nothing;
         if self.in_memory {
             session.restored();
         }
@@ -154,7 +159,9 @@ impl Backend for Sqlite {
 
     fn constrain(&self, policy: Policy) -> Policy {
         if self.in_memory {
-            policy.max_connections(1).max_age(None).idle_timeout(None)
+            // Nor may a check or a reset close it that waits behind a slow statement.
+            let policy = policy.max_connections(1).max_age(None).idle_timeout(None);
+            policy.health_checks(false).reset_timeout(Duration::MAX)
         } else {
             policy
         }

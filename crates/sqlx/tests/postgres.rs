@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 
 use farrier_connection::{AcquireError, CloseReason, Policy, Pool};
 use farrier_sqlx::Postgres;
+use farrier_sqlx::sqlx::postgres::PgConnectOptions;
 use farrier_sqlx::sqlx::{self, AssertSqlSafe};
-use farrier_test_servers::Postgres as Server;
+use farrier_test_servers::{Postgres as Server, eventually};
 use futures_util::StreamExt;
 use tokio::time::{sleep, timeout};
 
@@ -189,6 +190,67 @@ async fn a_half_read_result_is_drained_or_its_connection_closed() {
     drop(rows);
     drop(loan);
     assert_eq!(session(&pool).await, first);
+}
+
+/// connections.md 5, behaviours 29, 31 and 38: also where the cancelled statement is not the last
+/// one that farrier saw.
+#[tokio::test]
+async fn a_session_that_cannot_be_cleaned_in_time_is_ended_at_the_server() {
+    let quick = policy().max_connections(1).reset_timeout(Duration::from_millis(50));
+    for (style, name) in ["unclean0", "unclean1", "unclean2"].into_iter().enumerate() {
+        let Some(pool) = pool(name, quick.clone()) else { return };
+        let mut loan = pool.acquire().await.unwrap();
+        match style {
+            // Dropped among its rows.
+            0 => {
+                let slow = "SELECT repeat('x', 1000) FROM generate_series(1, 1000); \
+                    SELECT pg_sleep(60)";
+                let mut rows = sqlx::raw_sql(slow).fetch(&mut *loan);
+                rows.next().await.unwrap().unwrap();
+            }
+            // In a transaction, whose statements sqlx runs by itself.
+            1 => {
+                let mut transaction = loan.begin().await.unwrap();
+                let slow = sqlx::query("SELECT pg_sleep(60)").execute(&mut *transaction);
+                assert!(timeout(Duration::from_millis(50), slow).await.is_err());
+            }
+            // On sqlx's own connection.
+            _ => {
+                let slow = sqlx::query("SELECT pg_sleep(60)").execute(&mut **loan);
+                assert!(timeout(Duration::from_millis(50), slow).await.is_err());
+            }
+        }
+        drop(loan);
+        let mut loan = pool.acquire().await.unwrap();
+        let sql = "SELECT COUNT(*) FROM pg_stat_activity WHERE application_name = $1";
+        let sessions: i64 = sqlx::query_scalar(sql).bind(name).fetch_one(&mut *loan).await.unwrap();
+        assert_eq!((sessions, pool.status().kills), (1, 1), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_begin_that_fails_leaves_the_connection_as_it_was() {
+    let Some(pool) = pool("nobegin", policy()) else { return };
+    let first = session(&pool).await;
+    let mut loan = pool.acquire().await.unwrap();
+    loan.begin_with("BEGIN NONSENSE").await.unwrap_err();
+    drop(loan);
+    assert_eq!(session(&pool).await, first);
+    assert_eq!((pool.status().opened, pool.status().resets), (1, 0));
+}
+
+/// connections.md 3.8: nobody meets a session that the server has closed, without any check.
+#[tokio::test]
+async fn an_idle_session_is_closed_before_the_server_does_it() {
+    let Some(server) = Server::shared() else { return };
+    let options: PgConnectOptions = server.url("idle").parse().expect("a URL");
+    let options = options.options([("idle_session_timeout", "2000ms")]);
+    let pool = Pool::new(Postgres::from_options(options), policy().health_checks(false));
+    for closed in 1..=2 {
+        session(&pool).await;
+        eventually("it is closed", async || pool.status().closed == closed).await;
+        assert_eq!(pool.status().closed_for(CloseReason::Idle), closed);
+    }
 }
 
 /// connections.md 5, behaviour 13.

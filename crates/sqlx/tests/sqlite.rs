@@ -201,6 +201,40 @@ async fn a_database_in_memory_is_one_connection_that_stays() {
     }
 }
 
+/// What would close any other connection must not lose the data.
+#[tokio::test]
+async fn a_database_in_memory_outlives_a_slow_statement_that_was_cancelled() {
+    let impatient = Policy::default()
+        .reset_timeout(Duration::from_millis(20))
+        .check_timeout(Duration::from_millis(20))
+        .health_check_bypass(Duration::ZERO)
+        .acquire_timeout(Duration::from_secs(60));
+    let slowly = SLOW.replace("30000000", "2000000");
+    for sqlite in [Sqlite::memory(), Sqlite::file(":memory:")] {
+        let pool = Pool::new(sqlite, impatient.clone());
+        let mut loan = pool.acquire().await.unwrap();
+        sqlx::query("CREATE TABLE t (id INTEGER PRIMARY KEY)").execute(&mut *loan).await.unwrap();
+        insert(&mut loan, 1).await.unwrap();
+        let slow =
+            sqlx::query_scalar::<_, i64>(AssertSqlSafe(slowly.as_str())).fetch_one(&mut *loan);
+        assert!(timeout(Duration::from_millis(20), slow).await.is_err());
+        drop(loan);
+        assert_eq!(rows(&pool).await, 1);
+        assert_eq!((pool.policy().max_connections, pool.status().opened), (1, 1));
+    }
+}
+
+/// An error is not a cancellation: nothing is left to be waited for or cleaned.
+#[tokio::test]
+async fn a_begin_that_fails_leaves_the_connection_as_it_was() {
+    let database = with_table(Policy::default().max_connections(1)).await;
+    let mut loan = database.pool.acquire().await.unwrap();
+    loan.begin_with("BEGIN NONSENSE").await.unwrap_err();
+    drop(loan);
+    assert_eq!(rows(&database.pool).await, 0);
+    assert_eq!((database.pool.status().opened, database.pool.status().resets), (1, 0));
+}
+
 #[tokio::test]
 async fn many_writers_wait_for_each_other() {
     let database = with_table(Policy::default().max_connections(8).max_waiting(200)).await;

@@ -135,7 +135,7 @@ impl<B: Backend> Shared<B> {
             let fit = loop {
                 match state.idle.pop() {
                     None => break None,
-                    Some(live) => match self.outlived(&live, now, state.generation) {
+                    Some(live) => match Self::outlived(&live, now, state.generation) {
                         Some(reason) => stale.push((live, reason)),
                         None => break Some(live),
                     },
@@ -220,7 +220,7 @@ impl<B: Backend> Shared<B> {
                 let now = Instant::now();
                 let generation = self.lock().generation;
                 // Closing it cleans it as well.
-                match self.outlived(&occupied.live, now, generation) {
+                match Self::outlived(&occupied.live, now, generation) {
                     Some(reason) => self.retire(occupied, reason),
                     None => self.spawn(task::clean(occupied, self.maintain())),
                 }
@@ -246,7 +246,7 @@ impl<B: Backend> Shared<B> {
                     // Made for this waiter: it has its one use even with a `max_age` of zero.
                     None
                 } else {
-                    self.outlived(&occupied.live, now, state.generation)
+                    Self::outlived(&occupied.live, now, state.generation)
                 };
                 if let Some(reason) = reason {
                     drop(state);
@@ -268,7 +268,7 @@ impl<B: Backend> Shared<B> {
 
     fn keep_idle(self: &Arc<Self>, mut state: MutexGuard<'_, State<B>>, occupied: Occupied<B>) {
         let Occupied { live, slot } = occupied;
-        let expires = self.idle_until(&live);
+        let expires = Self::idle_until(&live);
         state.idle.push(live);
         let mut reaper = None;
         match (expires, state.reaping) {
@@ -297,12 +297,12 @@ impl<B: Backend> Shared<B> {
             let mut state = self.lock();
             let generation = state.generation;
             for live in mem::take(&mut state.idle) {
-                match self.outlived(&live, now, generation) {
+                match Self::outlived(&live, now, generation) {
                     Some(reason) => stale.push((live, reason)),
                     None => state.idle.push(live),
                 }
             }
-            state.reaping = state.idle.iter().filter_map(|live| self.idle_until(live)).min();
+            state.reaping = state.idle.iter().filter_map(|live| Self::idle_until(live)).min();
             state.reaping
         };
         for (live, reason) in stale {
@@ -337,26 +337,27 @@ impl<B: Backend> Shared<B> {
     }
 
     /// Why a connection must not be given out any more.
-    fn outlived(
-        &self,
-        live: &Live<B::Connection>,
-        now: Instant,
-        generation: u64,
-    ) -> Option<CloseReason> {
+    fn outlived(live: &Live<B::Connection>, now: Instant, generation: u64) -> Option<CloseReason> {
         if live.expires.is_some_and(|expires| now >= expires) {
             Some(CloseReason::Age)
         } else if live.generation < generation {
             Some(CloseReason::Generation)
-        } else if self.policy.idle_timeout.is_some_and(|idle| now >= after(live.last_used, idle)) {
+        } else if live.idle_timeout.is_some_and(|idle| now >= after(live.last_used, idle)) {
             Some(CloseReason::Idle)
         } else {
             None
         }
     }
 
-    fn idle_until(&self, live: &Live<B::Connection>) -> Option<Instant> {
-        let idle = self.policy.idle_timeout.map(|idle| after(live.last_used, idle));
+    fn idle_until(live: &Live<B::Connection>) -> Option<Instant> {
+        let idle = live.idle_timeout.map(|idle| after(live.last_used, idle));
         [live.expires, idle].into_iter().flatten().min()
+    }
+
+    /// How long a new connection may lie unused: a tenth less than the server lets it, at most.
+    pub(super) fn idle_timeout(&self, connection: &B::Connection) -> Option<Duration> {
+        let server = self.backend.idle_limit(connection).map(|limit| limit.mul_f64(0.9));
+        [self.policy.idle_timeout, server].into_iter().flatten().min()
     }
 
     /// When the age of a connection opened at `now` is over.

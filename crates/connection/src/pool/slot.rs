@@ -2,6 +2,7 @@
 
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -30,6 +31,8 @@ pub(super) struct Live<C> {
     pub(super) connection: C,
     /// When its age is over; rolled once.
     pub(super) expires: Option<Instant>,
+    /// How long it may lie unused.
+    pub(super) idle_timeout: Option<Duration>,
     /// The count of detected disconnects when its connect began.
     pub(super) generation: u64,
     /// When it last came back.

@@ -41,6 +41,7 @@ pub(super) async fn connect<B: Backend>(mut connecting: Connecting<B>) {
             Ok(Ok(connection)) => {
                 let now = Instant::now();
                 let live = Live {
+                    idle_timeout: shared.idle_timeout(&connection),
                     connection,
                     expires: shared.roll_expiry(now),
                     generation,

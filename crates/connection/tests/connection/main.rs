@@ -1,5 +1,7 @@
 //! The behaviours of pool and request scope, against the fake backend on a paused clock.
 
+mod bounds;
+mod cancellation;
 mod pool;
 mod request;
 

@@ -1,17 +1,14 @@
-//! The pool by itself: age, checks, bounds, outages, cancellation, shut-down.
+//! The life of a connection: age, idleness, checks, cleaning.
 
 use std::collections::BTreeSet;
-use std::error::Error;
-use std::future::poll_fn;
 use std::sync::{Arc, Mutex};
-use std::task::Poll;
 use std::time::Duration;
 
 use farrier_connection::fake::{Behaviour, Event, Fake};
 use farrier_connection::{AcquireError, CloseReason, ErrorClass, Policy};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 
-use crate::{SECOND, acquire, assert_balanced, fill, pass, policy, poll_times, pool, settle};
+use crate::{SECOND, acquire, assert_balanced, fill, pass, policy, pool, settle};
 
 /// connections.md 5, behaviours 2 and 5.
 #[tokio::test(start_paused = true)]
@@ -66,7 +63,7 @@ async fn with_an_age_of_zero_each_use_has_a_connection_of_its_own() {
     assert_balanced(&pool);
 }
 
-/// connections.md 5, behaviour 8.
+/// connections.md 5, behaviour 8. The clock is monotonic, so the wall clock changes nothing.
 #[tokio::test(start_paused = true)]
 async fn without_an_age_and_an_idle_limit_a_connection_stays_for_ever() {
     let fake = Fake::new();
@@ -116,6 +113,31 @@ async fn an_idle_connection_is_closed_and_one_in_use_is_not_idle() {
     assert_eq!(pool.status().closed_for(CloseReason::Idle), 2);
 }
 
+/// connections.md 3.8: the pool closes what the server would.
+#[tokio::test(start_paused = true)]
+async fn an_idle_connection_is_closed_before_the_server_does_it() {
+    for idle in [None, Some(600 * SECOND)] {
+        let fake = Fake::new();
+        fake.set_idle_limit(100 * SECOND);
+        let pool = pool(&fake, policy().idle_timeout(idle));
+        drop(acquire(&pool).await);
+        pass(89 * SECOND).await;
+        assert_eq!(acquire(&pool).await.session(), 1);
+        pass(89 * SECOND).await;
+        assert_eq!(fake.sessions(), [1]);
+        pass(SECOND).await;
+        assert_eq!(fake.sessions(), [0_u64; 0]);
+        assert_eq!(pool.status().closed_for(CloseReason::Idle), 1);
+    }
+    // A shorter one of the policy's stays what it is.
+    let fake = Fake::new();
+    fake.set_idle_limit(100 * SECOND);
+    let pool = pool(&fake, policy().idle_timeout(10 * SECOND));
+    drop(acquire(&pool).await);
+    pass(10 * SECOND).await;
+    assert_eq!(pool.status().closed_for(CloseReason::Idle), 1);
+}
+
 /// The last one given back is the next given out, so that surplus can age out.
 #[tokio::test(start_paused = true)]
 async fn the_most_recently_used_connection_is_taken_first() {
@@ -160,6 +182,62 @@ async fn a_fresh_connection_is_not_checked() {
     assert_eq!(fake.take_events(), [Event::Connect(1)]);
     drop(acquire(&pool).await);
     assert_eq!(fake.take_events(), [Event::Check(1)]);
+}
+
+/// connections.md 5, behaviour 13: with checks a killed session costs nothing, without them exactly
+/// one failure.
+#[tokio::test(start_paused = true)]
+async fn a_session_killed_while_idle_costs_at_most_one_failure() {
+    for checks in [true, false] {
+        let fake = Fake::new();
+        let pool = pool(&fake, policy().health_checks(checks));
+        drop(acquire(&pool).await);
+        pass(SECOND).await;
+        fake.kill(1);
+        let mut failures = 0;
+        for _ in 0..5 {
+            failures += u32::from(acquire(&pool).await.query().await.is_err());
+            pass(SECOND).await;
+        }
+        assert_eq!((failures, fake.opened()), (u32::from(!checks), 2), "checks: {checks}");
+    }
+}
+
+/// connections.md 5, behaviour 16: what was asked when the connection was cleaned is not the next
+/// request's check.
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_was_cleaned_is_still_checked_once() {
+    let fake = Fake::new();
+    let pool = pool(&fake, policy().health_checks(true));
+    acquire(&pool).await.alter().await.unwrap();
+    pass(SECOND).await;
+    assert_eq!(fake.take_events(), [Event::Connect(1), Event::Query(1), Event::Reset(1)]);
+    let mut loan = acquire(&pool).await;
+    for _ in 0..2 {
+        loan.query().await.unwrap();
+    }
+    assert_eq!(fake.take_events(), [Event::Check(1), Event::Query(1), Event::Query(1)]);
+}
+
+/// connections.md 5, behaviour 20.
+#[tokio::test(start_paused = true)]
+async fn a_restart_of_the_server_with_many_idle_costs_no_request() {
+    let fake = Fake::new();
+    let pool = pool(&fake, policy().health_checks(true).max_connections(20));
+    fill(&pool, 20).await;
+    pass(SECOND).await;
+    fake.kill_all();
+    let requests: Vec<_> = (0..100)
+        .map(|_| {
+            let pool = pool.clone();
+            tokio::spawn(async move { acquire(&pool).await.query_for(SECOND / 100).await })
+        })
+        .collect();
+    for request in requests {
+        request.await.unwrap().unwrap();
+    }
+    assert!(fake.sessions().len() <= 20);
+    assert_balanced(&pool);
 }
 
 /// connections.md 5, behaviour 14: who had a connection does not queue again behind others.
@@ -265,312 +343,6 @@ async fn a_disconnect_seen_by_its_user_retires_the_older_ones_too() {
     assert_eq!(status.closed_for(CloseReason::Generation), 3);
 }
 
-/// connections.md 5, behaviours 39 and 40.
-#[tokio::test(start_paused = true)]
-async fn a_connection_is_cleaned_as_far_as_it_is_dirty() {
-    let fake = Fake::new();
-    let pool = pool(&fake, policy().max_connections(1));
-    acquire(&pool).await.query().await.unwrap();
-    assert_eq!(fake.take_events(), [Event::Connect(1), Event::Query(1)]);
-    acquire(&pool).await.begin().await.unwrap();
-    drop(acquire(&pool).await);
-    assert_eq!(fake.take_events(), [Event::Begin(1), Event::Rollback(1)]);
-    acquire(&pool).await.alter().await.unwrap();
-    drop(acquire(&pool).await);
-    assert_eq!(fake.take_events(), [Event::Query(1), Event::Reset(1)]);
-    assert_eq!((pool.status().rollbacks, pool.status().resets), (1, 1));
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_connection_that_cannot_be_cleaned_is_closed() {
-    for behaviour in [Behaviour::Hang, Behaviour::Fail(ErrorClass::Suspect)] {
-        let fake = Fake::new();
-        let pool = pool(&fake, policy().max_connections(1));
-        fake.on_reset(behaviour);
-        acquire(&pool).await.alter().await.unwrap();
-        assert_eq!(acquire(&pool).await.session(), 2);
-        assert_eq!(pool.status().closed_for(CloseReason::ResetFailed), 1);
-        assert_eq!(fake.sessions(), [2]);
-    }
-}
-
-/// connections.md 5, behaviour 50.
-#[tokio::test(start_paused = true)]
-async fn waiters_are_served_in_order_and_give_up_at_the_deadline() {
-    let fake = Fake::new();
-    let pool = pool(&fake, policy().max_connections(2).acquire_timeout(3 * SECOND));
-    let held = [acquire(&pool).await, acquire(&pool).await];
-    let order = Arc::new(Mutex::new(Vec::new()));
-    let mut waiting = Vec::new();
-    for number in 0..4 {
-        let (pool, order) = (pool.clone(), Arc::clone(&order));
-        waiting.push(tokio::spawn(async move {
-            let start = Instant::now();
-            let result = pool.acquire().await;
-            order.lock().unwrap().push(number);
-            if result.is_ok() {
-                sleep(SECOND).await;
-            }
-            (result.map(drop).map_err(|error| error.status().as_u16()), start.elapsed())
-        }));
-        settle().await;
-    }
-    assert_eq!(pool.status().waiting, 4);
-    sleep(Duration::from_millis(2_500)).await;
-    drop(held);
-    let mut results = Vec::new();
-    for task in waiting {
-        results.push(task.await.unwrap());
-    }
-    assert_eq!(*order.lock().unwrap(), [0, 1, 2, 3]);
-    assert_eq!((results[0].0, results[1].0), (Ok(()), Ok(())));
-    assert_eq!(results[2], (Err(503), 3 * SECOND));
-    assert_eq!(results[3], (Err(503), 3 * SECOND));
-    assert_eq!(fake.opened(), 2);
-    assert_eq!(pool.status().timeouts, 2);
-}
-
-/// connections.md 5, behaviour 51.
-#[tokio::test(start_paused = true)]
-async fn a_full_queue_refuses_at_once() {
-    let fake = Fake::new();
-    let pool = pool(&fake, policy().max_connections(1).max_waiting(1));
-    let _held = acquire(&pool).await;
-    let waiting = tokio::spawn({
-        let pool = pool.clone();
-        async move { pool.acquire().await.map(drop) }
-    });
-    settle().await;
-    let start = Instant::now();
-    let error = pool.acquire().await.unwrap_err();
-    assert!(matches!(error, AcquireError::QueueFull), "{error:?}");
-    assert_eq!(error.retry_after(), Some(SECOND));
-    assert_eq!(start.elapsed(), Duration::ZERO);
-    assert_eq!(pool.status().rejected, 1);
-    waiting.abort();
-}
-
-/// Who has a slot coming does not wait for one: a burst on a cold pool is not refused.
-#[tokio::test(start_paused = true)]
-async fn a_burst_on_a_cold_pool_is_not_refused() {
-    let fake = Fake::new();
-    fake.on_connect(Behaviour::Slow(Duration::from_millis(10)));
-    let pool = pool(&fake, policy().max_connections(8).max_waiting(0));
-    let burst: Vec<_> = (0..8)
-        .map(|_| {
-            let pool = pool.clone();
-            tokio::spawn(async move {
-                let loan = pool.acquire().await;
-                sleep(SECOND).await;
-                loan.map(drop)
-            })
-        })
-        .collect();
-    for task in burst {
-        task.await.unwrap().unwrap();
-    }
-    assert_eq!(fake.opened(), 8);
-}
-
-/// connections.md 5, behaviour 32.
-#[tokio::test(start_paused = true)]
-async fn cancelled_waiters_leave_the_queue_and_cost_nothing() {
-    let fake = Fake::new();
-    let pool = pool(&fake, policy().max_connections(1));
-    let mut held = Some(acquire(&pool).await);
-    for round in 0..1_000 {
-        let cancelled = timeout(Duration::from_millis(1), pool.acquire());
-        if round % 2 == 0 {
-            assert!(cancelled.await.is_err());
-        } else {
-            // Given back at the very moment at which the waiter gives up.
-            let mut cancelled = Box::pin(pool.acquire());
-            assert!(poll_fn(|cx| Poll::Ready(cancelled.as_mut().poll(cx).is_pending())).await);
-            held = None;
-            drop(cancelled);
-        }
-        assert_eq!(pool.status().waiting, 0);
-        if held.is_none() {
-            held = Some(acquire(&pool).await);
-        }
-    }
-    drop(held);
-    assert_eq!(fake.opened(), 1);
-    assert_balanced(&pool);
-}
-
-/// connections.md 5, behaviour 33: what was begun is kept for the next.
-#[tokio::test(start_paused = true)]
-async fn a_cancelled_connect_frees_its_slot() {
-    let fake = Fake::new();
-    fake.on_connect(Behaviour::Slow(SECOND));
-    let pool = pool(&fake, policy().max_connections(1));
-    for _ in 0..10 {
-        assert!(timeout(Duration::from_millis(10), pool.acquire()).await.is_err());
-    }
-    assert_eq!(acquire(&pool).await.session(), 1);
-    pass(SECOND).await;
-    assert_eq!(fake.opened(), 1);
-    assert_balanced(&pool);
-}
-
-/// connections.md 5, behaviour 33, with a connect that never ends.
-#[tokio::test(start_paused = true)]
-async fn a_hanging_connect_frees_its_slot_at_its_limit() {
-    let fake = Fake::new();
-    fake.on_connect(Behaviour::Hang);
-    let pool = pool(&fake, policy().max_connections(1).connect_timeout(2 * SECOND));
-    assert!(timeout(SECOND, pool.acquire()).await.is_err());
-    fake.on_connect(Behaviour::Answer);
-    let start = Instant::now();
-    drop(acquire(&pool).await);
-    assert!(start.elapsed() < 2 * SECOND, "{:?}", start.elapsed());
-    assert_balanced(&pool);
-}
-
-/// connections.md 5, behaviour 34.
-#[tokio::test(start_paused = true)]
-async fn a_transaction_statement_cancelled_at_any_poll_never_comes_back() {
-    for polls in 0..4 {
-        for statement in ["begin", "commit", "alter"] {
-            let fake = Fake::new();
-            let pool = pool(&fake, policy());
-            let mut loan = acquire(&pool).await;
-            fake.on_statement(Behaviour::Slow(Duration::from_millis(1)));
-            let finished = match statement {
-                "begin" => poll_times(loan.begin(), polls).await,
-                "commit" => poll_times(loan.commit(), polls).await,
-                _ => poll_times(loan.alter(), polls).await,
-            };
-            drop(loan);
-            pass(SECOND).await;
-            let kept = acquire(&pool).await.session() == 1;
-            let started = fake.events().iter().any(|event| !matches!(event, Event::Connect(_)));
-            assert_eq!(kept, finished.is_some() || !started, "{statement}, {polls} polls");
-        }
-    }
-}
-
-/// connections.md 5, behaviours 29 and 31.
-#[tokio::test(start_paused = true)]
-async fn a_cancelled_statement_is_ended_at_the_server() {
-    let fake = Fake::new();
-    let pool = pool(&fake, policy());
-    let mut loan = acquire(&pool).await;
-    assert!(timeout(SECOND, loan.query_for(60 * SECOND)).await.is_err());
-    drop(loan);
-    settle().await;
-    assert_eq!(fake.sessions(), [0_u64; 0]);
-    assert!(fake.events().contains(&Event::Kill(1)));
-    assert_eq!((pool.status().kills, pool.status().closed_for(CloseReason::Poisoned)), (1, 1));
-}
-
-#[tokio::test(start_paused = true)]
-async fn without_kill_a_cancelled_statement_is_abandoned() {
-    let fake = Fake::new();
-    let pool = pool(&fake, policy().kill_cancelled(false));
-    let mut loan = acquire(&pool).await;
-    assert!(timeout(SECOND, loan.query_for(60 * SECOND)).await.is_err());
-    drop(loan);
-    settle().await;
-    assert_eq!(fake.sessions(), [1], "the server works on");
-    assert_eq!(pool.status().kills, 0);
-    assert_ne!(acquire(&pool).await.session(), 1);
-}
-
-/// connections.md 5, behaviour 30.
-#[tokio::test(start_paused = true)]
-async fn two_hundred_disconnects_never_exceed_the_bound_at_the_server() {
-    let fake = Fake::new();
-    fake.on_kill(Behaviour::Slow(Duration::from_millis(5)));
-    let pool =
-        pool(&fake, policy().max_connections(2).max_waiting(1_000).acquire_timeout(60 * SECOND));
-    let mut requests = Vec::new();
-    for _ in 0..200 {
-        let pool = pool.clone();
-        requests.push(tokio::spawn(async move {
-            let mut loan = pool.acquire().await.unwrap();
-            let _ = timeout(Duration::from_millis(20), loan.query_for(60 * SECOND)).await;
-        }));
-    }
-    while !requests.iter().all(tokio::task::JoinHandle::is_finished) {
-        assert!(fake.sessions().len() <= 2, "{:?}", fake.sessions());
-        sleep(Duration::from_millis(1)).await;
-    }
-    for request in requests {
-        request.await.unwrap();
-    }
-    pass(SECOND).await;
-    assert_eq!((fake.sessions().len(), pool.status().kills), (0, 200));
-    assert_balanced(&pool);
-}
-
-/// connections.md 5, behaviour 30: a slot is not free before the server has confirmed the end.
-#[tokio::test(start_paused = true)]
-async fn a_slot_stays_taken_until_the_cancelled_session_is_known_to_be_gone() {
-    for behaviour in
-        [Behaviour::Hang, Behaviour::Fail(ErrorClass::Fatal), Behaviour::Fail(ErrorClass::Busy)]
-    {
-        let fake = Fake::new();
-        fake.on_kill(behaviour);
-        let pool = pool(&fake, policy().max_connections(1));
-        let mut loan = acquire(&pool).await;
-        assert!(timeout(SECOND, loan.query_for(600 * SECOND)).await.is_err());
-        drop(loan);
-        for _ in 0..10 {
-            assert_eq!(pool.acquire().await.unwrap_err().status(), 503, "{behaviour:?}");
-            assert_eq!(fake.sessions(), [1], "{behaviour:?}");
-        }
-        assert!(pool.status().kill_failures > 1);
-        fake.on_kill(Behaviour::Answer);
-        assert_eq!(acquire(&pool).await.session(), 2);
-        assert_eq!((fake.sessions(), pool.status().kills), (vec![2], 1));
-        assert_balanced(&pool);
-    }
-}
-
-/// A server that refuses to end the session will refuse it again.
-#[tokio::test(start_paused = true)]
-async fn a_refused_kill_is_not_repeated() {
-    let fake = Fake::new();
-    fake.on_kill(Behaviour::Fail(ErrorClass::Suspect));
-    let pool = pool(&fake, policy().max_connections(1));
-    let mut loan = acquire(&pool).await;
-    assert!(timeout(SECOND, loan.query_for(60 * SECOND)).await.is_err());
-    drop(loan);
-    assert_eq!(acquire(&pool).await.session(), 2);
-    assert_eq!((pool.status().kills, pool.status().kill_failures), (0, 1));
-}
-
-/// connections.md 5, behaviour 57: nobody takes the slot of a pool that is closed.
-#[tokio::test(start_paused = true)]
-async fn closing_does_not_wait_for_a_kill_that_never_succeeds() {
-    let fake = Fake::new();
-    fake.on_kill(Behaviour::Hang);
-    let pool = pool(&fake, policy());
-    let mut loan = acquire(&pool).await;
-    assert!(timeout(SECOND, loan.query_for(60 * SECOND)).await.is_err());
-    drop(loan);
-    settle().await;
-    let limit = pool.policy().close_timeout + SECOND;
-    timeout(limit, pool.close()).await.expect("one attempt, and no other");
-    assert_balanced(&pool);
-}
-
-/// The server may hold a session for hours whose client a firewall has cut off.
-#[tokio::test(start_paused = true)]
-async fn a_session_whose_check_hangs_is_ended_at_the_server() {
-    let fake = Fake::new();
-    let pool = pool(&fake, policy().health_checks(true));
-    drop(acquire(&pool).await);
-    pass(SECOND).await;
-    fake.on_check(Behaviour::Hang);
-    assert_eq!(acquire(&pool).await.session(), 2);
-    settle().await;
-    assert!(fake.events().contains(&Event::Kill(1)), "{:?}", fake.events());
-    assert_balanced(&pool);
-}
-
 /// A check that the caller's own deadline cut off is no sign of a broken server.
 #[tokio::test(start_paused = true)]
 async fn a_check_cut_off_by_the_deadline_retires_nobody_else() {
@@ -611,251 +383,31 @@ async fn a_disconnect_found_while_cleaning_retires_the_older_ones_too() {
     assert_eq!(acquire(&pool).await.query().await, Ok(5));
 }
 
-/// connections.md 5, behaviour 28.
+/// connections.md 5, behaviours 39 and 40.
 #[tokio::test(start_paused = true)]
-async fn a_poisoned_connection_does_nothing_more() {
-    let fake = Fake::new();
-    let pool = pool(&fake, policy());
-    let mut loan = acquire(&pool).await;
-    assert!(timeout(SECOND, loan.query_for(2 * SECOND)).await.is_err());
-    sleep(10 * SECOND).await;
-    loan.query().await.unwrap_err();
-}
-
-/// connections.md 5, behaviour 55.
-#[tokio::test(start_paused = true)]
-async fn an_outage_shorter_than_the_deadline_costs_no_request() {
-    let fake = Fake::new();
-    fake.on_connect(Behaviour::Fail(ErrorClass::Fatal));
-    let pool = pool(&fake, policy().max_waiting(1_000).max_connecting(2));
-    let start = Instant::now();
-    let requests: Vec<_> = (0..1_000)
-        .map(|_| {
-            let pool = pool.clone();
-            tokio::spawn(async move { pool.acquire().await.map(drop) })
-        })
-        .collect();
-    pass(2 * SECOND).await;
-    assert!(pool.status().connecting <= 2);
-    let attempts = pool.status().connect_failures;
-    assert!((2..50).contains(&attempts), "{attempts}");
-    fake.on_connect(Behaviour::Answer);
-    for request in requests {
-        request.await.unwrap().unwrap();
-    }
-    assert!(start.elapsed() < 3 * SECOND, "{:?}", start.elapsed());
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_longer_outage_is_a_503_with_the_reason_for_the_log_only() {
-    let fake = Fake::new();
-    fake.on_connect(Behaviour::Fail(ErrorClass::Busy));
-    let pool = pool(&fake, policy());
-    let error = pool.acquire().await.unwrap_err();
-    assert!(matches!(error, AcquireError::Unavailable(_)), "{error:?}");
-    assert_eq!(error.status(), 503);
-    assert!(!error.to_string().contains("Busy"));
-    assert!(error.source().unwrap().to_string().contains("Busy"));
-}
-
-#[tokio::test(start_paused = true)]
-async fn refused_credentials_fail_at_once() {
-    let fake = Fake::new();
-    fake.on_connect(Behaviour::Fail(ErrorClass::Denied));
-    let pool = pool(&fake, policy());
-    let start = Instant::now();
-    let error = pool.acquire().await.unwrap_err();
-    assert!(matches!(error, AcquireError::Denied(_)), "{error:?}");
-    assert_eq!((error.status().as_u16(), start.elapsed()), (500, Duration::ZERO));
-    assert_balanced(&pool);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_program_that_starts_does_not_wait_for_its_database() {
-    let fake = Fake::new();
-    fake.on_connect(Behaviour::Fail(ErrorClass::Fatal));
-    let pool = pool(&fake, policy());
-    let start = Instant::now();
-    let error = pool.acquire_once().await.unwrap_err();
-    assert!(matches!(error, AcquireError::Unavailable(_)), "{error:?}");
-    assert_eq!(start.elapsed(), Duration::ZERO);
-    pass(SECOND).await;
-    assert_balanced(&pool);
-}
-
-/// connections.md 5, behaviour 56.
-#[tokio::test(start_paused = true)]
-async fn with_a_hung_server_every_request_is_answered_by_its_deadline() {
-    let fake = Fake::new();
-    let pool = pool(&fake, policy().health_checks(true).max_connections(3));
-    fill(&pool, 3).await;
-    pass(SECOND).await;
-    for behave in [Fake::on_connect, Fake::on_check, Fake::on_reset, Fake::on_kill] {
-        behave(&fake, Behaviour::Hang);
-    }
-    let requests: Vec<_> = (0..10)
-        .map(|_| {
-            let pool = pool.clone();
-            tokio::spawn(async move {
-                let start = Instant::now();
-                let error = pool.acquire().await.unwrap_err();
-                (error.status().as_u16(), start.elapsed())
-            })
-        })
-        .collect();
-    for request in requests {
-        let (status, time) = request.await.unwrap();
-        assert_eq!(status, 504);
-        assert!(time <= 3 * SECOND, "{time:?}");
-    }
-    for behave in [Fake::on_connect, Fake::on_check, Fake::on_reset, Fake::on_kill] {
-        behave(&fake, Behaviour::Answer);
-    }
-    pass(10 * SECOND).await;
-    assert_balanced(&pool);
-    drop(acquire(&pool).await);
-}
-
-/// connections.md 5, behaviour 57.
-#[tokio::test(start_paused = true)]
-async fn closing_waits_for_what_is_in_use() {
-    let fake = Fake::new();
-    let pool = pool(&fake, policy().max_connections(2));
-    let mut loan = acquire(&pool).await;
-    fill(&pool, 1).await;
-    let waiting = tokio::spawn({
-        let pool = pool.clone();
-        async move {
-            let _second = pool.acquire().await;
-            pool.acquire().await.map(drop)
-        }
-    });
-    settle().await;
-    let closing = tokio::spawn({
-        let pool = pool.clone();
-        async move { pool.close().await }
-    });
-    settle().await;
-    assert!(matches!(waiting.await.unwrap(), Err(AcquireError::Closed)));
-    assert!(matches!(pool.acquire().await, Err(AcquireError::Closed)));
-    assert!(!closing.is_finished());
-    loan.query().await.unwrap();
-    drop(loan);
-    closing.await.unwrap();
-    assert_eq!(fake.sessions(), [0_u64; 0]);
-    assert_balanced(&pool);
-}
-
-/// connections.md 5, behaviour 58: the runtime's half.
-#[test]
-fn a_pool_belongs_to_the_runtime_of_its_connections() {
-    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let fake = Fake::new();
-    let pool = pool(&fake, policy());
-    let (first, second) = (runtime(), runtime());
-    first.block_on(async { drop(acquire(&pool).await) });
-    second.block_on(async {
-        let error = pool.acquire().await.unwrap_err();
-        assert!(matches!(error, AcquireError::ForeignRuntime), "{error:?}");
-    });
-    // With none open it moves on, as after migrations before a fork.
-    first.block_on(async {
-        for session in fake.sessions() {
-            fake.kill(session);
-        }
-        acquire(&pool).await.query().await.unwrap_err();
-        settle().await;
-    });
-    second.block_on(async { assert_eq!(acquire(&pool).await.query().await, Ok(2)) });
-}
-
-/// A runtime that is gone takes its connections with it, and their slots.
-#[test]
-fn a_loan_dropped_after_its_runtime_is_abandoned() {
+async fn a_connection_is_cleaned_as_far_as_it_is_dirty() {
     let fake = Fake::new();
     let pool = pool(&fake, policy().max_connections(1));
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let mut loan = runtime.block_on(acquire(&pool));
-    runtime.block_on(loan.alter()).unwrap();
-    drop(runtime);
-    drop(loan);
-    assert_eq!(pool.status().closed_for(CloseReason::Abandoned), 1);
-    assert_balanced(&pool);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    assert_eq!(runtime.block_on(acquire(&pool)).session(), 2);
+    acquire(&pool).await.query().await.unwrap();
+    assert_eq!(fake.take_events(), [Event::Connect(1), Event::Query(1)]);
+    acquire(&pool).await.begin().await.unwrap();
+    drop(acquire(&pool).await);
+    assert_eq!(fake.take_events(), [Event::Begin(1), Event::Rollback(1)]);
+    acquire(&pool).await.alter().await.unwrap();
+    drop(acquire(&pool).await);
+    assert_eq!(fake.take_events(), [Event::Query(1), Event::Reset(1)]);
+    assert_eq!((pool.status().rollbacks, pool.status().resets), (1, 1));
 }
 
-/// connections.md 5, behaviour 61.
 #[tokio::test(start_paused = true)]
-async fn the_counters_balance_after_ten_thousand_mixed_requests() {
-    let fake = Fake::new();
-    fake.on_connect(Behaviour::Slow(Duration::from_millis(2)));
-    let policy = Policy::default().max_connections(5).max_age(3 * SECOND).max_waiting(100_000);
-    let pool = pool(&fake, policy.acquire_timeout(Duration::from_millis(300)));
-    let mut requests = Vec::new();
-    for number in 0..10_000_u64 {
-        let (pool, server) = (pool.clone(), fake.clone());
-        requests.push(tokio::spawn(async move {
-            let Ok(mut loan) = pool.acquire().await else {
-                return;
-            };
-            let work = Duration::from_millis(number % 7);
-            match number % 50 {
-                0 => drop(timeout(work / 2, loan.query_for(work)).await),
-                1 => drop(loan.begin().await),
-                2 => drop(loan.alter().await),
-                3 if number % 1_000 == 3 => server.kill_all(),
-                _ => drop(loan.query_for(work).await),
-            }
-        }));
-        if number % 3 == 0 {
-            sleep(Duration::from_millis(2)).await;
-        }
-        if number % 100 == 0 {
-            assert!(fake.sessions().len() <= 5);
-        }
+async fn a_connection_that_cannot_be_cleaned_is_closed() {
+    for behaviour in [Behaviour::Hang, Behaviour::Fail(ErrorClass::Suspect)] {
+        let fake = Fake::new();
+        let pool = pool(&fake, policy().max_connections(1));
+        fake.on_reset(behaviour);
+        acquire(&pool).await.alter().await.unwrap();
+        assert_eq!(acquire(&pool).await.session(), 2);
+        assert_eq!(pool.status().closed_for(CloseReason::ResetFailed), 1);
+        assert_eq!(fake.sessions(), [2]);
     }
-    for request in requests {
-        request.await.unwrap();
-    }
-    pass(3 * SECOND).await;
-    let status = pool.status();
-    assert_eq!(status.acquired + status.timeouts, 10_000, "{status:?}");
-    for reason in [CloseReason::Age, CloseReason::Poisoned, CloseReason::Dead] {
-        assert!(status.closed_for(reason) > 0, "{reason:?}: {status:?}");
-    }
-    assert_balanced(&pool);
-}
-
-/// connections.md 5, behaviours 30 and 61, with real threads and real time.
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn on_many_threads_the_bound_holds_and_nothing_is_lost() {
-    let fake = Fake::new();
-    let policy = policy().max_connections(4).max_age(Duration::from_millis(20)).max_waiting(10_000);
-    let pool = pool(&fake, policy.acquire_timeout(60 * SECOND));
-    let requests: Vec<_> = (0..64_u64)
-        .map(|client| {
-            let (pool, fake) = (pool.clone(), fake.clone());
-            tokio::spawn(async move {
-                for number in 0..200 {
-                    let mut loan = acquire(&pool).await;
-                    match (client + number) % 16 {
-                        0 => drop(timeout(Duration::from_micros(50), loan.query_for(SECOND)).await),
-                        1 => drop(loan.begin().await),
-                        2 => drop(loan.alter().await),
-                        3 => drop(timeout(Duration::from_micros(50), pool.acquire()).await),
-                        4 if number == 100 => fake.kill_all(),
-                        _ => drop(loan.query().await),
-                    }
-                    assert!(fake.sessions().len() <= 4, "{:?}", fake.sessions());
-                }
-            })
-        })
-        .collect();
-    for request in requests {
-        timeout(60 * SECOND, request).await.expect("no request is left waiting").unwrap();
-    }
-    timeout(60 * SECOND, pool.close()).await.expect("every slot came back");
-    assert_eq!(fake.sessions(), [0_u64; 0]);
-    assert_balanced(&pool);
 }

@@ -87,6 +87,22 @@ async fn a_response_that_began_before_the_drain_is_followed_by_drain_idle_and_th
     assert_eq!(server.drained().await.cut, 0);
 }
 
+/// RFC 9112 section 9.3.2: its client sends them again.
+#[tokio::test]
+async fn what_is_pipelined_behind_a_request_in_flight_is_not_answered() {
+    let server = start(|server| server).await;
+    let mut client = server.client().await;
+    let request = "GET /gate HTTP/1.1\r\nhost: test\r\n\r\n";
+    client.send(&request.repeat(3)).await.unwrap();
+    server.gate.arrived(1).await;
+    server.drain.start();
+    stopped_accepting(&server).await;
+    server.gate.open();
+    assert!(client.answer().await.unwrap().closes());
+    client.end().await.expect("FIN, not RST");
+    assert_eq!(server.drained().await.cut, 0);
+}
+
 /// prefork.md 6, test 8.
 #[tokio::test]
 async fn an_idle_connection_is_closed_cleanly_after_drain_idle() {

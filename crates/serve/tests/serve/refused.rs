@@ -88,6 +88,21 @@ async fn a_head_that_comes_too_slowly_is_refused_without_a_status() {
 }
 
 #[tokio::test]
+async fn a_client_that_goes_on_after_it_was_refused_is_not_a_slow_one() {
+    let (server, mut refused) = start_noting(|server| server.header_read_timeout(MOMENT)).await;
+    let mut client = server.client().await;
+    client.send("nonsense\r\n\r\n").await.unwrap();
+    assert_eq!(client.answer().await.unwrap().status, 400);
+    for _ in 0..3 {
+        client.send("more\r\n").await.unwrap();
+        // The limit for heads passes.
+        server.client().await.end().await.unwrap();
+    }
+    drop(client);
+    assert_eq!(soon(refused.recv()).await.unwrap().reason, RefusedReason::Malformed);
+}
+
+#[tokio::test]
 async fn nothing_else_is_a_refused_request() {
     let (server, mut refused) = start_noting(|server| {
         server.header_read_timeout(MOMENT).keepalive(MOMENT).drain_idle(MOMENT)

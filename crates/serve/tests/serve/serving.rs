@@ -117,3 +117,16 @@ async fn a_client_may_pipeline() {
         assert_eq!(client.answer().await.unwrap().body, "only");
     }
 }
+
+/// It cannot be told from one that left, whose handler must not go on.
+#[tokio::test]
+async fn a_client_that_closes_its_sending_half_is_taken_for_one_that_left() {
+    let server = start(|server| server).await;
+    let mut client = server.client().await;
+    client.request("/gate").await.unwrap();
+    server.gate.arrived(1).await;
+    client.close_sending_half().await;
+    client.end().await.unwrap();
+    server.drain.start();
+    assert_eq!(server.drained().await.cut, 0);
+}

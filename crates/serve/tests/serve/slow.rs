@@ -185,9 +185,12 @@ async fn an_upload_that_goes_on_after_its_response_is_finished_in_a_drain() {
     assert_eq!(soon(read_whole(response)).await.unwrap(), b"accepted");
     drop(client);
 
-    // Longer than anybody who is silent may stay.
+    // Longer than anybody may stay who is silent, and then for as long again.
     let mut mute = mute_http2(&server).await;
     server.drain.start();
+    soon(mute.read_to_end(&mut Vec::new())).await.unwrap();
+    let other = start(|server| server.keepalive(MOMENT)).await;
+    let mut mute = mute_http2(&other).await;
     soon(mute.read_to_end(&mut Vec::new())).await.unwrap();
     for last in [false, true] {
         http1.send("ab").await.unwrap();

@@ -283,6 +283,10 @@ impl Client {
         soon(self.stream.write_all(bytes.as_bytes())).await
     }
 
+    pub(crate) async fn close_sending_half(&mut self) {
+        self.stream.shutdown().await.unwrap();
+    }
+
     pub(crate) async fn request(&mut self, path: &str) -> std::io::Result<()> {
         self.send(&format!("GET {path} HTTP/1.1\r\nhost: test\r\n\r\n")).await
     }
