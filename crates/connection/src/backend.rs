@@ -1,6 +1,7 @@
 //! What a database driver provides: connections, and what can be said and done about one.
 
 use std::error::Error;
+use std::fmt;
 use std::time::Duration;
 
 use crate::Policy;
@@ -18,6 +19,10 @@ pub trait Backend: Send + Sync + 'static {
     /// What the driver's operations fail with.
     type Error: Error + Send + Sync + 'static;
 
+    /// What tells a session from every other, also from one with the same number at another server
+    /// that answers at the same address; [`Infallible`](std::convert::Infallible) where there are none.
+    type SessionId: fmt::Display + Send + Sync + 'static;
+
     /// Opens a connection, ready for statements.
     ///
     /// Names are resolved anew each time, so that a fail-over is followed.
@@ -25,6 +30,9 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Closes a connection, politely if the server listens; over when the session is, as far as that
     /// can be known.
+    ///
+    /// One that is [`Poisoned`](Inspection::Poisoned) is only closed at the client, at once: its
+    /// session ends with its statement, or by [`interrupt`](Self::interrupt).
     fn close(&self, connection: Self::Connection) -> impl Future<Output = ()> + Send;
 
     /// What state a connection is in, without I/O and without waiting.
@@ -57,8 +65,8 @@ pub trait Backend: Send + Sync + 'static {
     /// [`connect`](Self::connect).
     fn classify(&self, error: &Self::Error) -> ErrorClass;
 
-    /// The server's own number for the session, as its process list shows it.
-    fn session_id(&self, connection: &Self::Connection) -> Option<u64> {
+    /// Which session at the server this is; as text, the number that the server's process list shows.
+    fn session_id(&self, connection: &Self::Connection) -> Option<Self::SessionId> {
         let _ = connection;
         None
     }
@@ -71,15 +79,18 @@ pub trait Backend: Send + Sync + 'static {
         None
     }
 
-    /// Ends a session at the server by a side channel; `true` when it is known to be gone.
+    /// Ends a session at the server by a side channel; over when it is known to be gone.
     ///
     /// Closing the client's end does not stop a running statement: the server works on and holds
-    /// its locks. The pool calls this for a connection whose operation was cut off, and again after
-    /// an error that is [`Fatal`](ErrorClass::Fatal) or [`Busy`](ErrorClass::Busy). The default has
-    /// no side channel and answers `false`.
-    fn interrupt(&self, session: u64) -> impl Future<Output = Result<bool, Self::Error>> + Send {
+    /// its locks. The pool calls this for a connection whose operation was cut off, after
+    /// [`close`](Self::close), and again after an error that is [`Fatal`](ErrorClass::Fatal) or
+    /// [`Busy`](ErrorClass::Busy). The default has no side channel.
+    fn interrupt(
+        &self,
+        session: &Self::SessionId,
+    ) -> impl Future<Output = Result<Interruption, Self::Error>> + Send {
         let _ = session;
-        async { Ok(false) }
+        async { Ok(Interruption::Unsupported) }
     }
 
     /// Closes what the backend itself keeps open, such as a side connection.
@@ -112,6 +123,18 @@ pub enum Inspection {
     /// The link is broken, or leads to the wrong server: closed, and every older connection is
     /// suspect.
     Dead,
+}
+
+/// What became of a session that was to be ended from the side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Interruption {
+    /// There is no such session any more.
+    Gone,
+    /// The side channel leads to another server than the session: nothing was done.
+    OtherServer,
+    /// There is no side channel.
+    Unsupported,
 }
 
 /// What an error says about the connection or the server.

@@ -34,7 +34,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, sleep_until};
 
-use crate::{Backend, ErrorClass, Inspection};
+use crate::{Backend, ErrorClass, Inspection, Interruption};
 
 /// A server in memory and the backend that connects to it; clones are the same server.
 #[derive(Clone, Debug, Default)]
@@ -108,6 +108,7 @@ struct Server {
     check: Behaviour,
     reset: Behaviour,
     kill: Behaviour,
+    max_sessions: Option<usize>,
     idle_limit: Option<Duration>,
     events: Vec<Event>,
 }
@@ -168,6 +169,12 @@ impl Fake {
     /// How to answer kills from now on.
     pub fn on_kill(&self, behaviour: Behaviour) {
         self.server().kill = behaviour;
+    }
+
+    /// How many sessions the server takes; at the limit it is busy, for connects and for kills, which
+    /// need a session of their own.
+    pub fn set_max_sessions(&self, limit: impl Into<Option<usize>>) {
+        self.server().max_sessions = limit.into();
     }
 
     /// How long a session opened from now on may lie unused, as it tells its client; that it ends
@@ -231,10 +238,12 @@ impl Fake {
 impl Backend for Fake {
     type Connection = FakeConnection;
     type Error = FakeError;
+    type SessionId = u64;
 
     async fn connect(&self) -> Result<FakeConnection, FakeError> {
         self.answer(|server| server.connect).await?;
         let mut server = self.server();
+        server.room()?;
         server.opened += 1;
         let session = server.opened;
         server.sessions.insert(session, Session::default());
@@ -297,12 +306,13 @@ impl Backend for Fake {
         self.server().idle_limit
     }
 
-    async fn interrupt(&self, session: u64) -> Result<bool, FakeError> {
+    async fn interrupt(&self, session: &u64) -> Result<Interruption, FakeError> {
         self.answer(|server| server.kill).await?;
         let mut server = self.server();
-        server.events.push(Event::Kill(session));
-        server.sessions.remove(&session);
-        Ok(true)
+        server.room()?;
+        server.events.push(Event::Kill(*session));
+        server.sessions.remove(session);
+        Ok(Interruption::Gone)
     }
 }
 
@@ -440,6 +450,15 @@ impl Server {
             !session.deserted || session.busy_until.is_some_and(|until| until > now)
         };
         self.sessions.iter().filter(move |(_, session)| living(session)).map(|(id, _)| *id)
+    }
+
+    fn room(&self) -> Result<(), FakeError> {
+        match self.max_sessions {
+            Some(limit) if self.living().count() >= limit => {
+                Err(FakeError::Wanted(ErrorClass::Busy))
+            }
+            _ => Ok(()),
+        }
     }
 }
 

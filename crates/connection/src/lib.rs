@@ -54,7 +54,7 @@ mod pool;
 mod scope;
 mod status;
 
-pub use backend::{Backend, ErrorClass, Inspection};
+pub use backend::{Backend, ErrorClass, Inspection, Interruption};
 pub use error::AcquireError;
 pub use layer::{ConnectionLayer, ConnectionService, ResponseFuture, ScopeEnd};
 pub use policy::Policy;

@@ -72,6 +72,8 @@ pub struct Status {
     pub kills: u64,
     /// Attempts to end such a session that failed; each is repeated unless the server refuses.
     pub kill_failures: u64,
+    /// Such sessions left to end by themselves, because the side channel led to another server.
+    pub kills_at_other_server: u64,
 }
 
 /// The counters of a pool; relaxed, since each stands alone.
@@ -89,6 +91,7 @@ pub(crate) struct Counters {
     pub(crate) resets: Counter,
     pub(crate) kills: Counter,
     pub(crate) kill_failures: Counter,
+    pub(crate) kills_at_other_server: Counter,
     closed: [Counter; CloseReason::ALL.len()],
 }
 
@@ -150,6 +153,7 @@ impl Counters {
             resets: self.resets.get(),
             kills: self.kills.get(),
             kill_failures: self.kill_failures.get(),
+            kills_at_other_server: self.kills_at_other_server.get(),
             ..Status::default()
         }
     }

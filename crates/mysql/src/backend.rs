@@ -4,9 +4,10 @@ use std::fmt;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use farrier_connection::{Backend, ErrorClass, Inspection};
+use farrier_connection::{Backend, ErrorClass, Inspection, Interruption};
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, Error, Opts, OptsBuilder, Result, UrlError};
+use tokio::time::timeout;
 
 use crate::connection::MySqlConnection;
 use crate::error;
@@ -108,9 +109,17 @@ fn restore(opts: &Opts, setup: Option<&str>) -> String {
 impl Backend for MySql {
     type Connection = MySqlConnection;
     type Error = Error;
+    type SessionId = u32;
 
     async fn connect(&self) -> Result<MySqlConnection> {
-        let mut conn = Conn::new(self.opts.clone()).await?;
+        let mut conn = match Conn::new(self.opts.clone()).await {
+            Err(error) if error::classify(&error) == ErrorClass::Busy => {
+                // Room for the next attempt.
+                self.killer.close().await;
+                return Err(error);
+            }
+            conn => conn?,
+        };
         if let Some(setup) = &self.setup {
             conn.query_drop(setup).await?;
         }
@@ -122,16 +131,22 @@ impl Backend for MySql {
         Ok(MySqlConnection::new(conn))
     }
 
-    async fn close(&self, connection: MySqlConnection) {
+    async fn close(&self, mut connection: MySqlConnection) {
         let session = connection.id();
-        // One that is broken has nobody to say good-bye to, and the side connection may lead to
-        // another server than one that has failed over.
-        let is_open = !connection.is_disconnected() && connection.is_sound();
+        let state = connection.inspect();
+        let good_bye = connection.into_inner().disconnect();
         let closed = async {
-            connection.into_inner().disconnect().await?;
-            if is_open {
-                // The server ends the session a moment after the good-bye, and tells nobody.
-                self.killer.see_off(session).await?;
+            match state {
+                // The driver would first read what is left of a result. Begun and dropped, it closes
+                // the socket.
+                Inspection::Poisoned => drop(timeout(Duration::ZERO, good_bye).await),
+                // There is nobody to say good-bye to, or the side connection leads to another server.
+                Inspection::Dead => good_bye.await?,
+                _ => {
+                    good_bye.await?;
+                    // The server ends the session a moment later, and tells nobody.
+                    self.killer.see_off(session).await?;
+                }
             }
             Ok::<_, Error>(())
         };
@@ -163,19 +178,16 @@ impl Backend for MySql {
         error::classify(error)
     }
 
-    fn session_id(&self, connection: &MySqlConnection) -> Option<u64> {
-        Some(connection.id().into())
+    fn session_id(&self, connection: &MySqlConnection) -> Option<u32> {
+        Some(connection.id())
     }
 
     fn idle_limit(&self, _: &MySqlConnection) -> Option<Duration> {
         self.wait_timeout.get().copied()
     }
 
-    async fn interrupt(&self, session: u64) -> Result<bool> {
-        let Ok(session) = u32::try_from(session) else {
-            return Ok(false);
-        };
-        self.killer.kill(session).await.map(|()| true)
+    async fn interrupt(&self, session: &u32) -> Result<Interruption> {
+        self.killer.kill(*session).await.map(|()| Interruption::Gone)
     }
 
     async fn finish(&self) {

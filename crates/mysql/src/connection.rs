@@ -94,10 +94,6 @@ impl MySqlConnection {
         result
     }
 
-    pub(crate) fn is_sound(&self) -> bool {
-        self.session.link == Link::Sound
-    }
-
     pub(crate) fn is_altered(&self) -> bool {
         self.session.altered
     }

@@ -146,6 +146,29 @@ async fn most_sessions(database: &str, mut is_over: impl FnMut() -> bool) -> usi
     most
 }
 
+/// As the twin in farrier-connection's tests: the pool may have all the sessions that its user may.
+#[tokio::test]
+async fn hang_ups_at_a_full_server_cost_no_slot() {
+    let server = MariaDb::shared();
+    server.database("full").await;
+    server.run("CREATE OR REPLACE USER full WITH MAX_USER_CONNECTIONS 4").await;
+    server.run("GRANT ALL ON full.* TO full").await;
+    let pool =
+        Pool::new(MySql::new(&server.url("full", "full")).unwrap(), policy().max_connections(4));
+    for _ in 0..3 {
+        let loans = join_all((0..4).map(|_| pool.acquire())).await;
+        join_all(loans.into_iter().map(async |loan| {
+            let mut loan = loan.unwrap();
+            timeout(MOMENT, loan.query_drop("SELECT SLEEP(0.3)")).await.unwrap_err();
+        }))
+        .await;
+        let hung_up = Instant::now();
+        join_all((0..4).map(|_| session(&pool))).await;
+        assert!(hung_up.elapsed() < Duration::from_millis(1_250), "{:?}", hung_up.elapsed());
+    }
+    assert_eq!(pool.status().closed_for(CloseReason::Poisoned), 12);
+}
+
 /// connections.md 5, behaviour 30: where each attempt to kill has too little time, and most fail.
 #[tokio::test]
 async fn the_bound_holds_when_kills_fail() {
@@ -629,5 +652,5 @@ async fn rows_convert_as_with_the_driver_itself() {
     assert_eq!(points, [Point { x: 1, y: 2 }]);
     let points: Vec<Point> = "SELECT 1, 2".fetch(&mut *loan).await.unwrap();
     assert_eq!(points, [Point { x: 1, y: 2 }]);
-    assert_eq!(pool.backend().session_id(&loan), Some(u64::from(loan.id())));
+    assert_eq!(pool.backend().session_id(&loan), Some(loan.id()));
 }

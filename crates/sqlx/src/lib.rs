@@ -34,7 +34,7 @@ mod sql;
 mod sqlite;
 
 #[cfg(feature = "postgres")]
-pub use postgres::Postgres;
+pub use postgres::{PgSessionId, Postgres};
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub use session::{Engine, Session};
 #[cfg(feature = "sqlite")]

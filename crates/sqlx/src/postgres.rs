@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use farrier_connection::{Backend, ErrorClass, Inspection};
+use farrier_connection::{Backend, ErrorClass, Inspection, Interruption};
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{ConnectOptions, Connection, Error};
 use tokio::sync::Mutex;
@@ -30,6 +30,19 @@ pub struct Postgres {
     killing: Mutex<()>,
 }
 
+/// A session of a PostgreSQL server; as text, its process number.
+///
+/// The number alone comes again in the life of a server, and is another's at another server behind
+/// the same address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct PgSessionId {
+    pid: i32,
+    /// When it began, in microseconds since 1970.
+    start: i64,
+    /// When its server was started.
+    server_start: i64,
+}
+
 // === impl Postgres ===
 
 impl Postgres {
@@ -52,24 +65,30 @@ impl Postgres {
 impl Backend for Postgres {
     type Connection = Session<sqlx::Postgres>;
     type Error = Error;
+    type SessionId = PgSessionId;
 
     async fn connect(&self) -> Result<Self::Connection, Error> {
         let mut connection = self.options.connect().await?;
         // sqlx knows the number from the handshake, and tells nobody. The limit is new in 14.
-        let about = "SELECT pg_backend_pid(), \
-            EXTRACT(EPOCH FROM current_setting('idle_session_timeout', true)::interval)::float8";
-        let about = sqlx::query_as::<_, (i32, Option<f64>)>(about).persistent(false);
-        let (pid, idle_limit) = about.fetch_one(&mut connection).await?;
+        let about = "SELECT pid, (EXTRACT(EPOCH FROM backend_start) * 1000000)::int8, \
+            (EXTRACT(EPOCH FROM pg_postmaster_start_time()) * 1000000)::int8, \
+            EXTRACT(EPOCH FROM current_setting('idle_session_timeout', true)::interval)::float8 \
+            FROM pg_stat_get_activity(pg_backend_pid())";
+        let about = sqlx::query_as::<_, (i32, i64, i64, Option<f64>)>(about).persistent(false);
+        let (pid, start, server_start, idle_limit) = about.fetch_one(&mut connection).await?;
         let mut session = Session::new(connection);
-        session.id = u64::try_from(pid).ok();
+        session.id = Some(PgSessionId { pid, start, server_start });
         session.idle_limit = idle_limit
             .filter(|seconds| *seconds > 0.0)
             .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
         Ok(session)
     }
 
-    async fn close(&self, connection: Self::Connection) {
-        if let Err(error) = connection.into_inner().close().await {
+    async fn close(&self, session: Self::Connection) {
+        let cut_off = session.left == Left::Operation;
+        let connection = session.into_inner();
+        let closed = if cut_off { connection.close_hard().await } else { connection.close().await };
+        if let Err(error) = closed {
             tracing::debug!(%error, "closing a connection failed");
         }
     }
@@ -120,7 +139,7 @@ impl Backend for Postgres {
         sqlx::Postgres::classify(error)
     }
 
-    fn session_id(&self, session: &Self::Connection) -> Option<u64> {
+    fn session_id(&self, session: &Self::Connection) -> Option<PgSessionId> {
         session.id
     }
 
@@ -130,21 +149,23 @@ impl Backend for Postgres {
 
     /// `pg_terminate_backend` by a side connection of the same role, named `farrier`; it answers when
     /// the session is gone.
-    async fn interrupt(&self, session: u64) -> Result<bool, Error> {
+    async fn interrupt(&self, session: &PgSessionId) -> Result<Interruption, Error> {
         const PATIENCE_MS: i64 = 1_000;
-        let Ok(pid) = i32::try_from(session) else {
-            return Ok(false);
-        };
         let _one_at_a_time = self.killing.lock().await;
         let options = self.options.clone().application_name("farrier");
         let mut connection = options.connect().await?;
-        let alive = "SELECT pid FROM pg_stat_activity WHERE pid = $1";
-        while sqlx::query(alive).bind(pid).fetch_optional(&mut connection).await?.is_some() {
-            let ended = sqlx::query("SELECT pg_terminate_backend($1, $2)");
-            ended.bind(pid).bind(PATIENCE_MS).execute(&mut connection).await?;
+        let start = "SELECT (EXTRACT(EPOCH FROM pg_postmaster_start_time()) * 1000000)::int8";
+        let start: i64 = sqlx::query_scalar(start).fetch_one(&mut connection).await?;
+        if start != session.server_start {
+            connection.close().await?;
+            return Ok(Interruption::OtherServer);
         }
+        let end = "SELECT pg_terminate_backend(pid, $3) FROM pg_stat_get_activity($1) \
+            WHERE (EXTRACT(EPOCH FROM backend_start) * 1000000)::int8 = $2";
+        let end = || sqlx::query(end).bind(session.pid).bind(session.start).bind(PATIENCE_MS);
+        while end().fetch_optional(&mut connection).await?.is_some() {}
         connection.close().await?;
-        Ok(true)
+        Ok(Interruption::Gone)
     }
 }
 
@@ -159,6 +180,14 @@ impl fmt::Debug for Postgres {
     }
 }
 
+// === impl PgSessionId ===
+
+impl fmt::Display for PgSessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.pid.fmt(f)
+    }
+}
+
 const PLAIN: Plain = Plain {
     first_words: &[
         "SELECT", "INSERT", "UPDATE", "DELETE", "MERGE", "WITH", "VALUES", "TABLE", "EXPLAIN",
@@ -168,6 +197,8 @@ const PLAIN: Plain = Plain {
 };
 
 impl Engine for sqlx::Postgres {
+    type SessionId = PgSessionId;
+
     fn alters_session(sql: &str) -> bool {
         PLAIN.alters_session(sql)
     }

@@ -22,6 +22,9 @@ use sqlx::{
 ///
 /// It is there for sqlx's `Sqlite` and `Postgres`, as far as their features are on.
 pub trait Engine: Database {
+    /// What names a session at the server.
+    type SessionId: fmt::Display + fmt::Debug + Send + Sync + 'static;
+
     /// Whether a statement may leave something behind in the session, such as a setting or a
     /// transaction.
     fn alters_session(sql: &str) -> bool;
@@ -44,8 +47,8 @@ pub trait Engine: Database {
 /// up results. See each backend for what farrier does when such a connection goes back.
 pub struct Session<DB: Engine> {
     connection: DB::Connection,
-    /// The server's number for it, where there is a server.
-    pub(crate) id: Option<u64>,
+    /// Which session it is, where there is a server.
+    pub(crate) id: Option<DB::SessionId>,
     /// How long the server lets it lie unused.
     #[cfg(feature = "postgres")]
     pub(crate) idle_limit: Option<Duration>,

@@ -1,5 +1,6 @@
 //! The SQLite backend: a file shared by many connections, or a database in one connection's memory.
 
+use std::convert::Infallible;
 use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
@@ -99,6 +100,7 @@ impl Sqlite {
 impl Backend for Sqlite {
     type Connection = Session<sqlx::Sqlite>;
     type Error = Error;
+    type SessionId = Infallible;
 
     async fn connect(&self) -> Result<Self::Connection, Error> {
         self.options.connect().await.map(Session::new)
@@ -177,6 +179,8 @@ const PLAIN: Plain = Plain {
 };
 
 impl Engine for sqlx::Sqlite {
+    type SessionId = Infallible;
+
     fn alters_session(sql: &str) -> bool {
         PLAIN.alters_session(sql)
     }

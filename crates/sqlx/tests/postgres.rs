@@ -228,6 +228,32 @@ async fn a_session_that_cannot_be_cleaned_in_time_is_ended_at_the_server() {
     }
 }
 
+/// The pool may have all the sessions that its role may, and the side connection is one more.
+#[tokio::test]
+async fn hang_ups_at_a_full_server_cost_no_slot() {
+    let Some(server) = Server::shared() else { return };
+    run("full_setup", "CREATE ROLE full_role LOGIN CONNECTION LIMIT 4").await;
+    let url = server.url("full").replace("//farrier@", "//full_role@");
+    let pool = Pool::new(Postgres::new(&url).unwrap(), policy().max_connections(4));
+    for _ in 0..3 {
+        let mut loans = Vec::new();
+        for _ in 0..4 {
+            loans.push(pool.acquire().await.unwrap());
+        }
+        for mut loan in loans {
+            let slow = sqlx::query("SELECT pg_sleep(0.3)").execute(&mut *loan);
+            timeout(Duration::from_millis(10), slow).await.unwrap_err();
+        }
+        let hung_up = Instant::now();
+        for _ in 0..4 {
+            session(&pool).await;
+        }
+        assert!(hung_up.elapsed() < Duration::from_millis(1_300), "{:?}", hung_up.elapsed());
+    }
+    eventually("all are closed", async || pool.status().closed_for(CloseReason::Poisoned) == 12)
+        .await;
+}
+
 #[tokio::test]
 async fn a_begin_that_fails_leaves_the_connection_as_it_was() {
     let Some(pool) = pool("nobegin", policy()) else { return };

@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use super::after;
 use super::shared::{Maintaining, Shared};
 use super::slot::{Live, Occupied, Slot};
-use crate::{AcquireError, Backend, CloseReason, ErrorClass, Inspection};
+use crate::{AcquireError, Backend, CloseReason, ErrorClass, Inspection, Interruption};
 
 /// A slot in which a connection is in the making.
 pub(super) struct Connecting<B: Backend> {
@@ -119,13 +119,14 @@ pub(super) async fn close<B: Backend>(
     let shared = slot.shared();
     let limit = shared.policy.close_timeout;
     let cut_off = shared.backend.inspect(&mut live.connection) == Inspection::Poisoned;
-    if cut_off && shared.policy.kill_cancelled {
-        if let Some(session) = shared.backend.session_id(&live.connection) {
-            end_at_server(&shared, session).await;
-        }
-    }
+    let session = shared.backend.session_id(&live.connection);
+    // The client first: at a full server the side channel is refused until a session ends, and one
+    // whose statement is over ends only when its client leaves.
     if timeout(limit, shared.backend.close(live.connection)).await.is_err() {
         tracing::debug!(?limit, "closing a connection took too long");
+    }
+    if let Some(session) = session.filter(|_| cut_off && shared.policy.kill_cancelled) {
+        end_at_server(&shared, &session).await;
     }
     tracing::debug!(?reason, uses = live.uses, "a connection was closed");
     slot.closed(reason);
@@ -137,16 +138,22 @@ pub(super) async fn close<B: Backend>(
 ///
 /// While that is not known the slot stays taken, or there would be more sessions than slots. Little
 /// is lost by it: a server that does not let itself be told takes no new connection either.
-async fn end_at_server<B: Backend>(shared: &Shared<B>, session: u64) {
+async fn end_at_server<B: Backend>(shared: &Shared<B>, session: &B::SessionId) {
     let limit = shared.policy.close_timeout;
     let mut pause = Duration::from_millis(10);
     loop {
         match timeout(limit, shared.backend.interrupt(session)).await {
-            Ok(Ok(true)) => return shared.counters.kills.add(),
-            Ok(Ok(false)) => return,
+            Ok(Ok(Interruption::Gone)) => return shared.counters.kills.add(),
+            Ok(Ok(Interruption::OtherServer)) => {
+                shared.counters.kills_at_other_server.add();
+                let text = "a cancelled session is left to itself: the side connection leads to \
+                    another server";
+                return tracing::warn!(%session, "{text}");
+            }
+            Ok(Ok(Interruption::Unsupported)) => return,
             Ok(Err(error)) => {
                 shared.counters.kill_failures.add();
-                tracing::warn!(session, %error, "a cancelled session could not be ended");
+                tracing::warn!(%session, %error, "a cancelled session could not be ended");
                 match shared.backend.classify(&error) {
                     ErrorClass::Fatal | ErrorClass::Busy => {}
                     // The server's last word.
@@ -155,7 +162,7 @@ async fn end_at_server<B: Backend>(shared: &Shared<B>, session: u64) {
             }
             Err(_) => {
                 shared.counters.kill_failures.add();
-                tracing::warn!(session, ?limit, "ending a cancelled session took too long");
+                tracing::warn!(%session, ?limit, "ending a cancelled session took too long");
             }
         }
         if shared.is_closed() {

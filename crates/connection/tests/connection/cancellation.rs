@@ -167,6 +167,35 @@ async fn a_slot_stays_taken_until_the_cancelled_session_is_known_to_be_gone() {
     }
 }
 
+/// The twin: at a full server only the end of these sessions makes room for the side channel, so
+/// their clients leave first.
+#[tokio::test(start_paused = true)]
+async fn a_full_server_is_no_lasting_outage_after_hang_ups() {
+    let fake = Fake::new();
+    fake.set_max_sessions(3);
+    let pool = pool(&fake, policy().max_connections(3));
+    for round in 1..=4 {
+        let mut loans = Vec::new();
+        for _ in 0..3 {
+            loans.push(acquire(&pool).await);
+        }
+        for mut loan in loans {
+            let cut_off = timeout(Duration::from_millis(10), loan.query_for(2 * SECOND));
+            assert!(cut_off.await.is_err());
+        }
+        let hung_up = Instant::now();
+        settle().await;
+        assert_eq!((fake.sessions().len(), pool.status().maintaining), (3, 3), "they work on");
+        drop(acquire(&pool).await);
+        let after = hung_up.elapsed().checked_sub(2 * SECOND);
+        assert!(after.is_none_or(|after| after < SECOND), "round {round}: {after:?}");
+    }
+    assert!(pool.status().kill_failures > 0);
+    pass(SECOND).await;
+    assert_eq!(pool.status().closed_for(CloseReason::Poisoned), 12);
+    assert_balanced(&pool);
+}
+
 /// A server that refuses to end the session will refuse it again.
 #[tokio::test(start_paused = true)]
 async fn a_refused_kill_is_not_repeated() {
