@@ -11,7 +11,8 @@ use tokio::time::timeout;
 
 use crate::connection::MySqlConnection;
 use crate::error;
-use crate::kill::Killer;
+use crate::session_id::{MySqlSessionId, ServerId};
+use crate::side::Side;
 
 /// The server's own default for the largest packet, so that a connect need not ask for it.
 const MAX_ALLOWED_PACKET: usize = 16 << 20;
@@ -29,7 +30,7 @@ pub struct MySql {
     setup: Option<String>,
     /// Run after each reset: what a reset does not restore, then the setup.
     restore: String,
-    killer: Killer,
+    side: Side,
     /// How long the server lets a session lie unused: as its options say, or as the first session
     /// was told, since each question costs a connect a round trip.
     wait_timeout: OnceLock<Duration>,
@@ -67,8 +68,8 @@ impl MySql {
             .wait_timeout(Some(wait))
             .setup(Vec::<String>::new());
         let opts = Opts::from(opts);
-        let killer = Killer::new(opts.clone());
-        Self { opts, setup, restore, killer, wait_timeout }
+        let side = Side::new(opts.clone());
+        Self { opts, setup, restore, side, wait_timeout }
     }
 
     /// As little as brings the session back: a ping, or a reset.
@@ -109,13 +110,12 @@ fn restore(opts: &Opts, setup: Option<&str>) -> String {
 impl Backend for MySql {
     type Connection = MySqlConnection;
     type Error = Error;
-    type SessionId = u32;
+    type SessionId = MySqlSessionId;
 
     async fn connect(&self) -> Result<MySqlConnection> {
         let mut conn = match Conn::new(self.opts.clone()).await {
             Err(error) if error::classify(&error) == ErrorClass::Busy => {
-                // Room for the next attempt.
-                self.killer.close().await;
+                self.side.make_room();
                 return Err(error);
             }
             conn => conn?,
@@ -123,16 +123,15 @@ impl Backend for MySql {
         if let Some(setup) = &self.setup {
             conn.query_drop(setup).await?;
         }
-        if self.wait_timeout.get().is_none() {
-            if let Some(seconds) = conn.query_first("SELECT @@wait_timeout").await? {
-                let _ = self.wait_timeout.set(Duration::from_secs(seconds));
-            }
+        let (server, wait_timeout) = ServerId::ask(&mut conn).await?;
+        if let Some(seconds) = wait_timeout {
+            let _ = self.wait_timeout.set(Duration::from_secs(seconds));
         }
-        Ok(MySqlConnection::new(conn))
+        Ok(MySqlConnection::new(conn, server))
     }
 
     async fn close(&self, mut connection: MySqlConnection) {
-        let session = connection.id();
+        let session = connection.session_id();
         let state = connection.inspect();
         let good_bye = connection.into_inner().disconnect();
         let closed = async {
@@ -145,7 +144,7 @@ impl Backend for MySql {
                 _ => {
                     good_bye.await?;
                     // The server ends the session a moment later, and tells nobody.
-                    self.killer.see_off(session).await?;
+                    self.side.see_off(&session).await?;
                 }
             }
             Ok::<_, Error>(())
@@ -178,20 +177,20 @@ impl Backend for MySql {
         error::classify(error)
     }
 
-    fn session_id(&self, connection: &MySqlConnection) -> Option<u32> {
-        Some(connection.id())
+    fn session_id(&self, connection: &MySqlConnection) -> Option<MySqlSessionId> {
+        Some(connection.session_id())
     }
 
     fn idle_limit(&self, _: &MySqlConnection) -> Option<Duration> {
         self.wait_timeout.get().copied()
     }
 
-    async fn interrupt(&self, session: &u32) -> Result<Interruption> {
-        self.killer.kill(*session).await.map(|()| Interruption::Gone)
+    async fn interrupt(&self, session: &MySqlSessionId) -> Result<Interruption> {
+        self.side.kill(session).await
     }
 
     async fn finish(&self) {
-        self.killer.close().await;
+        self.side.close().await;
     }
 }
 

@@ -12,6 +12,7 @@ use mysql_async::{
     BinaryProtocol, Conn, Params, QueryResult, Result, TextProtocol, ToConnectionResult,
 };
 
+use crate::session_id::{MySqlSessionId, ServerId};
 use crate::{Poisoned, Statement, error, statement};
 
 /// What the driver's traits return; its own name for it is private.
@@ -43,6 +44,7 @@ type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>;
 /// when the connection goes back.
 pub struct MySqlConnection {
     conn: Conn,
+    server: ServerId,
     session: Session,
 }
 
@@ -72,11 +74,15 @@ enum Link {
 // === impl MySqlConnection ===
 
 impl MySqlConnection {
-    pub(crate) fn new(conn: Conn) -> Self {
+    pub(crate) fn new(conn: Conn, server: ServerId) -> Self {
         let autocommit =
             flags(&conn).is_none_or(|flags| flags.contains(StatusFlags::SERVER_STATUS_AUTOCOMMIT));
         let session = Session { autocommit, altered: false, midway: false, link: Link::Sound };
-        Self { conn, session }
+        Self { conn, server, session }
+    }
+
+    pub(crate) fn session_id(&self) -> MySqlSessionId {
+        MySqlSessionId { number: self.conn.id(), server: self.server.clone() }
     }
 
     pub(crate) fn into_inner(self) -> Conn {

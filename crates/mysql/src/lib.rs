@@ -25,11 +25,13 @@
 mod backend;
 mod connection;
 mod error;
-mod kill;
+mod session_id;
+mod side;
 mod statement;
 
 pub use backend::MySql;
 pub use connection::MySqlConnection;
 pub use error::Poisoned;
 pub use mysql_async;
+pub use session_id::MySqlSessionId;
 pub use statement::Statement;

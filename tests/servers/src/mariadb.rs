@@ -1,6 +1,7 @@
 //! A private MariaDB.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
@@ -175,7 +176,14 @@ impl MariaDb {
         eventually("the sessions are gone", async || self.sessions(name).await.is_empty()).await;
     }
 
-    async fn connect(&self) -> Conn {
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        ([127, 0, 0, 1], self.port).into()
+    }
+
+    /// A connection as root, without a database.
+    pub async fn connect(&self) -> Conn {
         // No database, so that this session is not among those that it counts.
         let url = format!("mysql://root@127.0.0.1:{}?prefer_socket=false", self.port);
         Conn::new(Opts::from_url(&url).expect("a URL")).await.expect("the private server")
