@@ -1,6 +1,10 @@
 //! farrier-bench: every figure that farrier's documents quote is measured here.
 //!
 //! `cargo run --release -p farrier-bench -- layers` counts what each layer adds to a request.
+//!
+//! Two commands are long checks, each on a MariaDB that it starts: `chaos` provokes the connection layer from
+//! all sides and looks for a wrong answer, `outage` counts the requests that a database that goes away costs.
+//! They end with 1 if something happened that must not.
 #![forbid(unsafe_code)]
 
 use std::alloc::System;
@@ -9,17 +13,24 @@ use std::process::ExitCode;
 use clap::Parser;
 use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 
+mod chaos;
 mod layers;
+mod outage;
 mod report;
+mod service;
 
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
 #[derive(Debug, Parser)]
-#[command(about = "Measures what farrier costs")]
+#[command(about = "Measures what farrier costs, and checks it under failures")]
 enum Command {
+    /// Hang-ups, killed sessions, restarts and pauses of the database, with every answer checked.
+    Chaos(chaos::Args),
     /// Instructions and heap allocations per request of each layer, beside tower-http's.
     Layers(layers::Args),
+    /// The database goes away under a steady load: by SIGTERM, SIGKILL and SIGSTOP.
+    Outage(outage::Args),
     /// Serves requests through one variant; what `layers` runs under callgrind.
     #[command(hide = true)]
     Serve(layers::ServeArgs),
@@ -27,7 +38,9 @@ enum Command {
 
 fn main() -> ExitCode {
     let done = match Command::parse() {
+        Command::Chaos(args) => chaos::run(&args),
         Command::Layers(args) => layers::run(&args),
+        Command::Outage(args) => outage::run(&args),
         Command::Serve(args) => layers::serve(&args),
     };
     match done {

@@ -98,7 +98,13 @@ impl MariaDb {
         self.keeper.take().expect("a running server").stop();
     }
 
-    /// Starts the server again after [`stop`](Self::stop), on the same port.
+    /// Ends the server as a crash does, and waits for it; its data stay.
+    pub fn crash(&mut self) {
+        self.signal("-KILL");
+        self.stop();
+    }
+
+    /// Starts the server again after [`stop`](Self::stop) or [`crash`](Self::crash), on the same port.
     pub fn restart(&mut self) {
         self.keeper = Some(self.launch().expect("the port that it had"));
     }
@@ -156,6 +162,23 @@ impl MariaDb {
         let ids = conn.exec(sql, (name,)).await.expect("the process list");
         conn.disconnect().await.expect("an open connection");
         ids
+    }
+
+    /// The ids of the sessions of `user`, whatever they use.
+    pub async fn sessions_of(&self, user: &str) -> Vec<u64> {
+        let mut conn = self.connect().await;
+        let sql = "SELECT id FROM information_schema.processlist WHERE user = ?";
+        let ids = conn.exec(sql, (user,)).await.expect("the process list");
+        conn.disconnect().await.expect("an open connection");
+        ids
+    }
+
+    /// Ends one session; `false` when it was gone already.
+    pub async fn kill_session(&self, id: u64) -> bool {
+        let mut conn = self.connect().await;
+        let killed = conn.query_drop(format!("KILL CONNECTION {id}")).await.is_ok();
+        conn.disconnect().await.expect("an open connection");
+        killed
     }
 
     /// One of the server's own counters, such as `Aborted_clients`.
