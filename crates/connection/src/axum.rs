@@ -15,15 +15,20 @@ impl<B: Backend, S: Send + Sync> FromRequestParts<S> for Database<B> {
     }
 }
 
-/// Logs the error with its source, and tells the client only what its status means.
+/// Logs the error, and tells the client only what its status means.
+///
+/// What the server is to blame for is logged by the pool, with its cause and at most once a second.
 impl IntoResponse for AcquireError {
     fn into_response(self) -> Response {
         let status = self.status();
-        let source = std::error::Error::source(&self).map(tracing::field::display);
-        if status.as_u16() == 500 {
-            tracing::error!(error = %self, source, "no database connection");
-        } else {
-            tracing::warn!(error = %self, source, "no database connection");
+        match self {
+            Self::Unavailable(_) | Self::TimedOut | Self::Denied(_) => {
+                tracing::debug!(error = %self, "no database connection");
+            }
+            _ if status.as_u16() == 500 => {
+                tracing::error!(error = %self, "no database connection");
+            }
+            _ => tracing::warn!(error = %self, "no database connection"),
         }
         let body = status.canonical_reason().unwrap_or_default();
         let mut response = (status, body).into_response();

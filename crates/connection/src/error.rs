@@ -23,6 +23,9 @@ pub enum AcquireError {
     /// The server did not answer in time: 504.
     TimedOut,
     /// The server refuses the credentials or the database: 500.
+    ///
+    /// Until the next attempt to connect, half a second later at most, it is the answer to everybody
+    /// for whom no connection is idle.
     Denied(Arc<dyn Error + Send + Sync>),
     /// The pool is closed: 503.
     Closed,

@@ -9,6 +9,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::{AcquireError, Backend, CloseReason, Policy, Status};
 
+mod outage;
 mod random;
 mod shared;
 mod slot;

@@ -280,6 +280,35 @@ async fn hang_ups_at_a_full_server_cost_no_slot() {
     assert_eq!(pool.status().closed_for(CloseReason::Poisoned), 12);
 }
 
+/// A password that is changed for a while: few connects, and well again soon after.
+#[tokio::test]
+async fn a_changed_password_makes_no_storm_of_connects() {
+    let server = MariaDb::shared();
+    server.database("password").await;
+    server.run("CREATE OR REPLACE USER changing").await;
+    server.run("GRANT ALL ON password.* TO changing").await;
+    let url = server.url("changing", "password");
+    let pool = Pool::new(MySql::new(&url).unwrap(), policy().max_age(Duration::ZERO));
+    let good = async |pool: &Pool<MySql>| pool.acquire().await.is_ok();
+    assert!(good(&pool).await);
+    server.run("ALTER USER changing IDENTIFIED BY 'another'").await;
+    quiet(&pool).await;
+    let until = Instant::now() + Duration::from_secs(2);
+    join_all((0..5).map(|_| async {
+        while Instant::now() < until {
+            assert!(matches!(pool.acquire().await, Err(AcquireError::Denied(_))));
+            sleep(Duration::from_millis(1)).await;
+        }
+    }))
+    .await;
+    let failures = pool.status().connect_failures;
+    assert!((4..=20).contains(&failures), "{failures}");
+    server.run("ALTER USER changing IDENTIFIED BY ''").await;
+    let again = Instant::now();
+    eventually("it is well again", async || good(&pool).await).await;
+    assert!(again.elapsed() < Duration::from_secs(1), "{:?}", again.elapsed());
+}
+
 /// connections.md 5, behaviour 30: where each attempt to kill has too little time, and most fail.
 #[tokio::test]
 async fn the_bound_holds_when_kills_fail() {

@@ -15,6 +15,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
+use super::outage::Outage;
 use super::slot::{Lease, Live, Occupied, Slot};
 use super::{after, random, task};
 use crate::status::Counters;
@@ -40,7 +41,7 @@ struct State<B: Backend> {
     idle: Vec<Live<B::Connection>>,
     waiters: VecDeque<Waiter<B>>,
     next_ticket: u64,
-    outage: Option<Outage>,
+    outage: Outage,
     /// How many disconnects were detected; older connections than the last one are suspect.
     generation: u64,
     /// When the reaper wakes; `None` while there is none.
@@ -58,13 +59,6 @@ struct Waiter<B: Backend> {
     ticket: u64,
     patience: Patience,
     sender: oneshot::Sender<Result<Lease<B>, AcquireError>>,
-}
-
-/// The server did not answer when last tried.
-struct Outage {
-    error: AcquireError,
-    failures: u32,
-    retry_at: Instant,
 }
 
 /// What a failed connect means to who waits.
@@ -107,7 +101,7 @@ impl<B: Backend> Shared<B> {
                 idle: Vec::new(),
                 waiters: VecDeque::new(),
                 next_ticket: 0,
-                outage: None,
+                outage: Outage::default(),
                 generation: 0,
                 reaping: None,
                 closed: false,
@@ -141,9 +135,10 @@ impl<B: Backend> Shared<B> {
                     },
                 }
             };
-            match fit {
-                Some(live) => Ok(live),
-                None => Err(self.enqueue(&mut state, first, patience)),
+            match (fit, state.outage.refusal(now)) {
+                (Some(live), _) => Ok(live),
+                (None, Some(refusal)) => Err(Err(refusal)),
+                (None, None) => Err(self.enqueue(&mut state, first, patience)),
             }
         };
         for (live, reason) in stale {
@@ -193,9 +188,11 @@ impl<B: Backend> Shared<B> {
         loop {
             let runtime = {
                 let mut state = self.lock();
+                // One attempt is enough to see whether the server is back.
+                let at_once = if state.outage.is_on() { 1 } else { self.policy.max_connecting };
                 if state.closed
                     || state.connecting >= state.waiters.len()
-                    || state.connecting >= self.policy.max_connecting
+                    || state.connecting >= at_once
                     || state.slots >= self.policy.max_connections
                 {
                     return;
@@ -369,53 +366,46 @@ impl<B: Backend> Shared<B> {
     }
 
     /// What to wait for before the next connect, and the generation it will have; `None` when
-    /// nobody wants one any more.
+    /// nobody wants one any more, or another attempt is enough to see whether the server is back.
     pub(super) fn connect_wanted(&self) -> Option<(Option<Instant>, u64)> {
         let state = self.lock();
         let wanted = !state.closed && !state.waiters.is_empty();
-        wanted.then(|| (state.outage.as_ref().map(|outage| outage.retry_at), state.generation))
+        let enough = state.outage.is_on() && state.connecting > 1;
+        (wanted && !enough).then(|| (state.outage.retry_at(), state.generation))
     }
 
     /// The server is there.
     pub(super) fn answered(&self) {
-        self.lock().outage = None;
+        self.lock().outage.over();
     }
 
     /// The server did not answer a health check: those who wait longer than they can, wait for it.
     pub(super) fn unanswered(&self) {
-        let outage =
-            Outage { error: AcquireError::TimedOut, failures: 0, retry_at: Instant::now() };
-        self.lock().outage.get_or_insert(outage);
+        self.lock().outage.suspected(Instant::now());
     }
 
-    pub(super) fn connect_failed(&self, error: &AcquireError) {
+    /// Those for whom waiting is of no use get the error; how many failures to log now.
+    pub(super) fn connect_failed(&self, error: &AcquireError) -> Option<u64> {
         self.counters.connect_failures.add();
+        let now = Instant::now();
         let mut state = self.lock();
-        let failures = state.outage.as_ref().map_or(0, |outage| outage.failures);
-        // 10 ms, doubled up to half a second, and up to half of it off so that processes do not
-        // march in step.
-        let delay = Duration::from_millis((10 << failures.min(6)).min(500));
-        let retry_at = Instant::now() + delay.mul_f64(1.0 - 0.5 * random::unit());
-        let failures = failures.saturating_add(1);
-        state.outage = Some(Outage { error: error.clone(), failures, retry_at });
+        state.outage.failed(error.clone(), now, random::unit());
+        let report = state.outage.report(now);
+        let is_denied = matches!(error, AcquireError::Denied(_));
         let (impatient, patient) = mem::take(&mut state.waiters)
             .into_iter()
-            .partition(|waiter| waiter.patience == Patience::OneAttempt);
+            .partition(|waiter| is_denied || waiter.patience == Patience::OneAttempt);
         state.waiters = patient;
         drop(state);
         fail(impatient, error);
-    }
-
-    pub(super) fn fail_waiters(&self, error: &AcquireError) {
-        let waiters = mem::take(&mut self.lock().waiters);
-        fail(waiters, error);
+        report
     }
 
     /// Why the deadline of a waiting request has passed.
     pub(super) fn why_late(&self) -> AcquireError {
         let state = self.lock();
-        match &state.outage {
-            Some(outage) => outage.error.clone(),
+        match state.outage.error() {
+            Some(error) => error.clone(),
             None if state.connecting > 0 => AcquireError::TimedOut,
             None => AcquireError::Exhausted,
         }
@@ -438,12 +428,12 @@ impl<B: Backend> Shared<B> {
 
     /// Refuses new checkouts and closes what is idle.
     pub(super) fn shut(self: &Arc<Self>) {
-        let idle = {
+        let (idle, waiters) = {
             let mut state = self.lock();
             state.closed = true;
-            mem::take(&mut state.idle)
+            (mem::take(&mut state.idle), mem::take(&mut state.waiters))
         };
-        self.fail_waiters(&AcquireError::Closed);
+        fail(waiters, &AcquireError::Closed);
         for live in idle {
             let slot = Slot::of_idle(Arc::clone(self));
             self.retire(Occupied { live, slot }, CloseReason::Shutdown);

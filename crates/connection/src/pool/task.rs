@@ -1,5 +1,6 @@
 //! What a pool does in the background: connecting, cleaning, closing, reaping.
 
+use std::error::Error;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -56,21 +57,24 @@ pub(super) async fn connect<B: Backend>(mut connecting: Connecting<B>) {
                 return shared.start_connects();
             }
             Ok(Err(error)) if shared.backend.classify(&error) == ErrorClass::Denied => {
-                tracing::error!(%error, "the database server refuses the connection");
-                shared.counters.connect_failures.add();
-                return shared.fail_waiters(&AcquireError::Denied(Arc::new(error)));
+                AcquireError::Denied(Arc::new(error))
             }
-            Ok(Err(error)) => {
-                tracing::warn!(%error, "connecting to the database failed");
-                AcquireError::Unavailable(Arc::new(error))
-            }
-            Err(_) => {
-                let limit = shared.policy.connect_timeout;
-                tracing::warn!(?limit, "connecting to the database took too long");
-                AcquireError::TimedOut
-            }
+            Ok(Err(error)) => AcquireError::Unavailable(Arc::new(error)),
+            Err(_) => AcquireError::TimedOut,
         };
-        shared.connect_failed(&error);
+        if let Some(failures) = shared.connect_failed(&error) {
+            log_failed_connect(&error, failures);
+        }
+    }
+}
+
+/// `failures` are those since the last time.
+fn log_failed_connect(error: &AcquireError, failures: u64) {
+    let source = Error::source(error).map(tracing::field::display);
+    if matches!(error, AcquireError::Denied(_)) {
+        tracing::error!(failures, source, "{error}");
+    } else {
+        tracing::warn!(failures, source, "{error}");
     }
 }
 

@@ -1,0 +1,135 @@
+//! Whether the server gives connections: when to try again, what to answer meanwhile, when to say so.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::AcquireError;
+
+/// Before the first new attempt, doubled for each further one up to the second.
+const BACK_OFF: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(500));
+/// Failed attempts are logged this often at most.
+const REPORT_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The server as its last answer to a connect or a check shows it.
+#[derive(Debug, Default)]
+pub(super) struct Outage {
+    /// `None` while it answers.
+    failing: Option<Failing>,
+    /// When failures were last logged; kept beyond the outage, since a server may come and go.
+    reported: Option<Instant>,
+    unreported: u64,
+}
+
+#[derive(Debug)]
+struct Failing {
+    error: AcquireError,
+    failures: u32,
+    retry_at: Instant,
+}
+
+// === impl Outage ===
+
+impl Outage {
+    /// The server answers.
+    pub(super) fn over(&mut self) {
+        self.failing = None;
+    }
+
+    /// The server did not answer a health check; a connect will tell more.
+    pub(super) fn suspected(&mut self, now: Instant) {
+        let error = AcquireError::TimedOut;
+        self.failing.get_or_insert(Failing { error, failures: 0, retry_at: now });
+    }
+
+    /// A connect failed; `off`, from 0 to 1, takes up to half of the pause away, so that processes do
+    /// not march in step.
+    pub(super) fn failed(&mut self, error: AcquireError, now: Instant, off: f64) {
+        let failures = self.failing.as_ref().map_or(0, |failing| failing.failures);
+        let pause = BACK_OFF.0.saturating_mul(1 << failures.min(6)).min(BACK_OFF.1);
+        let retry_at = now + pause.mul_f64(1.0 - 0.5 * off);
+        self.failing = Some(Failing { error, failures: failures.saturating_add(1), retry_at });
+        self.unreported += 1;
+    }
+
+    /// How many failures to log now: those since the last time, if that was long enough ago.
+    pub(super) fn report(&mut self, now: Instant) -> Option<u64> {
+        let last = self.reported.map(|reported| now.saturating_duration_since(reported));
+        if self.unreported == 0 || last.is_some_and(|last| last < REPORT_INTERVAL) {
+            return None;
+        }
+        self.reported = Some(now);
+        Some(std::mem::take(&mut self.unreported))
+    }
+
+    pub(super) fn is_on(&self) -> bool {
+        self.failing.is_some()
+    }
+
+    pub(super) fn error(&self) -> Option<&AcquireError> {
+        self.failing.as_ref().map(|failing| &failing.error)
+    }
+
+    pub(super) fn retry_at(&self) -> Option<Instant> {
+        self.failing.as_ref().map(|failing| failing.retry_at)
+    }
+
+    /// The answer to who wants a connection before the next attempt, where waiting is of no use: the
+    /// server has refused the credentials.
+    pub(super) fn refusal(&self, now: Instant) -> Option<AcquireError> {
+        let failing = self.failing.as_ref().filter(|failing| now < failing.retry_at)?;
+        matches!(failing.error, AcquireError::Denied(_)).then(|| failing.error.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn the_pause_doubles_up_to_half_a_second_and_begins_anew_after_an_answer() {
+        let now = Instant::now();
+        let mut outage = Outage::default();
+        for pause in [10, 20, 40, 80, 160, 320, 500, 500] {
+            outage.failed(AcquireError::TimedOut, now, 0.0);
+            assert_eq!(outage.retry_at(), Some(now + pause * MS));
+        }
+        outage.failed(AcquireError::TimedOut, now, 1.0);
+        assert_eq!(outage.retry_at(), Some(now + 250 * MS));
+        outage.over();
+        assert!(!outage.is_on());
+        outage.failed(AcquireError::TimedOut, now, 0.0);
+        assert_eq!(outage.retry_at(), Some(now + 10 * MS));
+    }
+
+    #[test]
+    fn failures_are_reported_once_a_second_also_of_a_server_that_comes_and_goes() {
+        let now = Instant::now();
+        let mut outage = Outage::default();
+        assert_eq!(outage.report(now), None);
+        outage.failed(AcquireError::TimedOut, now, 0.0);
+        assert_eq!(outage.report(now), Some(1));
+        for _ in 0..7 {
+            outage.failed(AcquireError::TimedOut, now, 0.0);
+            outage.over();
+            assert_eq!(outage.report(now + 999 * MS), None);
+        }
+        assert_eq!(outage.report(now + 1_000 * MS), Some(7));
+        assert_eq!(outage.report(now + 9_000 * MS), None, "nothing happened since");
+    }
+
+    #[test]
+    fn only_a_refusal_of_the_credentials_is_an_answer_and_only_until_the_next_attempt() {
+        let now = Instant::now();
+        let mut outage = Outage::default();
+        outage.failed(AcquireError::TimedOut, now, 0.0);
+        assert!(outage.refusal(now).is_none());
+        let denied =
+            AcquireError::Denied(std::sync::Arc::new(crate::fake::FakeError::Disconnected));
+        outage.failed(denied, now, 0.0);
+        assert!(matches!(outage.refusal(now), Some(AcquireError::Denied(_))));
+        assert!(outage.refusal(now + 20 * MS).is_none());
+    }
+}
