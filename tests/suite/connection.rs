@@ -2,6 +2,7 @@
 //! list on connections that farrier keeps to.
 
 use std::collections::HashSet;
+use std::time::{Duration, Instant};
 
 use farrier_test_servers::MariaDb;
 use harness::client;
@@ -9,6 +10,8 @@ use harness::eventually_async;
 use harness::process::Signal;
 use harness::service::{self, Service};
 use hyper::StatusCode;
+use tokio::task::JoinSet;
+use tokio::time::sleep;
 
 async fn lab_on(database: &str, args: &[&str]) -> (Service, &'static MariaDb) {
     let server = MariaDb::shared();
@@ -107,6 +110,35 @@ async fn no_connection_in_time_is_a_503() {
     assert!(refused.headers.contains_key("retry-after"));
     assert!(!refused.text().to_lowercase().contains("mysql"), "{}", refused.text());
     assert_eq!(holder.await.unwrap().unwrap().status, StatusCode::OK);
+}
+
+/// Clients that leave while the server is full of their statements: it serves again as soon as those
+/// are over, in every worker.
+#[tokio::test]
+async fn hang_ups_at_a_full_server_are_no_lasting_outage() {
+    let server = MariaDb::start(&["--max-connections=30"]);
+    server.database("full").await;
+    server.run("CREATE USER lab").await;
+    server.run("GRANT ALL ON full.* TO lab").await;
+    let lab = service::lab().env("LAB_DATABASE_URL", &server.url("lab", "full"));
+    let lab = lab.args(["--workers=4", "--max-connections=10", "--acquire-timeout=1"]).start();
+    let address = lab.address();
+    let mut clients = JoinSet::new();
+    // Refused by the server: it has no place left.
+    while !lab.log().contains("Too many connections") {
+        for _ in 0..8 {
+            clients.spawn(client::get(address, "/db/sleep?s=2"));
+        }
+        sleep(Duration::from_millis(50)).await;
+    }
+    let left = Instant::now();
+    clients.shutdown().await;
+    let mut served = 0;
+    while served < 40 {
+        let response = client::get(address, "/db").await.expect("a whole response");
+        served = if response.status == StatusCode::OK { served + 1 } else { 0 };
+        assert!(left.elapsed() < Duration::from_secs(20), "{}", lab.log());
+    }
 }
 
 /// Behaviour 57: a worker that leaves says good-bye to the server; no client counts as aborted.

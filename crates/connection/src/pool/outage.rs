@@ -1,5 +1,6 @@
 //! Whether the server gives connections: when to try again, what to answer meanwhile, when to say so.
 
+use std::mem;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -8,17 +9,22 @@ use crate::AcquireError;
 
 /// Before the first new attempt, doubled for each further one up to the second.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(500));
-/// Failed attempts are logged this often at most.
-const REPORT_INTERVAL: Duration = Duration::from_secs(1);
+/// One line of log for all failures of a kind in this time.
+const LOG_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The server as its last answer to a connect or a check shows it.
 #[derive(Debug, Default)]
 pub(super) struct Outage {
     /// `None` while it answers.
     failing: Option<Failing>,
-    /// When failures were last logged; kept beyond the outage, since a server may come and go.
-    reported: Option<Instant>,
-    unreported: u64,
+}
+
+/// When to log failures that may come in storms: at once, and then with their number.
+#[derive(Debug, Default)]
+pub(super) struct LogLimit {
+    logged: Option<Instant>,
+    /// Since then.
+    failures: u64,
 }
 
 #[derive(Debug)]
@@ -49,17 +55,6 @@ impl Outage {
         let pause = BACK_OFF.0.saturating_mul(1 << failures.min(6)).min(BACK_OFF.1);
         let retry_at = now + pause.mul_f64(1.0 - 0.5 * off);
         self.failing = Some(Failing { error, failures: failures.saturating_add(1), retry_at });
-        self.unreported += 1;
-    }
-
-    /// How many failures to log now: those since the last time, if that was long enough ago.
-    pub(super) fn report(&mut self, now: Instant) -> Option<u64> {
-        let last = self.reported.map(|reported| now.saturating_duration_since(reported));
-        if self.unreported == 0 || last.is_some_and(|last| last < REPORT_INTERVAL) {
-            return None;
-        }
-        self.reported = Some(now);
-        Some(std::mem::take(&mut self.unreported))
     }
 
     pub(super) fn is_on(&self) -> bool {
@@ -79,6 +74,21 @@ impl Outage {
     pub(super) fn refusal(&self, now: Instant) -> Option<AcquireError> {
         let failing = self.failing.as_ref().filter(|failing| now < failing.retry_at)?;
         matches!(failing.error, AcquireError::Denied(_)).then(|| failing.error.clone())
+    }
+}
+
+// === impl LogLimit ===
+
+impl LogLimit {
+    /// Counts a failure; how many to log now, if the last time was long enough ago.
+    pub(super) fn count(&mut self, now: Instant) -> Option<u64> {
+        self.failures += 1;
+        let last = self.logged.map(|logged| now.saturating_duration_since(logged));
+        if last.is_some_and(|last| last < LOG_INTERVAL) {
+            return None;
+        }
+        self.logged = Some(now);
+        Some(mem::take(&mut self.failures))
     }
 }
 
@@ -105,19 +115,15 @@ mod tests {
     }
 
     #[test]
-    fn failures_are_reported_once_a_second_also_of_a_server_that_comes_and_goes() {
+    fn failures_are_logged_once_a_second_with_their_number() {
         let now = Instant::now();
-        let mut outage = Outage::default();
-        assert_eq!(outage.report(now), None);
-        outage.failed(AcquireError::TimedOut, now, 0.0);
-        assert_eq!(outage.report(now), Some(1));
+        let mut limit = LogLimit::default();
+        assert_eq!(limit.count(now), Some(1));
         for _ in 0..7 {
-            outage.failed(AcquireError::TimedOut, now, 0.0);
-            outage.over();
-            assert_eq!(outage.report(now + 999 * MS), None);
+            assert_eq!(limit.count(now + 999 * MS), None);
         }
-        assert_eq!(outage.report(now + 1_000 * MS), Some(7));
-        assert_eq!(outage.report(now + 9_000 * MS), None, "nothing happened since");
+        assert_eq!(limit.count(now + 1_000 * MS), Some(8));
+        assert_eq!(limit.count(now + 9_000 * MS), Some(1));
     }
 
     #[test]

@@ -15,7 +15,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
-use super::outage::Outage;
+use super::outage::{LogLimit, Outage};
 use super::slot::{Lease, Live, Occupied, Slot};
 use super::{after, random, task};
 use crate::status::Counters;
@@ -42,6 +42,8 @@ struct State<B: Backend> {
     waiters: VecDeque<Waiter<B>>,
     next_ticket: u64,
     outage: Outage,
+    connect_log: LogLimit,
+    kill_log: LogLimit,
     /// How many disconnects were detected; older connections than the last one are suspect.
     generation: u64,
     /// When the reaper wakes; `None` while there is none.
@@ -102,6 +104,8 @@ impl<B: Backend> Shared<B> {
                 waiters: VecDeque::new(),
                 next_ticket: 0,
                 outage: Outage::default(),
+                connect_log: LogLimit::default(),
+                kill_log: LogLimit::default(),
                 generation: 0,
                 reaping: None,
                 closed: false,
@@ -390,7 +394,7 @@ impl<B: Backend> Shared<B> {
         let now = Instant::now();
         let mut state = self.lock();
         state.outage.failed(error.clone(), now, random::unit());
-        let report = state.outage.report(now);
+        let to_log = state.connect_log.count(now);
         let is_denied = matches!(error, AcquireError::Denied(_));
         let (impatient, patient) = mem::take(&mut state.waiters)
             .into_iter()
@@ -398,7 +402,13 @@ impl<B: Backend> Shared<B> {
         state.waiters = patient;
         drop(state);
         fail(impatient, error);
-        report
+        to_log
+    }
+
+    /// How many failures to log now.
+    pub(super) fn kill_failed(&self) -> Option<u64> {
+        self.counters.kill_failures.add();
+        self.lock().kill_log.count(Instant::now())
     }
 
     /// Why the deadline of a waiting request has passed.

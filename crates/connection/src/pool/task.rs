@@ -156,8 +156,10 @@ async fn end_at_server<B: Backend>(shared: &Shared<B>, session: &B::SessionId) {
             }
             Ok(Ok(Interruption::Unsupported)) => return,
             Ok(Err(error)) => {
-                shared.counters.kill_failures.add();
-                tracing::warn!(%session, %error, "a cancelled session could not be ended");
+                if let Some(failures) = shared.kill_failed() {
+                    let text = "a cancelled session could not be ended";
+                    tracing::warn!(failures, %session, %error, "{text}");
+                }
                 match shared.backend.classify(&error) {
                     ErrorClass::Fatal | ErrorClass::Busy => {}
                     // The server's last word.
@@ -165,8 +167,10 @@ async fn end_at_server<B: Backend>(shared: &Shared<B>, session: &B::SessionId) {
                 }
             }
             Err(_) => {
-                shared.counters.kill_failures.add();
-                tracing::warn!(%session, ?limit, "ending a cancelled session took too long");
+                if let Some(failures) = shared.kill_failed() {
+                    let text = "ending a cancelled session took too long";
+                    tracing::warn!(failures, %session, ?limit, "{text}");
+                }
             }
         }
         if shared.is_closed() {
