@@ -241,8 +241,12 @@ impl Orders {
         self.list.iter().any(|order| order.stage != Stage::Killing)
     }
 
+    /// A session takes a moment to end, and others may end meanwhile: one look is for all of them.
     fn look_soon(&mut self, now: Instant) {
-        self.look_at = now;
+        let soon = now + PAUSE.0;
+        if self.look_at <= now || self.look_at > soon {
+            self.look_at = soon;
+        }
         self.pause = PAUSE.0;
     }
 
@@ -298,8 +302,9 @@ mod tests {
         assert_eq!(orders.speaker_wanted(), Some(Speaker::First));
         assert_eq!(orders.speaker_wanted(), None);
         assert_eq!(orders.next(Speaker::First, now), Next::Kill(one.clone()));
-        assert_eq!(orders.next(Speaker::First, now), Next::Look(vec![two.clone()]));
+        assert_eq!(orders.next(Speaker::First, now), Next::Wait(now + MS));
         orders.killed(&one, false, now);
+        let now = now + MS;
         let both = vec![one, two];
         assert_eq!(orders.next(Speaker::First, now), Next::Look(both.clone()));
         orders.looked(&both, &[7, 1], now);
@@ -350,6 +355,7 @@ mod tests {
         let (here, there) = (session(1, "a"), session(1, "b"));
         let _here = order(&mut orders, &here, false, now);
         let mut answered = order(&mut orders, &there, false, now);
+        let now = now + MS;
         assert_eq!(orders.next(Speaker::First, now), Next::Look(vec![here.clone()]));
         orders.looked(&[here], &[], now);
         assert_eq!(orders.next(Speaker::First, now), Next::Look(vec![there.clone()]));
