@@ -1,13 +1,16 @@
 //! The PostgreSQL backend.
 
 use std::fmt;
+use std::io;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use farrier_connection::{Backend, ErrorClass, Inspection, Interruption};
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{ConnectOptions, Connection, Error};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, OwnedMutexGuard};
+use tokio::time::{sleep, timeout};
 
 use crate::session::{Engine, Left, Session};
 use crate::sql::Plain;
@@ -15,6 +18,11 @@ use crate::sql::Plain;
 /// What `DISCARD ALL` does, except for the prepared statements, which sqlx keeps a list of.
 const RESET: &str = "CLOSE ALL; RESET SESSION AUTHORIZATION; RESET ALL; UNLISTEN *; \
      SELECT pg_advisory_unlock_all(); DISCARD SEQUENCES; DISCARD TEMP";
+
+/// How long one attempt to end a session may take, with its connect.
+const LIMIT: Duration = Duration::from_secs(5);
+/// Between two attempts; doubled up to the second.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(500));
 
 /// A PostgreSQL database.
 ///
@@ -27,7 +35,7 @@ pub struct Postgres {
     options: PgConnectOptions,
     /// Ends sessions one at a time, so that the server sees at most one session beyond the pool's
     /// bound.
-    killing: Mutex<()>,
+    killing: Arc<Mutex<()>>,
 }
 
 /// A session of a PostgreSQL server; as text, its process number.
@@ -58,7 +66,7 @@ impl Postgres {
     /// The database that `options` lead to.
     #[must_use]
     pub fn from_options(options: PgConnectOptions) -> Self {
-        Self { options, killing: Mutex::new(()) }
+        Self { options, killing: Arc::default() }
     }
 }
 
@@ -147,26 +155,57 @@ impl Backend for Postgres {
         session.idle_limit
     }
 
-    /// `pg_terminate_backend` by a side connection of the same role, named `farrier`; it answers when
-    /// the session is gone.
+    /// `pg_terminate_backend` by a side connection of the same role, named `farrier`; over when the
+    /// session is gone.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future ends the waiting; what was sent goes on.
     async fn interrupt(&self, session: &PgSessionId) -> Result<Interruption, Error> {
-        const PATIENCE_MS: i64 = 1_000;
-        let _one_at_a_time = self.killing.lock().await;
-        let options = self.options.clone().application_name("farrier");
-        let mut connection = options.connect().await?;
+        let mut pause = PAUSE.0;
+        loop {
+            let turn = Arc::clone(&self.killing).lock_owned().await;
+            // A task of its own: dropped midway, the side session would outlive this one's turn.
+            let terminated = terminate(self.options.clone(), turn, *session);
+            match tokio::spawn(terminated).await {
+                Ok(Ok(Some(interruption))) => return Ok(interruption),
+                // It takes its time, which is not in the way of the others here.
+                Ok(Ok(None)) => sleep(pause).await,
+                Ok(Err(error)) => return Err(error),
+                Err(error) => return Err(io::Error::other(error).into()),
+            }
+            pause = (pause * 2).min(PAUSE.1);
+        }
+    }
+}
+
+/// Tells the server to end a session; `None` if that is not over a moment later.
+async fn terminate(
+    options: PgConnectOptions,
+    _turn: OwnedMutexGuard<()>,
+    session: PgSessionId,
+) -> Result<Option<Interruption>, Error> {
+    const PATIENCE_MS: i64 = 100;
+    let terminated = async {
+        let mut connection = options.application_name("farrier").connect().await?;
         let start = "SELECT (EXTRACT(EPOCH FROM pg_postmaster_start_time()) * 1000000)::int8";
         let start: i64 = sqlx::query_scalar(start).fetch_one(&mut connection).await?;
-        if start != session.server_start {
-            connection.close().await?;
-            return Ok(Interruption::OtherServer);
-        }
-        let end = "SELECT pg_terminate_backend(pid, $3) FROM pg_stat_get_activity($1) \
-            WHERE (EXTRACT(EPOCH FROM backend_start) * 1000000)::int8 = $2";
-        let end = || sqlx::query(end).bind(session.pid).bind(session.start).bind(PATIENCE_MS);
-        while end().fetch_optional(&mut connection).await?.is_some() {}
+        let interruption = if start == session.server_start {
+            let end = "SELECT pg_terminate_backend(pid, $3) FROM pg_stat_get_activity($1) \
+                WHERE (EXTRACT(EPOCH FROM backend_start) * 1000000)::int8 = $2";
+            let end = sqlx::query_scalar(end).bind(session.pid).bind(session.start);
+            let ended: Option<bool> = end.bind(PATIENCE_MS).fetch_optional(&mut connection).await?;
+            // No such session, or one that is gone now.
+            ended.unwrap_or(true).then_some(Interruption::Gone)
+        } else {
+            Some(Interruption::OtherServer)
+        };
         connection.close().await?;
-        Ok(Interruption::Gone)
-    }
+        Ok(interruption)
+    };
+    timeout(LIMIT, terminated).await.unwrap_or_else(|_| {
+        Err(io::Error::new(io::ErrorKind::TimedOut, "the server does not answer").into())
+    })
 }
 
 impl fmt::Debug for Postgres {

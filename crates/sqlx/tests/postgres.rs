@@ -10,6 +10,7 @@ use farrier_sqlx::sqlx::postgres::PgConnectOptions;
 use farrier_sqlx::sqlx::{self, AssertSqlSafe};
 use farrier_test_servers::{Postgres as Server, eventually};
 use futures_util::StreamExt;
+use futures_util::future::join_all;
 use tokio::time::{sleep, timeout};
 
 fn policy() -> Policy {
@@ -226,6 +227,39 @@ async fn a_session_that_cannot_be_cleaned_in_time_is_ended_at_the_server() {
         let sessions: i64 = sqlx::query_scalar(sql).bind(name).fetch_one(&mut *loan).await.unwrap();
         assert_eq!((sessions, pool.status().kills), (1, 1), "{name}");
     }
+}
+
+/// connections.md 5, behaviour 30: where each attempt to end a session has too little time.
+#[tokio::test]
+async fn the_bound_holds_when_kills_take_too_long() {
+    let Some(server) = Server::shared() else { return };
+    run("bound_setup", "CREATE ROLE bound_role LOGIN").await;
+    let url = server.url("bound").replace("//farrier@", "//bound_role@");
+    let policy = policy().max_connections(2).acquire_timeout(Duration::from_secs(60));
+    let policy = policy.close_timeout(Duration::from_millis(15));
+    let pool = Pool::new(Postgres::new(&url).unwrap(), policy);
+    let clients = join_all((0..6).map(|_| async {
+        for _ in 0..10 {
+            let mut loan = pool.acquire().await.unwrap();
+            let slow = sqlx::query("SELECT pg_sleep(60)").execute(&mut *loan);
+            timeout(Duration::from_millis(10), slow).await.unwrap_err();
+        }
+    }));
+    let beside = Pool::new(Postgres::new(&server.url("beside")).unwrap(), Policy::default());
+    let mut beside = beside.acquire().await.unwrap();
+    let mut most = 0;
+    let watch = async {
+        while pool.status().closed < 60 {
+            let sql = "SELECT COUNT(*) FROM pg_stat_activity WHERE usename = 'bound_role'";
+            let now: i64 = sqlx::query_scalar(sql).fetch_one(&mut *beside).await.unwrap();
+            most = most.max(now);
+            sleep(Duration::from_millis(1)).await;
+        }
+    };
+    timeout(Duration::from_secs(60), async { tokio::join!(clients, watch) }).await.unwrap();
+    // The side connection, and the last one, whose good-bye the server has not read yet.
+    assert!((1..=4).contains(&most), "{most}: {:?}", pool.status());
+    assert!(pool.status().kill_failures > 0, "{:?}", pool.status());
 }
 
 /// The pool may have all the sessions that its role may, and the side connection is one more.
