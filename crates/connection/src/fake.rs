@@ -102,6 +102,7 @@ pub enum FakeError {
 #[derive(Debug, Default)]
 struct Server {
     sessions: BTreeMap<u64, Session>,
+    attempts: u64,
     opened: u64,
     connect: Behaviour,
     statement: Behaviour,
@@ -189,6 +190,12 @@ impl Fake {
         self.server().living().collect()
     }
 
+    /// How many connects were ever tried, those that failed included.
+    #[must_use]
+    pub fn attempts(&self) -> u64 {
+        self.server().attempts
+    }
+
     /// How many sessions were ever opened.
     #[must_use]
     pub fn opened(&self) -> u64 {
@@ -241,6 +248,7 @@ impl Backend for Fake {
     type SessionId = u64;
 
     async fn connect(&self) -> Result<FakeConnection, FakeError> {
+        self.server().attempts += 1;
         self.answer(|server| server.connect).await?;
         let mut server = self.server();
         server.room()?;

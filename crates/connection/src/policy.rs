@@ -77,6 +77,8 @@ pub struct Policy {
     /// slot.
     pub max_waiting: Option<usize>,
     /// How many connections may be in the making at once; at least 1.
+    ///
+    /// While connects fail it is one, after a pause that grows from 10 ms to half a second.
     pub max_connecting: usize,
     /// Whether a session whose operation was cancelled is ended at the server, by
     /// [`Backend::interrupt`](crate::Backend::interrupt).

@@ -15,7 +15,7 @@ const LOG_INTERVAL: Duration = Duration::from_secs(1);
 /// The server as its last answer to a connect or a check shows it.
 #[derive(Debug, Default)]
 pub(super) struct Outage {
-    /// `None` while it answers.
+    /// `None` while it answers. Exits: a check that is not answered, a connect that fails.
     failing: Option<Failing>,
 }
 
@@ -27,9 +27,11 @@ pub(super) struct LogLimit {
     failures: u64,
 }
 
+/// Exits: a connect that succeeds; from zero failures also a check that is answered.
 #[derive(Debug)]
 struct Failing {
     error: AcquireError,
+    /// Connects that failed one after the other; zero while the server is only suspected.
     failures: u32,
     retry_at: Instant,
 }
@@ -37,9 +39,15 @@ struct Failing {
 // === impl Outage ===
 
 impl Outage {
-    /// The server answers.
+    /// A connect succeeded.
     pub(super) fn over(&mut self) {
         self.failing = None;
+    }
+
+    /// The server answered a health check. That it takes new sessions is not said by it: with a
+    /// changed password, or when it is full, those from before live on.
+    pub(super) fn unsuspected(&mut self) {
+        self.failing.take_if(|failing| failing.failures == 0);
     }
 
     /// The server did not answer a health check; a connect will tell more.
@@ -111,6 +119,19 @@ mod tests {
         outage.over();
         assert!(!outage.is_on());
         outage.failed(AcquireError::TimedOut, now, 0.0);
+        assert_eq!(outage.retry_at(), Some(now + 10 * MS));
+    }
+
+    #[test]
+    fn a_check_that_is_answered_ends_a_suspicion_and_no_pause() {
+        let now = Instant::now();
+        let mut outage = Outage::default();
+        outage.suspected(now);
+        outage.unsuspected();
+        assert!(!outage.is_on());
+        outage.suspected(now);
+        outage.failed(AcquireError::TimedOut, now, 0.0);
+        outage.unsuspected();
         assert_eq!(outage.retry_at(), Some(now + 10 * MS));
     }
 

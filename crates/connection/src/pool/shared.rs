@@ -378,9 +378,14 @@ impl<B: Backend> Shared<B> {
         (wanted && !enough).then(|| (state.outage.retry_at(), state.generation))
     }
 
-    /// The server is there.
-    pub(super) fn answered(&self) {
+    /// The server took a new session.
+    pub(super) fn connected(&self) {
         self.lock().outage.over();
+    }
+
+    /// The server answered a health check.
+    pub(super) fn answered(&self) {
+        self.lock().outage.unsuspected();
     }
 
     /// The server did not answer a health check: those who wait longer than they can, wait for it.

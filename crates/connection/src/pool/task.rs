@@ -50,7 +50,7 @@ pub(super) async fn connect<B: Backend>(mut connecting: Connecting<B>) {
                     uses: 0,
                 };
                 shared.counters.opened.add();
-                shared.answered();
+                shared.connected();
                 if let Some(slot) = connecting.made() {
                     shared.park(Occupied { live, slot });
                 }

@@ -1,7 +1,6 @@
 //! How many, how long, and what becomes of it: waiting, outages, shut-down, runtimes, the counters.
 
 use std::error::Error;
-use std::io;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -135,62 +134,6 @@ async fn refused_credentials_fail_at_once() {
     assert!(matches!(error, AcquireError::Denied(_)), "{error:?}");
     assert_eq!((error.status().as_u16(), start.elapsed()), (500, Duration::ZERO));
     assert_balanced(&pool);
-}
-
-/// Neither a password that was changed nor a setup that fails makes a storm of connects and of log
-/// lines, and nobody waits long when it is good again.
-#[tokio::test(start_paused = true)]
-async fn a_refusal_is_asked_for_slowly_and_logged_once_a_second() {
-    for class in [ErrorClass::Denied, ErrorClass::Suspect] {
-        let log = Log::default();
-        let writer = log.clone();
-        let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone()).finish();
-        let _default = tracing::subscriber::set_default(subscriber);
-        let fake = Fake::new();
-        fake.on_connect(Behaviour::Fail(class));
-        let pool = pool(&fake, policy());
-        let clients: Vec<_> = (0..5)
-            .map(|_| {
-                let pool = pool.clone();
-                tokio::spawn(async move {
-                    while pool.acquire().await.is_err() {
-                        sleep(Duration::from_millis(1)).await;
-                    }
-                })
-            })
-            .collect();
-        sleep(3 * SECOND).await;
-        let status = pool.status();
-        assert!((4..=30).contains(&status.connect_failures), "{class:?}: {status:?}");
-        let lines = log.text().lines().filter(|line| line.contains("failures=")).count();
-        assert!((1..=4).contains(&lines), "{class:?}: {}", log.text());
-        let well = Instant::now();
-        fake.on_connect(Behaviour::Answer);
-        for client in clients {
-            client.await.unwrap();
-        }
-        assert!(well.elapsed() < SECOND, "{class:?}: {:?}", well.elapsed());
-    }
-}
-
-/// What was logged.
-#[derive(Clone, Debug, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Log {
-    fn text(&self) -> String {
-        String::from_utf8_lossy(&self.0.lock().expect("a log")).into_owned()
-    }
-}
-
-impl io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().expect("a log").write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -2,6 +2,7 @@
 
 mod bounds;
 mod cancellation;
+mod outage;
 mod pool;
 mod request;
 

@@ -1,0 +1,170 @@
+//! While the server gives no connections: how often it is asked, what is logged, who is answered.
+
+use std::io;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::Request;
+use axum::http::StatusCode;
+use axum::routing::get;
+use farrier_connection::fake::{Behaviour, Fake};
+use farrier_connection::{AcquireError, ConnectionLayer, Database, ErrorClass, Pool};
+use tokio::time::{Instant, sleep};
+use tower::ServiceExt;
+use tracing::subscriber::{DefaultGuard, set_default};
+
+use crate::{SECOND, acquire, fill, policy, pool, settle};
+
+const MS: Duration = Duration::from_millis(1);
+
+/// What was logged on this thread while it lives.
+struct Log {
+    text: Text,
+    _default: DefaultGuard,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Text(Arc<Mutex<Vec<u8>>>);
+
+// === impl Log ===
+
+impl Log {
+    fn here() -> Self {
+        let text = Text::default();
+        let writer = text.clone();
+        let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone()).finish();
+        Self { text, _default: set_default(subscriber) }
+    }
+
+    fn lines(&self) -> Vec<String> {
+        let text = self.text.0.lock().expect("a log");
+        String::from_utf8_lossy(&text).lines().map(str::to_owned).collect()
+    }
+
+    /// The failures that all lines together say.
+    fn failures(&self) -> u64 {
+        let count = |line: &String| {
+            let (_, rest) = line.split_once("failures=").expect("each line has the count");
+            let number = rest.split(' ').next().expect("a first word");
+            number.parse::<u64>().expect("a number")
+        };
+        self.lines().iter().map(count).sum()
+    }
+}
+
+impl io::Write for Text {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().expect("a log").write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+// === tests ===
+
+fn app(pool: &Pool<Fake>) -> Router {
+    let handler = async |db: Database<Fake>| db.get().await.map(drop);
+    Router::new().route("/", get(handler)).layer(ConnectionLayer::new(pool.clone()))
+}
+
+async fn status(app: &Router) -> StatusCode {
+    let request = Request::new(Body::empty());
+    app.clone().oneshot(request).await.expect("a router never fails").status()
+}
+
+/// Neither a password that was changed nor a setup that fails makes a storm of connects and of log
+/// lines, and nobody waits long when it is good again.
+#[tokio::test(start_paused = true)]
+async fn a_refusal_is_asked_for_slowly_and_logged_once_a_second() {
+    for class in [ErrorClass::Denied, ErrorClass::Suspect, ErrorClass::Busy, ErrorClass::Fatal] {
+        let log = Log::here();
+        let fake = Fake::new();
+        fake.on_connect(Behaviour::Fail(class));
+        let pool = pool(&fake, policy().acquire_timeout(SECOND));
+        let app = app(&pool);
+        let clients: Vec<_> = (0..5)
+            .map(|_| {
+                let app = app.clone();
+                tokio::spawn(async move {
+                    while status(&app).await != 200 {
+                        sleep(MS).await;
+                    }
+                })
+            })
+            .collect();
+        sleep(3 * SECOND).await;
+        let attempts = fake.attempts();
+        assert!((4..=30).contains(&attempts), "{class:?}: {attempts}");
+        let lines = log.lines();
+        assert!((2..=4).contains(&lines.len()), "{class:?}: {lines:#?}");
+        // What came after the last line is in the next one.
+        assert!((attempts - 3..=attempts).contains(&log.failures()), "{class:?}: {lines:#?}");
+        let well = Instant::now();
+        fake.on_connect(Behaviour::Answer);
+        for client in clients {
+            client.await.unwrap();
+        }
+        assert!(well.elapsed() < SECOND, "{class:?}: {:?}", well.elapsed());
+    }
+}
+
+/// The server takes no new session, and answers those that it has.
+#[tokio::test(start_paused = true)]
+async fn sessions_from_before_a_refusal_do_not_end_its_pauses() {
+    for class in [ErrorClass::Denied, ErrorClass::Busy] {
+        let log = Log::here();
+        let fake = Fake::new();
+        let pool = pool(&fake, policy().health_checks(true).health_check_bypass(Duration::ZERO));
+        fill(&pool, 1).await;
+        fake.on_connect(Behaviour::Fail(class));
+        let until = Instant::now() + 3 * SECOND;
+        let clients: Vec<_> = (0..5)
+            .map(|_| {
+                let pool = pool.clone();
+                tokio::spawn(async move {
+                    while Instant::now() < until {
+                        if let Ok(mut loan) = pool.acquire().await {
+                            loan.query_for(2 * MS).await.unwrap();
+                        }
+                        sleep(MS).await;
+                    }
+                })
+            })
+            .collect();
+        for client in clients {
+            client.await.unwrap();
+        }
+        assert!(pool.status().checks > 500, "{class:?}: {:?}", pool.status());
+        let attempts = fake.attempts();
+        assert!((5..=31).contains(&attempts), "{class:?}: {attempts}");
+        let lines = log.lines();
+        assert!((2..=4).contains(&lines.len()), "{class:?}: {lines:#?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn in_the_pause_the_refusal_is_the_answer_and_nobody_connects() {
+    let fake = Fake::new();
+    fake.on_connect(Behaviour::Fail(ErrorClass::Denied));
+    let pool = pool(&fake, policy());
+    while fake.attempts() < 10 {
+        let _ = pool.acquire().await;
+        sleep(MS).await;
+    }
+    let start = Instant::now();
+    for _ in 0..100 {
+        let error = pool.acquire().await.unwrap_err();
+        assert!(matches!(error, AcquireError::Denied(_)), "{error:?}");
+        assert!(matches!(pool.acquire_once().await, Err(AcquireError::Denied(_))));
+    }
+    settle().await;
+    assert_eq!((start.elapsed(), fake.attempts()), (Duration::ZERO, 10));
+    // The first request after the pause connects.
+    fake.on_connect(Behaviour::Answer);
+    sleep(SECOND / 2).await;
+    drop(acquire(&pool).await);
+}
