@@ -1,0 +1,284 @@
+//! Cancelled statements, and what becomes of their sessions at the server: ended, counted, nobody else's.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use farrier_connection::{Backend, CloseReason, Interruption, Policy, Pool};
+use farrier_mysql::mysql_async::prelude::*;
+use farrier_mysql::mysql_async::{Conn, Opts, OptsBuilder, Row};
+use farrier_mysql::{MySql, MySqlConnection};
+use farrier_test_servers::{MariaDb, eventually};
+use futures_util::future::join_all;
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{sleep, timeout};
+
+use crate::{MOMENT, SLOW, is_poisoned, policy, pool, pool_of_user, quiet, session};
+
+/// connections.md 5, behaviour 28 (3.2): in every style, and also once the server is done with it.
+#[tokio::test]
+async fn after_a_cancelled_query_every_style_is_refused() {
+    async fn all_refuse(connection: &mut MySqlConnection) {
+        is_poisoned(connection.query_first::<u32, _>("SELECT 7").await);
+        is_poisoned(connection.exec_first::<u32, _, _>("SELECT ?", (7,)).await);
+        is_poisoned(connection.query_drop("ROLLBACK").await);
+        is_poisoned(connection.prep("SELECT 7").await);
+        is_poisoned(Queryable::ping(connection).await);
+        is_poisoned(Queryable::query_first::<u32, _>(connection, "SELECT 7").await);
+        is_poisoned(Queryable::exec_first::<u32, _, _>(connection, "SELECT ?", (7,)).await);
+        is_poisoned("SELECT 7".first::<u32, _>(&mut *connection).await);
+        is_poisoned("SELECT ?".with((7,)).first::<u32, _>(&mut *connection).await);
+        is_poisoned("DO ?".with([(1,), (2,)]).batch(&mut *connection).await);
+    }
+    let pool = pool("poison", policy()).await;
+    for cancelled in ["SELECT SLEEP(0.3)", "SELECT 1 UNION SELECT SLEEP(0.3)"] {
+        let mut loan = pool.acquire().await.unwrap();
+        let id = loan.id();
+        assert!(timeout(MOMENT, loan.query_drop(cancelled)).await.is_err());
+        all_refuse(&mut loan).await;
+        sleep(Duration::from_millis(400)).await;
+        all_refuse(&mut loan).await;
+        drop(loan);
+        assert_ne!(session(&pool).await, u64::from(id));
+    }
+    quiet(&pool).await;
+    assert_eq!(pool.status().closed_for(CloseReason::Poisoned), 2);
+}
+
+/// connections.md 5, behaviours 29 and 31.
+#[tokio::test]
+async fn a_cancelled_transaction_lets_go_of_its_locks() {
+    let pool = pool("locks", policy()).await;
+    let mut loan = pool.acquire().await.unwrap();
+    loan.query_drop("CREATE TABLE t (id INT PRIMARY KEY, n INT)").await.unwrap();
+    loan.query_drop("INSERT INTO t VALUES (1, 0)").await.unwrap();
+    loan.query_drop("BEGIN").await.unwrap();
+    loan.query_drop("UPDATE t SET n = 1").await.unwrap();
+    assert!(timeout(MOMENT, loan.query_drop(SLOW)).await.is_err());
+    drop(loan);
+    let start = Instant::now();
+    let mut next = pool.acquire().await.unwrap();
+    next.query_drop("UPDATE t SET n = n + 10").await.unwrap();
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    let n: Option<u32> = next.query_first("SELECT n FROM t").await.unwrap();
+    assert_eq!(n, Some(10));
+    drop(next);
+    quiet(&pool).await;
+    assert_eq!((pool.status().kills, pool.status().kill_failures), (1, 0));
+    eventually("one session", async || MariaDb::shared().sessions("locks").await.len() == 1).await;
+}
+
+/// The most sessions that `user` ever had at once, as one connection beside the pool sees it each
+/// millisecond.
+async fn most_sessions(user: &str, mut is_over: impl FnMut() -> bool) -> usize {
+    let url = MariaDb::shared().url("root", "information_schema");
+    let opts = OptsBuilder::from_opts(Opts::from_url(&url).expect("a URL")).prefer_socket(false);
+    let mut beside = Conn::new(opts).await.expect("a connection");
+    let mut most = 0;
+    while !is_over() {
+        let sql = "SELECT COUNT(*) FROM processlist WHERE user = ?";
+        let now: Option<usize> = beside.exec_first(sql, (user,)).await.expect("a count");
+        most = most.max(now.unwrap_or(0));
+        sleep(Duration::from_millis(1)).await;
+    }
+    beside.disconnect().await.expect("an open connection");
+    most
+}
+
+/// connections.md 5, behaviour 30: one beside the bound, and another one while a kill is slow, as that
+/// of a `SLEEP` may be.
+#[tokio::test]
+async fn hang_ups_never_exceed_the_bound_at_the_server() {
+    const LONG: &str = "SELECT COUNT(*) FROM seq_1_to_1000000 a, seq_1_to_1000000 b";
+    for (name, statement, bound) in [
+        ("bound_select", LONG, 4 + 1),
+        ("bound_lock", "UPDATE t SET n = n + 1", 4 + 1),
+        ("bound_sleep", SLOW, 4 + 2),
+    ] {
+        let policy = policy().max_connections(4).max_waiting(1_000);
+        let pool = pool_of_user(name, policy.acquire_timeout(Duration::from_secs(60))).await;
+        let mut holder = MariaDb::shared().connect().await;
+        holder.query_drop(format!("CREATE TABLE {name}.t (n INT)")).await.unwrap();
+        holder.query_drop(format!("INSERT INTO {name}.t VALUES (0)")).await.unwrap();
+        holder.query_drop("BEGIN").await.unwrap();
+        holder.query_drop(format!("UPDATE {name}.t SET n = 1")).await.unwrap();
+        let clients = join_all((0..24).map(async |_| {
+            for _ in 0..10 {
+                let mut loan = pool.acquire().await.unwrap();
+                timeout(Duration::from_millis(30), loan.query_drop(statement)).await.unwrap_err();
+            }
+        }));
+        let watch = most_sessions(name, || pool.status().closed >= 240);
+        let both = async { tokio::join!(clients, watch) };
+        let (_, most) = timeout(Duration::from_secs(60), both).await.unwrap();
+        assert!((1..=bound).contains(&most), "{name}: {most}: {:?}", pool.status());
+        assert_eq!(pool.status().kills, 240, "{name}: {:?}", pool.status());
+        pool.close().await;
+        eventually("none is left", async || MariaDb::shared().sessions(name).await.is_empty())
+            .await;
+    }
+}
+
+/// Others are served meanwhile.
+#[tokio::test]
+async fn hang_ups_hold_up_nobody_else() {
+    const LONG: &str = "SELECT COUNT(*) FROM seq_1_to_1000000 a, seq_1_to_1000000 b";
+    let pool = pool_of_user("others", policy().max_connections(8)).await;
+    let hang_ups = join_all((0..4).map(async |_| {
+        for _ in 0..50 {
+            let mut loan = pool.acquire().await.unwrap();
+            timeout(Duration::from_millis(10), loan.query_drop(LONG)).await.unwrap_err();
+        }
+    }));
+    let mut slowest = Duration::ZERO;
+    let probes = async {
+        while pool.status().closed < 200 {
+            let asked = Instant::now();
+            session(&pool).await;
+            slowest = slowest.max(asked.elapsed());
+            sleep(Duration::from_millis(50)).await;
+        }
+    };
+    timeout(Duration::from_secs(60), async { tokio::join!(hang_ups, probes) }).await.unwrap();
+    assert!(slowest < Duration::from_secs(1), "{slowest:?}");
+}
+
+/// Two servers behind one address, in turn: their sessions have the same numbers.
+#[tokio::test]
+async fn a_kill_never_hits_a_session_of_another_server() {
+    let servers = [MariaDb::start(&[]), MariaDb::start(&[])];
+    let mut innocent = Vec::new();
+    for server in &servers {
+        server.database("twin").await;
+        let url = server.url("root", "twin");
+        // As many as to make the numbers overlap, whatever was connected before.
+        for _ in 0..40 {
+            let opts = OptsBuilder::from_opts(Opts::from_url(&url).unwrap()).prefer_socket(false);
+            innocent.push(Conn::new(opts).await.unwrap());
+        }
+    }
+    let front = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("mysql://root@{}/twin", front.local_addr().unwrap());
+    let behind = servers.each_ref().map(MariaDb::address);
+    let turn = Arc::new(AtomicUsize::new(0));
+    let whose = Arc::clone(&turn);
+    tokio::spawn(async move {
+        loop {
+            let (mut client, _) = front.accept().await.unwrap();
+            let behind = behind[whose.load(Ordering::Relaxed) % 2];
+            let mut server = TcpStream::connect(behind).await.unwrap();
+            tokio::spawn(async move { copy_bidirectional(&mut client, &mut server).await });
+        }
+    });
+    let pool = Pool::new(MySql::new(&url).unwrap(), policy().max_connections(2));
+    for round in 0..6 {
+        let loans = [pool.acquire().await.unwrap(), pool.acquire().await.unwrap()];
+        // The side connection leads elsewhere in the first round, and stays where it is in the next.
+        turn.store(round + 1, Ordering::Relaxed);
+        for mut loan in loans {
+            let slow = loan.query_drop("SELECT SLEEP(2)");
+            timeout(MOMENT, slow).await.unwrap_err();
+        }
+        quiet(&pool).await;
+    }
+    let status = pool.status();
+    assert_eq!((status.kills, status.kills_at_other_server), (6, 6), "{status:?}");
+    for conn in &mut innocent {
+        conn.ping().await.expect("nobody killed it");
+    }
+}
+
+/// After a restart the numbers begin anew.
+#[tokio::test]
+async fn a_session_of_before_a_restart_is_nobody_elses_afterwards() {
+    let mut server = MariaDb::start(&[]);
+    let url = server.database("anew").await;
+    let pool = Pool::new(MySql::new(&url).unwrap(), policy());
+    let before = pool.backend().session_id(&*pool.acquire().await.unwrap()).unwrap();
+    assert_eq!(pool.backend().interrupt(&before).await.unwrap(), Interruption::Gone);
+    server.stop();
+    server.restart();
+    assert_eq!(pool.backend().interrupt(&before).await.unwrap(), Interruption::OtherServer);
+}
+
+/// As the twin in farrier-connection's tests: the pool may have all the sessions that its user may.
+#[tokio::test]
+async fn hang_ups_at_a_full_server_cost_no_slot() {
+    let server = MariaDb::shared();
+    server.database("full").await;
+    server.run("CREATE OR REPLACE USER full WITH MAX_USER_CONNECTIONS 4").await;
+    server.run("GRANT ALL ON full.* TO full").await;
+    let pool =
+        Pool::new(MySql::new(&server.url("full", "full")).unwrap(), policy().max_connections(4));
+    for _ in 0..3 {
+        let loans = join_all((0..4).map(|_| pool.acquire())).await;
+        join_all(loans.into_iter().map(async |loan| {
+            let mut loan = loan.unwrap();
+            timeout(MOMENT, loan.query_drop("SELECT SLEEP(0.3)")).await.unwrap_err();
+        }))
+        .await;
+        let hung_up = Instant::now();
+        join_all((0..4).map(|_| session(&pool))).await;
+        assert!(hung_up.elapsed() < Duration::from_millis(1_250), "{:?}", hung_up.elapsed());
+    }
+    assert_eq!(pool.status().closed_for(CloseReason::Poisoned), 12);
+}
+
+/// connections.md 5, behaviour 30: where each attempt to kill has too little time, and most fail.
+#[tokio::test]
+async fn the_bound_holds_when_kills_fail() {
+    let policy = policy().max_connections(2).max_waiting(1_000);
+    let policy = policy.close_timeout(Duration::from_micros(1_500));
+    let pool = pool_of_user("killfail", policy.acquire_timeout(Duration::from_secs(60))).await;
+    let requests = join_all((0..40).map(|_| async {
+        let mut loan = pool.acquire().await.unwrap();
+        let _ = timeout(Duration::from_millis(5), loan.query_drop(SLOW)).await;
+    }));
+    let watch = most_sessions("killfail", || pool.status().closed >= 40);
+    let (_, most) =
+        timeout(Duration::from_secs(60), async { tokio::join!(requests, watch) }).await.unwrap();
+    assert!(pool.status().kill_failures > 0, "{:?}", pool.status());
+    assert!((1..=3).contains(&most), "{most}: {:?}", pool.status());
+}
+
+/// connections.md 5, behaviours 1 and 30: a session that was said good-bye to is there until it is
+/// gone.
+#[tokio::test]
+async fn the_bound_holds_while_connections_come_and_go() {
+    let policy = Policy::django().max_connections(2).acquire_timeout(Duration::from_secs(60));
+    let pool = pool_of_user("comeandgo", policy).await;
+    let requests = join_all((0..4).map(|_| async {
+        for _ in 0..300 {
+            pool.acquire().await.unwrap().query_drop("SELECT 1").await.unwrap();
+        }
+    }));
+    let watch = most_sessions("comeandgo", || pool.status().acquired >= 1_200);
+    let (_, most) =
+        timeout(Duration::from_secs(60), async { tokio::join!(requests, watch) }).await.unwrap();
+    assert!((1..=3).contains(&most), "{most}: {:?}", pool.status());
+    assert_eq!(pool.status().opened, 1_200);
+}
+
+/// connections.md 5, behaviours 28 and 29: cut off among the rows, not before them.
+#[tokio::test]
+async fn a_query_cancelled_while_its_rows_come_is_poisoned_too() {
+    const ROWS: &str = "SELECT REPEAT('x', 40000) FROM seq_1_to_20 UNION ALL SELECT SLEEP(60)";
+    let pool = pool("cutrows", policy().max_connections(1)).await;
+    for style in 0..3 {
+        let mut loan = pool.acquire().await.unwrap();
+        let rows: Result<_, _> = match style {
+            0 => timeout(MOMENT, loan.query_drop(ROWS)).await.map(drop),
+            1 => timeout(MOMENT, loan.exec_drop(ROWS, ())).await.map(drop),
+            _ => timeout(MOMENT, loan.query::<Row, _>(ROWS)).await.map(drop),
+        };
+        assert!(rows.is_err());
+        is_poisoned(loan.query_drop("SELECT 7").await);
+        let start = Instant::now();
+        drop(loan);
+        session(&pool).await;
+        assert!(start.elapsed() < Duration::from_millis(900), "{:?}", start.elapsed());
+    }
+    quiet(&pool).await;
+    assert_eq!((pool.status().kills, pool.status().closed_for(CloseReason::Poisoned)), (3, 3));
+}

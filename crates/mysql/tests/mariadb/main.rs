@@ -1,0 +1,359 @@
+//! The behaviours of the MySQL backend, against a private MariaDB server.
+
+mod cancellation;
+mod outage;
+
+use std::time::Duration;
+
+use farrier_connection::{AcquireError, Backend, CloseReason, Policy, Pool};
+use farrier_mysql::mysql_async::prelude::*;
+use farrier_mysql::mysql_async::{Error, FromRowError, Opts, OptsBuilder, Row};
+use farrier_mysql::{MySql, Poisoned};
+use farrier_test_servers::{MariaDb, eventually};
+use futures_util::future::join_all;
+
+const SLOW: &str = "SELECT SLEEP(60)";
+const MOMENT: Duration = Duration::from_millis(50);
+
+fn policy() -> Policy {
+    Policy::default().health_check_bypass(Duration::ZERO)
+}
+
+async fn pool(database: &str, policy: Policy) -> Pool<MySql> {
+    let url = MariaDb::shared().database(database).await;
+    Pool::new(MySql::new(&url).expect("a URL"), policy)
+}
+
+async fn session(pool: &Pool<MySql>) -> u64 {
+    let mut loan = pool.acquire().await.expect("a connection");
+    let session = loan.query_first("SELECT CONNECTION_ID()").await.expect("a query");
+    session.expect("a row")
+}
+
+/// A pool whose sessions, and those beside it, the server lists under a user of their own.
+async fn pool_of_user(name: &str, policy: Policy) -> Pool<MySql> {
+    let server = MariaDb::shared();
+    server.database(name).await;
+    server.run(&format!("CREATE OR REPLACE USER {name}")).await;
+    server.run(&format!("GRANT ALL ON {name}.* TO {name}")).await;
+    Pool::new(MySql::new(&server.url(name, name)).expect("a URL"), policy)
+}
+
+/// Waits until nothing is cleaned or closed any more.
+async fn quiet(pool: &Pool<MySql>) {
+    eventually("the pool is quiet", async || pool.status().maintaining == 0).await;
+}
+
+fn is_poisoned<T: std::fmt::Debug>(result: Result<T, Error>) {
+    let error = result.expect_err("poisoned");
+    assert!(matches!(&error, Error::Other(inner) if inner.is::<Poisoned>()), "{error:?}");
+}
+
+/// connections.md 5, behaviours 2 and 40; 3.1: a connect is one session.
+#[tokio::test]
+async fn plain_requests_share_one_session_and_are_not_reset() {
+    let pool = pool("plain", policy()).await;
+    let first = session(&pool).await;
+    for number in 0..20_u32 {
+        let mut loan = pool.acquire().await.unwrap();
+        let sum: Option<u32> = loan.exec_first("SELECT ? + 1", (number,)).await.unwrap();
+        assert_eq!(sum, Some(number + 1));
+        loan.query_drop("BEGIN").await.unwrap();
+        loan.query_drop("COMMIT").await.unwrap();
+        assert_eq!(u64::from(loan.id()), first);
+    }
+    let status = pool.status();
+    assert_eq!((status.opened, status.resets, status.rollbacks, status.checks), (1, 0, 0, 20));
+    assert_eq!(MariaDb::shared().sessions("plain").await, [first]);
+    pool.close().await;
+    eventually("closed", async || MariaDb::shared().sessions("plain").await.is_empty()).await;
+}
+
+/// The driver's mistakes with a healthy session say nothing about the others.
+#[tokio::test]
+async fn a_wrong_number_of_parameters_retires_nobody_else() {
+    let pool = pool("mistake", policy()).await;
+    drop(join_all((0..3).map(|_| pool.acquire())).await);
+    let mut loan = pool.acquire().await.unwrap();
+    loan.exec_drop("SELECT ?", (1, 2)).await.unwrap_err();
+    drop(loan);
+    quiet(&pool).await;
+    assert_eq!((pool.status().idle, pool.status().closed_for(CloseReason::Poisoned)), (2, 1));
+}
+
+/// connections.md 3.8: nobody meets a session that the server has closed, without any check.
+#[tokio::test]
+async fn an_idle_session_is_closed_before_the_servers_wait_timeout() {
+    let url = MariaDb::shared().database("waits").await;
+    let opts = OptsBuilder::from_opts(Opts::from_url(&url).unwrap());
+    let database = MySql::from_opts(opts.setup(vec!["SET wait_timeout = 2"]));
+    let pool = Pool::new(database, policy().health_checks(false));
+    for closed in 1..=2 {
+        session(&pool).await;
+        eventually("it is closed", async || pool.status().closed == closed).await;
+        assert_eq!(pool.status().closed_for(CloseReason::Idle), closed);
+    }
+}
+
+/// connections.md 5, behaviours 21 and 22.
+#[tokio::test]
+async fn an_error_in_a_statement_keeps_the_connection_and_what_it_prepared() {
+    let pool = pool("errors", policy().max_connections(1)).await;
+    let mut loan = pool.acquire().await.unwrap();
+    let id = loan.id();
+    loan.query_drop("CREATE TABLE t (id INT PRIMARY KEY)").await.unwrap();
+    loan.exec_drop("INSERT INTO t VALUES (?)", (1,)).await.unwrap();
+    let prepared = loan.prep("INSERT INTO t VALUES (?)").await.unwrap().id();
+    loan.exec_drop("INSERT INTO t VALUES (?)", (1,)).await.unwrap_err();
+    drop(loan);
+    let mut loan = pool.acquire().await.unwrap();
+    loan.query_drop("SELECT nonsense").await.unwrap_err();
+    drop(loan);
+    let mut loan = pool.acquire().await.unwrap();
+    assert_eq!(loan.id(), id);
+    assert_eq!(loan.prep("INSERT INTO t VALUES (?)").await.unwrap().id(), prepared);
+}
+
+/// connections.md 5, behaviour 25: after a lock wait time-out the transaction is still open.
+#[tokio::test]
+async fn a_transaction_left_open_is_rolled_back() {
+    let pool = pool("stray", policy().max_connections(2)).await;
+    let mut loan = pool.acquire().await.unwrap();
+    loan.query_drop("CREATE TABLE t (id INT PRIMARY KEY, n INT)").await.unwrap();
+    loan.query_drop("INSERT INTO t VALUES (1, 0), (2, 0)").await.unwrap();
+    loan.query_drop("BEGIN").await.unwrap();
+    loan.query_drop("UPDATE t SET n = 1 WHERE id = 1").await.unwrap();
+    let mut other = pool.acquire().await.unwrap();
+    other.query_drop("SET innodb_lock_wait_timeout = 1").await.unwrap();
+    other.query_drop("BEGIN").await.unwrap();
+    other.query_drop("UPDATE t SET n = 2 WHERE id = 2").await.unwrap();
+    let error = other.query_drop("UPDATE t SET n = 2 WHERE id = 1").await.unwrap_err();
+    assert!(matches!(&error, Error::Server(error) if error.code == 1205), "{error:?}");
+    drop(other);
+    drop(loan);
+    quiet(&pool).await;
+    let loans = join_all([pool.acquire(), pool.acquire()]).await;
+    for loan in loans {
+        let n: Vec<u32> = loan.unwrap().query("SELECT n FROM t").await.unwrap();
+        assert_eq!(n, [0, 0]);
+    }
+    assert_eq!(pool.status().opened, 2);
+}
+
+/// connections.md 5, behaviour 27: the driver closes the session, and with it the transaction.
+#[tokio::test]
+async fn a_wrong_number_of_parameters_is_not_a_silent_loss() {
+    let pool = pool("params", policy()).await;
+    let mut loan = pool.acquire().await.unwrap();
+    loan.query_drop("CREATE TABLE t (id INT)").await.unwrap();
+    loan.query_drop("BEGIN").await.unwrap();
+    loan.query_drop("INSERT INTO t VALUES (1)").await.unwrap();
+    loan.exec_drop("INSERT INTO t VALUES (?)", (1, 2)).await.unwrap_err();
+    is_poisoned(loan.query_drop("COMMIT").await);
+    drop(loan);
+    let mut loan = pool.acquire().await.unwrap();
+    let rows: Vec<u32> = loan.query("SELECT id FROM t").await.unwrap();
+    assert_eq!(rows, [0_u32; 0]);
+}
+
+/// connections.md 5, behaviour 38.
+#[tokio::test]
+async fn a_half_read_result_is_drained_or_its_connection_closed() {
+    let pool = pool("halfread", policy().max_connections(1)).await;
+    let first = session(&pool).await;
+    let mut loan = pool.acquire().await.unwrap();
+    drop(loan.query_iter("SELECT seq FROM seq_1_to_1000").await.unwrap());
+    drop(loan);
+    assert_eq!(session(&pool).await, first);
+    assert_eq!(pool.status().resets, 1);
+
+    let url = MariaDb::shared().url("root", "halfread");
+    let quick = policy().max_connections(1).reset_timeout(Duration::from_millis(20));
+    let pool = Pool::new(MySql::new(&url).unwrap(), quick);
+    let first = session(&pool).await;
+    let mut loan = pool.acquire().await.unwrap();
+    drop(loan.query_iter("SELECT REPEAT('x', 10000) FROM seq_1_to_100000").await.unwrap());
+    drop(loan);
+    assert_ne!(session(&pool).await, first);
+    assert_eq!(pool.status().closed_for(CloseReason::ResetFailed), 1);
+}
+
+/// connections.md 5, behaviour 39: whatever a request does to its session, in whatever style.
+#[tokio::test]
+async fn nothing_of_a_session_is_visible_to_the_next_request() {
+    const STATE: &str = "SELECT CONCAT_WS(',', IFNULL(@x, 'none'), @@time_zone, @@tx_isolation, \
+        @@sql_mode, @@autocommit, @@in_transaction, DATABASE(), @@character_set_client, \
+        @@character_set_connection, @@collation_connection, @@character_set_results, \
+        IS_FREE_LOCK('farrier'))";
+    let pool = pool("hygiene", policy().max_connections(1)).await;
+    MariaDb::shared().database("hygiene_other").await;
+    let mut loan = pool.acquire().await.unwrap();
+    let clean: String = loan.query_first(STATE).await.unwrap().unwrap();
+    let id = loan.id();
+    drop(loan);
+    for dirty in [
+        "SET @x = 'left behind'",
+        "SET time_zone = '+05:00'",
+        "SET SESSION TRANSACTION ISOLATION LEVEL SERIALIZABLE",
+        "SET sql_mode = ''",
+        "CREATE TEMPORARY TABLE left_behind (id INT)",
+        "SELECT GET_LOCK('farrier', 0)",
+        "SET autocommit = 0",
+        "BEGIN",
+        "USE hygiene_other",
+        "SET NAMES latin1",
+        "DO (SELECT @x := 'left behind')",
+    ] {
+        for style in 0..3 {
+            let mut loan = pool.acquire().await.unwrap();
+            let done = match style {
+                0 => loan.query_drop(dirty).await,
+                1 => Queryable::query_drop(&mut *loan, dirty).await,
+                _ => dirty.ignore(&mut *loan).await,
+            };
+            done.expect(dirty);
+            drop(loan);
+            let mut loan = pool.acquire().await.unwrap();
+            let state: String = loan.query_first(STATE).await.unwrap().unwrap();
+            assert_eq!(state, clean, "{dirty}");
+            loan.query_drop("SELECT * FROM left_behind").await.unwrap_err();
+            assert_eq!(loan.id(), id, "{dirty}: cleaned, not replaced");
+        }
+    }
+}
+
+/// connections.md 5, behaviour 39: the current database goes with the one that is dropped.
+#[tokio::test]
+async fn a_database_that_was_dropped_and_made_again_is_the_current_one() {
+    let pool = pool("dropped", policy().max_connections(1)).await;
+    let mut loan = pool.acquire().await.unwrap();
+    loan.query_drop("DROP DATABASE dropped").await.unwrap();
+    loan.query_drop("CREATE DATABASE dropped").await.unwrap();
+    drop(loan);
+    let mut loan = pool.acquire().await.unwrap();
+    let current: Option<Option<String>> = loan.query_first("SELECT DATABASE()").await.unwrap();
+    assert_eq!(current, Some(Some("dropped".to_owned())));
+}
+
+/// A session that starts without autocommit is clean without it.
+#[tokio::test]
+async fn autocommit_that_is_off_from_the_start_is_not_dirt() {
+    let url = MariaDb::shared().database("autocommit").await;
+    let opts = OptsBuilder::from_opts(Opts::from_url(&url).unwrap());
+    let database = MySql::from_opts(opts.setup(vec!["SET autocommit = 0"]));
+    let pool = Pool::new(database, policy().max_connections(1));
+    for turn_on in [false, true, false] {
+        let mut loan = pool.acquire().await.unwrap();
+        loan.query_drop("SELECT 1").await.unwrap();
+        if turn_on {
+            loan.query_drop("SET autocommit = 1").await.unwrap();
+        }
+    }
+    let mut loan = pool.acquire().await.unwrap();
+    let status = pool.status();
+    let on: Option<bool> = loan.query_first("SELECT @@autocommit").await.unwrap();
+    assert_eq!(on, Some(false));
+    assert_eq!((status.opened, status.resets), (1, 1), "{status:?}");
+}
+
+/// It holds the password, and may be found in a log.
+#[tokio::test]
+async fn what_debug_shows_is_no_secret() {
+    let server = MariaDb::shared();
+    server.database("secret").await;
+    server.run("CREATE OR REPLACE USER keeper IDENTIFIED BY 'hunter2'").await;
+    server.run("GRANT ALL ON secret.* TO keeper").await;
+    let pool = Pool::new(MySql::new(&server.url("keeper:hunter2", "secret")).unwrap(), policy());
+    let loan = pool.acquire().await.unwrap();
+    let shown = format!("{:?} {:?} {pool:?} {loan:?}", *loan, pool.backend());
+    assert!(!shown.contains("hunter2"), "{shown}");
+    assert!(shown.contains(&loan.id().to_string()), "{shown}");
+}
+
+/// connections.md 5, behaviour 39, prepared: a hidden text is taken for a dirty one.
+#[tokio::test]
+async fn a_prepared_change_of_the_session_is_cleaned_too() {
+    let pool = pool("prepared", policy().max_connections(1)).await;
+    for style in 0..3 {
+        let mut loan = pool.acquire().await.unwrap();
+        match style {
+            0 => loan.exec_drop("SET @x = ?", (7,)).await.unwrap(),
+            1 => {
+                let statement = loan.prep("SET @x = ?").await.unwrap();
+                loan.exec_drop(&statement, (7,)).await.unwrap();
+            }
+            _ => "SET @x = ?".with((7,)).ignore(&mut *loan).await.unwrap(),
+        }
+        drop(loan);
+        let mut loan = pool.acquire().await.unwrap();
+        let x: Option<Option<u32>> = loan.query_first("SELECT @x").await.unwrap();
+        assert_eq!(x, Some(None), "style {style}");
+        drop(loan);
+    }
+}
+
+/// connections.md 5, behaviours 41 and 42.
+#[tokio::test]
+async fn setup_runs_in_its_order_after_connect_and_after_each_reset() {
+    let url = MariaDb::shared().database("setup").await;
+    let opts = |setup: Vec<&str>| {
+        let opts = Opts::from_url(&url).unwrap();
+        OptsBuilder::from_opts(opts).setup(setup)
+    };
+    let setup = vec!["SET @a = 1", "SET @a = @a * 10 + 2", "SET time_zone = '+01:00'"];
+    let pool = Pool::new(MySql::from_opts(opts(setup)), policy().max_connections(1));
+    for _ in 0..2 {
+        let mut loan = pool.acquire().await.unwrap();
+        let state: Option<(u32, String)> =
+            loan.query_first("SELECT @a, @@time_zone").await.unwrap();
+        assert_eq!(state, Some((12, "+01:00".to_owned())));
+        loan.query_drop("SET @a = 99").await.unwrap();
+    }
+    let pool = Pool::new(MySql::from_opts(opts(vec!["nonsense"])), policy());
+    let error = pool.acquire_once().await.unwrap_err();
+    assert!(matches!(error, AcquireError::Unavailable(_)), "{error:?}");
+    let known = pool.status().opened;
+    assert_eq!(known, 0);
+    eventually("not leaked", async || MariaDb::shared().sessions("setup").await.len() <= 1).await;
+}
+
+/// connections.md 3.6: a value that does not fit is a panic in the driver, and no leak here.
+#[tokio::test]
+async fn a_panic_in_a_conversion_leaves_a_usable_pool() {
+    let pool = pool("panics", policy().max_connections(1)).await;
+    let task = tokio::spawn({
+        let pool = pool.clone();
+        async move {
+            let mut loan = pool.acquire().await.unwrap();
+            loan.query_first::<u32, _>("SELECT 'text' UNION SELECT 'more'").await
+        }
+    });
+    assert!(task.await.unwrap_err().is_panic());
+    let mut loan = pool.acquire().await.unwrap();
+    let seven: Option<u32> = loan.query_first("SELECT 7").await.unwrap();
+    assert_eq!(seven, Some(7));
+}
+
+/// Both crates' types in one handler, as a user writes it.
+#[tokio::test]
+async fn rows_convert_as_with_the_driver_itself() {
+    #[derive(Debug, PartialEq)]
+    struct Point {
+        x: i32,
+        y: i32,
+    }
+    impl FromRow for Point {
+        fn from_row_opt(row: Row) -> Result<Self, FromRowError> {
+            let (x, y) = FromRow::from_row_opt(row)?;
+            Ok(Self { x, y })
+        }
+    }
+    let pool = pool("conversions", policy()).await;
+    let mut loan = pool.acquire().await.unwrap();
+    let points: Vec<Point> = loan.exec("SELECT ?, 2", (1,)).await.unwrap();
+    assert_eq!(points, [Point { x: 1, y: 2 }]);
+    let points: Vec<Point> = "SELECT 1, 2".fetch(&mut *loan).await.unwrap();
+    assert_eq!(points, [Point { x: 1, y: 2 }]);
+    let session = pool.backend().session_id(&loan).expect("a session");
+    assert_eq!(session.to_string(), loan.id().to_string());
+}
