@@ -49,6 +49,8 @@ struct Running {
     shared: Arc<Shared>,
     speaker: Speaker,
     side: Option<SideConnection>,
+    /// It has said so; dropped otherwise, its runtime has ended.
+    ended: bool,
 }
 
 #[derive(Debug)]
@@ -140,7 +142,7 @@ impl Shared {
     fn changed(shared: &Arc<Self>) {
         let wanted = shared.orders().speaker_wanted();
         if let Some(speaker) = wanted {
-            let running = Running { shared: Arc::clone(shared), speaker, side: None };
+            let running = Running { shared: Arc::clone(shared), speaker, side: None, ended: false };
             drop(tokio::spawn(running.run()));
         }
         shared.changed.notify_waiters();
@@ -171,7 +173,13 @@ impl Running {
                 Next::Look(sessions) => self.carry_out(Statement::Look, &sessions).await,
                 Next::Disconnect => self.disconnect().await,
                 Next::Wait(until) => drop(timeout_at(until, changed).await),
-                Next::End => return self.disconnect().await,
+                Next::End => {
+                    self.disconnect().await;
+                    if shared.orders().may_end(self.speaker) {
+                        self.ended = true;
+                        return;
+                    }
+                }
             }
         }
     }
@@ -259,7 +267,9 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.shared.orders().speaker_gone();
+        if !self.ended {
+            self.shared.orders().speaker_gone(self.speaker);
+        }
         self.shared.ended.notify_waiters();
     }
 }

@@ -23,7 +23,9 @@ pub(super) type Answer = oneshot::Sender<Result<Interruption, Error>>;
 #[derive(Debug)]
 pub(super) struct Orders {
     list: Vec<Order>,
-    speakers: usize,
+    /// Which speakers there are.
+    first: bool,
+    second: bool,
     /// The first speaker has waited long for an answer of the server.
     unanswered: bool,
     /// A connect of the pool was refused: the side connection takes somebody's place.
@@ -85,7 +87,8 @@ impl Orders {
     pub(super) fn new(now: Instant) -> Self {
         Self {
             list: Vec::new(),
-            speakers: 0,
+            first: false,
+            second: false,
             unanswered: false,
             make_room: false,
             aside_until: now,
@@ -121,22 +124,39 @@ impl Orders {
 
     /// Who is to be started, if anybody; it is counted from now on.
     pub(super) fn speaker_wanted(&mut self) -> Option<Speaker> {
-        let speaker = match self.speakers {
-            0 => Speaker::First,
-            1 if self.unanswered && self.has_work() => Speaker::Second,
-            _ => return None,
-        };
-        self.speakers += 1;
-        Some(speaker)
+        if !self.first {
+            self.first = true;
+            Some(Speaker::First)
+        } else if self.unanswered && !self.second && self.has_work() {
+            self.second = true;
+            Some(Speaker::Second)
+        } else {
+            None
+        }
     }
 
-    pub(super) fn speaker_gone(&mut self) {
-        self.speakers -= 1;
-        self.make_room &= self.speakers > 0;
+    /// Whether a speaker that was told to end may: not if an order came while it disconnected.
+    pub(super) fn may_end(&mut self, speaker: Speaker) -> bool {
+        let may_end = speaker == Speaker::Second || !self.has_work();
+        if may_end {
+            self.speaker_gone(speaker);
+        }
+        may_end
+    }
+
+    pub(super) fn speaker_gone(&mut self, speaker: Speaker) {
+        match speaker {
+            Speaker::First => {
+                self.first = false;
+                self.make_room = false;
+                self.unanswered = false;
+            }
+            Speaker::Second => self.second = false,
+        }
     }
 
     pub(super) fn has_speakers(&self) -> bool {
-        self.speakers > 0
+        self.first || self.second
     }
 
     pub(super) fn next(&mut self, speaker: Speaker, now: Instant) -> Next {
@@ -161,12 +181,12 @@ impl Orders {
             let here = |session: &&MySqlSessionId| session.server == first.server;
             return Next::Look(self.awaited().filter(here).cloned().collect());
         }
-        let until = self.quiet_since + LINGER;
-        if self.closed || (self.list.is_empty() && now >= until) {
-            return Next::End;
+        if !self.list.is_empty() {
+            // The other speaker's, whose answer changes something.
+            return Next::Wait(now + LINGER);
         }
-        // With an order that the other speaker carries out, whose answer changes something.
-        Next::Wait(until.max(now + PAUSE.0))
+        let until = self.quiet_since + LINGER;
+        if self.closed || now >= until { Next::End } else { Next::Wait(until) }
     }
 
     /// The server has marked the session that it was told to end, or knows none.
@@ -223,7 +243,7 @@ impl Orders {
     }
 
     pub(super) fn make_room(&mut self, now: Instant) {
-        self.make_room |= self.speakers > 0 && now >= self.aside_until;
+        self.make_room |= self.first && now >= self.aside_until;
     }
 
     /// Forgets the orders; the speakers end.
@@ -346,6 +366,26 @@ mod tests {
         assert!(matches!(orders.next(Speaker::Second, now), Next::Wait(_)));
         orders.set_unanswered(false);
         assert_eq!(orders.next(Speaker::Second, now), Next::End);
+    }
+
+    #[test]
+    fn an_order_that_comes_while_the_speaker_disconnects_is_not_forgotten() {
+        let now = Instant::now();
+        let mut orders = Orders::new(now);
+        let one = session(1, "a");
+        drop(order(&mut orders, &one, true, now));
+        assert_eq!(orders.speaker_wanted(), Some(Speaker::First));
+        orders.next(Speaker::First, now);
+        orders.killed(&one, true, now);
+        let late = now + LINGER;
+        assert_eq!(orders.next(Speaker::First, late), Next::End);
+        let _answered = order(&mut orders, &one, true, late);
+        assert_eq!(orders.speaker_wanted(), None);
+        assert!(!orders.may_end(Speaker::First));
+        assert_eq!(orders.next(Speaker::First, late), Next::Kill(one.clone()));
+        orders.killed(&one, true, late);
+        assert!(orders.may_end(Speaker::First));
+        assert_eq!(orders.speaker_wanted(), Some(Speaker::First));
     }
 
     #[test]

@@ -103,7 +103,7 @@ async fn hang_ups_never_exceed_the_bound_at_the_server() {
         holder.query_drop(format!("INSERT INTO {name}.t VALUES (0)")).await.unwrap();
         holder.query_drop("BEGIN").await.unwrap();
         holder.query_drop(format!("UPDATE {name}.t SET n = 1")).await.unwrap();
-        let clients = join_all((0..24).map(async |_| {
+        let clients = join_all((0..24).map(|_| async {
             for _ in 0..10 {
                 let mut loan = pool.acquire().await.unwrap();
                 timeout(Duration::from_millis(30), loan.query_drop(statement)).await.unwrap_err();
@@ -125,7 +125,7 @@ async fn hang_ups_never_exceed_the_bound_at_the_server() {
 async fn hang_ups_hold_up_nobody_else() {
     const LONG: &str = "SELECT COUNT(*) FROM seq_1_to_1000000 a, seq_1_to_1000000 b";
     let pool = pool_of_user("others", policy().max_connections(8)).await;
-    let hang_ups = join_all((0..4).map(async |_| {
+    let hang_ups = join_all((0..4).map(|_| async {
         for _ in 0..50 {
             let mut loan = pool.acquire().await.unwrap();
             timeout(Duration::from_millis(10), loan.query_drop(LONG)).await.unwrap_err();
@@ -213,7 +213,7 @@ async fn hang_ups_at_a_full_server_cost_no_slot() {
         Pool::new(MySql::new(&server.url("full", "full")).unwrap(), policy().max_connections(4));
     for _ in 0..3 {
         let loans = join_all((0..4).map(|_| pool.acquire())).await;
-        join_all(loans.into_iter().map(async |loan| {
+        join_all(loans.into_iter().map(|loan| async {
             let mut loan = loan.unwrap();
             timeout(MOMENT, loan.query_drop("SELECT SLEEP(0.3)")).await.unwrap_err();
         }))
