@@ -87,7 +87,8 @@ pub struct Policy {
     /// The client's end is closed first, so the session ends with its statement at the latest. Its
     /// slot is free again when the server confirms the end; while the server does not answer, the
     /// attempt is repeated. For this the server sees one session more than `max_connections`, and with
-    /// MySQL a second one while a kill takes longer than 100 ms. Switch it off behind a proxy that gives out session numbers of its own.
+    /// MySQL a second one while a kill takes longer than 100 ms. Switch it off behind a proxy that
+    /// gives out session numbers of its own.
     pub kill_cancelled: bool,
 }
 

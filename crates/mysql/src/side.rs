@@ -28,8 +28,8 @@ const PATIENCE: Duration = Duration::from_millis(100);
 /// Orders about sessions, carried out by tasks of its own over one connection, and a second one only
 /// while the first waits for a slow answer.
 ///
-/// So the server sees one session beyond the pool's bound. The connection is opened when it is needed
-/// and stays for a few seconds after.
+/// So the server sees one session beyond the pool's bound, and two while a kill is slow. The
+/// connection is opened when it is needed and stays for a few seconds after.
 #[derive(Debug)]
 pub(crate) struct Side(Arc<Shared>);
 

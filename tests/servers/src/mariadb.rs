@@ -157,18 +157,19 @@ impl MariaDb {
 
     /// The ids of the sessions that use the database `name`, as the server itself lists them.
     pub async fn sessions(&self, name: &str) -> Vec<u64> {
-        let mut conn = self.connect().await;
-        let sql = "SELECT id FROM information_schema.processlist WHERE db = ? ORDER BY id";
-        let ids = conn.exec(sql, (name,)).await.expect("the process list");
-        conn.disconnect().await.expect("an open connection");
-        ids
+        self.listed("db", name).await
     }
 
     /// The ids of the sessions of `user`, whatever they use.
     pub async fn sessions_of(&self, user: &str) -> Vec<u64> {
+        self.listed("user", user).await
+    }
+
+    async fn listed(&self, column: &str, value: &str) -> Vec<u64> {
         let mut conn = self.connect().await;
-        let sql = "SELECT id FROM information_schema.processlist WHERE user = ?";
-        let ids = conn.exec(sql, (user,)).await.expect("the process list");
+        let sql =
+            format!("SELECT id FROM information_schema.processlist WHERE {column} = ? ORDER BY id");
+        let ids = conn.exec(sql, (value,)).await.expect("the process list");
         conn.disconnect().await.expect("an open connection");
         ids
     }

@@ -139,10 +139,12 @@ impl<B: Backend> Shared<B> {
                     },
                 }
             };
-            match (fit, state.outage.refusal(now)) {
-                (Some(live), _) => Ok(live),
-                (None, Some(refusal)) => Err(Err(refusal)),
-                (None, None) => Err(self.enqueue(&mut state, first, patience)),
+            match fit {
+                Some(live) => Ok(live),
+                None => Err(match state.outage.refusal(now) {
+                    Some(refusal) => Err(refusal),
+                    None => self.enqueue(&mut state, first, patience),
+                }),
             }
         };
         for (live, reason) in stale {

@@ -54,8 +54,7 @@ enum Stage {
     /// A speaker has sent the kill. Exits: to `Awaited` when the server has marked the session;
     /// answered when there is none, or when that failed.
     Killing,
-    /// It ends by itself. Exits: to `Kill` by an order; answered when a look does not find it, or
-    /// fails.
+    /// It ends by itself. Exit: answered when a look does not find it, or fails.
     Awaited,
 }
 
@@ -232,9 +231,7 @@ impl Orders {
 
     /// There is no side connection to be had: who waits may ask again later.
     pub(super) fn refused(&mut self, error: &Error, now: Instant) {
-        let refused = |order: &Order| order.stage != Stage::Killing;
-        let sessions: Vec<_> = self.list.iter().filter(|order| refused(order)).collect();
-        let sessions: Vec<_> = sessions.into_iter().map(|order| order.session.clone()).collect();
+        let sessions: Vec<_> = self.waiting().map(|order| order.session.clone()).collect();
         self.failed(&sessions, error, now);
     }
 
@@ -257,8 +254,13 @@ impl Orders {
         awaited.map(|order| &order.session)
     }
 
+    /// The orders that no speaker is carrying out.
+    fn waiting(&self) -> impl Iterator<Item = &Order> {
+        self.list.iter().filter(|order| order.stage != Stage::Killing)
+    }
+
     fn has_work(&self) -> bool {
-        self.list.iter().any(|order| order.stage != Stage::Killing)
+        self.waiting().next().is_some()
     }
 
     /// A session takes a moment to end, and others may end meanwhile: one look is for all of them.
