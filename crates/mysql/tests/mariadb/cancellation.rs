@@ -69,15 +69,16 @@ async fn a_cancelled_transaction_lets_go_of_its_locks() {
     eventually("one session", async || MariaDb::shared().sessions("locks").await.len() == 1).await;
 }
 
+/// A statement that a kill ends at once.
+const LONG: &str = "SELECT COUNT(*) FROM seq_1_to_1000000 a, seq_1_to_1000000 b";
+
 /// The most sessions that `user` ever had at once, as one connection beside the pool sees it each
 /// millisecond.
-async fn most_sessions(user: &str, mut is_over: impl FnMut() -> bool) -> usize {
-    let url = MariaDb::shared().url("root", "information_schema");
-    let opts = OptsBuilder::from_opts(Opts::from_url(&url).expect("a URL")).prefer_socket(false);
-    let mut beside = Conn::new(opts).await.expect("a connection");
+async fn most_sessions(server: &MariaDb, user: &str, mut is_over: impl FnMut() -> bool) -> usize {
+    let mut beside = server.connect().await;
     let mut most = 0;
     while !is_over() {
-        let sql = "SELECT COUNT(*) FROM processlist WHERE user = ?";
+        let sql = "SELECT COUNT(*) FROM information_schema.processlist WHERE user = ?";
         let now: Option<usize> = beside.exec_first(sql, (user,)).await.expect("a count");
         most = most.max(now.unwrap_or(0));
         sleep(Duration::from_millis(1)).await;
@@ -90,15 +91,17 @@ async fn most_sessions(user: &str, mut is_over: impl FnMut() -> bool) -> usize {
 /// of a `SLEEP` may be.
 #[tokio::test]
 async fn hang_ups_never_exceed_the_bound_at_the_server() {
-    const LONG: &str = "SELECT COUNT(*) FROM seq_1_to_1000000 a, seq_1_to_1000000 b";
+    // A server of its own: kills of many `SLEEP`s hold up all that others run there.
+    let server = MariaDb::start(&[]);
     for (name, statement, bound) in [
         ("bound_select", LONG, 4 + 1),
         ("bound_lock", "UPDATE t SET n = n + 1", 4 + 1),
         ("bound_sleep", SLOW, 4 + 2),
     ] {
         let policy = policy().max_connections(4).max_waiting(1_000);
-        let pool = pool_of_user(name, policy.acquire_timeout(Duration::from_secs(60))).await;
-        let mut holder = MariaDb::shared().connect().await;
+        let pool =
+            pool_of_user(&server, name, policy.acquire_timeout(Duration::from_secs(60))).await;
+        let mut holder = server.connect().await;
         holder.query_drop(format!("CREATE TABLE {name}.t (n INT)")).await.unwrap();
         holder.query_drop(format!("INSERT INTO {name}.t VALUES (0)")).await.unwrap();
         holder.query_drop("BEGIN").await.unwrap();
@@ -109,22 +112,20 @@ async fn hang_ups_never_exceed_the_bound_at_the_server() {
                 timeout(Duration::from_millis(30), loan.query_drop(statement)).await.unwrap_err();
             }
         }));
-        let watch = most_sessions(name, || pool.status().closed >= 240);
+        let watch = most_sessions(&server, name, || pool.status().closed >= 240);
         let both = async { tokio::join!(clients, watch) };
         let (_, most) = timeout(Duration::from_secs(60), both).await.unwrap();
         assert!((1..=bound).contains(&most), "{name}: {most}: {:?}", pool.status());
         assert_eq!(pool.status().kills, 240, "{name}: {:?}", pool.status());
         pool.close().await;
-        eventually("none is left", async || MariaDb::shared().sessions(name).await.is_empty())
-            .await;
+        eventually("none is left", async || server.sessions(name).await.is_empty()).await;
     }
 }
 
 /// Others are served meanwhile.
 #[tokio::test]
 async fn hang_ups_hold_up_nobody_else() {
-    const LONG: &str = "SELECT COUNT(*) FROM seq_1_to_1000000 a, seq_1_to_1000000 b";
-    let pool = pool_of_user("others", policy().max_connections(8)).await;
+    let pool = pool_of_user(MariaDb::shared(), "others", policy().max_connections(8)).await;
     let hang_ups = join_all((0..4).map(|_| async {
         for _ in 0..50 {
             let mut loan = pool.acquire().await.unwrap();
@@ -228,14 +229,16 @@ async fn hang_ups_at_a_full_server_cost_no_slot() {
 /// connections.md 5, behaviour 30: where each attempt to kill has too little time, and most fail.
 #[tokio::test]
 async fn the_bound_holds_when_kills_fail() {
+    let server = MariaDb::start(&[]);
     let policy = policy().max_connections(2).max_waiting(1_000);
     let policy = policy.close_timeout(Duration::from_micros(1_500));
-    let pool = pool_of_user("killfail", policy.acquire_timeout(Duration::from_secs(60))).await;
+    let pool =
+        pool_of_user(&server, "killfail", policy.acquire_timeout(Duration::from_secs(60))).await;
     let requests = join_all((0..40).map(|_| async {
         let mut loan = pool.acquire().await.unwrap();
         let _ = timeout(Duration::from_millis(5), loan.query_drop(SLOW)).await;
     }));
-    let watch = most_sessions("killfail", || pool.status().closed >= 40);
+    let watch = most_sessions(&server, "killfail", || pool.status().closed >= 40);
     let (_, most) =
         timeout(Duration::from_secs(60), async { tokio::join!(requests, watch) }).await.unwrap();
     assert!(pool.status().kill_failures > 0, "{:?}", pool.status());
@@ -247,14 +250,15 @@ async fn the_bound_holds_when_kills_fail() {
 /// gone.
 #[tokio::test]
 async fn the_bound_holds_while_connections_come_and_go() {
+    let server = MariaDb::shared();
     let policy = Policy::django().max_connections(2).acquire_timeout(Duration::from_secs(60));
-    let pool = pool_of_user("comeandgo", policy).await;
+    let pool = pool_of_user(server, "comeandgo", policy).await;
     let requests = join_all((0..4).map(|_| async {
         for _ in 0..300 {
             pool.acquire().await.unwrap().query_drop("SELECT 1").await.unwrap();
         }
     }));
-    let watch = most_sessions("comeandgo", || pool.status().acquired >= 1_200);
+    let watch = most_sessions(server, "comeandgo", || pool.status().acquired >= 1_200);
     let (_, most) =
         timeout(Duration::from_secs(60), async { tokio::join!(requests, watch) }).await.unwrap();
     assert!((1..=3).contains(&most), "{most}: {:?}", pool.status());

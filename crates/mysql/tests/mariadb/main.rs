@@ -31,8 +31,7 @@ async fn session(pool: &Pool<MySql>) -> u64 {
 }
 
 /// A pool whose sessions, and those beside it, the server lists under a user of their own.
-async fn pool_of_user(name: &str, policy: Policy) -> Pool<MySql> {
-    let server = MariaDb::shared();
+async fn pool_of_user(server: &MariaDb, name: &str, policy: Policy) -> Pool<MySql> {
     server.database(name).await;
     server.run(&format!("CREATE OR REPLACE USER {name}")).await;
     server.run(&format!("GRANT ALL ON {name}.* TO {name}")).await;

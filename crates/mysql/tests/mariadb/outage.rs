@@ -50,7 +50,7 @@ async fn assert_no_storm_and_well_again(pool: &Pool<MySql>, opened: u64) {
 async fn a_changed_password_makes_no_storm_of_connects() {
     let server = MariaDb::shared();
     for max_age in [Some(Duration::ZERO), None] {
-        let pool = pool_of_user("changing", policy().max_age(max_age)).await;
+        let pool = pool_of_user(server, "changing", policy().max_age(max_age)).await;
         drop(pool.acquire().await.unwrap());
         quiet(&pool).await;
         server.run("ALTER USER changing IDENTIFIED BY 'another'").await;
