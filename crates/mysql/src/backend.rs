@@ -1,7 +1,6 @@
 //! The backend: how farrier opens, inspects, cleans and ends a MySQL session.
 
 use std::fmt;
-use std::sync::OnceLock;
 use std::time::Duration;
 
 use farrier_connection::{Backend, ErrorClass, Inspection, Interruption};
@@ -31,9 +30,8 @@ pub struct MySql {
     /// Run after each reset: what a reset does not restore, then the setup.
     restore: String,
     side: Side,
-    /// How long the server lets a session lie unused: as its options say, or as the first session
-    /// was told, since each question costs a connect a round trip.
-    wait_timeout: OnceLock<Duration>,
+    /// How long the server lets a session lie unused, where the options say it.
+    wait_timeout: Option<Duration>,
 }
 
 // === impl MySql ===
@@ -58,9 +56,9 @@ impl MySql {
         let setup = (!opts.setup().is_empty()).then(|| opts.setup().join(";"));
         let restore = restore(&opts, setup.as_deref());
         let packet = opts.max_allowed_packet().unwrap_or(MAX_ALLOWED_PACKET);
-        let wait_timeout = opts.wait_timeout().map_or_else(OnceLock::new, |seconds| {
-            OnceLock::from(Duration::from_secs(u64::try_from(seconds).unwrap_or(u64::MAX)))
-        });
+        let wait_timeout = opts
+            .wait_timeout()
+            .map(|seconds| Duration::from_secs(u64::try_from(seconds).unwrap_or(u64::MAX)));
         let wait = opts.wait_timeout().unwrap_or(WAIT_TIMEOUT);
         let opts = OptsBuilder::from_opts(opts)
             .prefer_socket(false)
@@ -124,10 +122,8 @@ impl Backend for MySql {
             conn.query_drop(setup).await?;
         }
         let (server, wait_timeout) = ServerId::ask(&mut conn).await?;
-        if let Some(seconds) = wait_timeout {
-            let _ = self.wait_timeout.set(Duration::from_secs(seconds));
-        }
-        Ok(MySqlConnection::new(conn, server))
+        let wait_timeout = self.wait_timeout.or(wait_timeout);
+        Ok(MySqlConnection::new(conn, server, wait_timeout))
     }
 
     async fn close(&self, mut connection: MySqlConnection) {
@@ -181,8 +177,8 @@ impl Backend for MySql {
         Some(connection.session_id())
     }
 
-    fn idle_limit(&self, _: &MySqlConnection) -> Option<Duration> {
-        self.wait_timeout.get().copied()
+    fn idle_limit(&self, connection: &MySqlConnection) -> Option<Duration> {
+        connection.wait_timeout()
     }
 
     async fn interrupt(&self, session: &MySqlSessionId) -> Result<Interruption> {

@@ -4,6 +4,7 @@
 use std::fmt;
 use std::ops::Deref;
 use std::pin::Pin;
+use std::time::Duration;
 
 use farrier_connection::{ErrorClass, Inspection};
 use mysql_async::consts::StatusFlags;
@@ -45,6 +46,8 @@ type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>;
 pub struct MySqlConnection {
     conn: Conn,
     server: ServerId,
+    /// How long the server lets it lie unused, if that is known.
+    wait_timeout: Option<Duration>,
     session: Session,
 }
 
@@ -74,15 +77,19 @@ enum Link {
 // === impl MySqlConnection ===
 
 impl MySqlConnection {
-    pub(crate) fn new(conn: Conn, server: ServerId) -> Self {
+    pub(crate) fn new(conn: Conn, server: ServerId, wait_timeout: Option<Duration>) -> Self {
         let autocommit =
             flags(&conn).is_none_or(|flags| flags.contains(StatusFlags::SERVER_STATUS_AUTOCOMMIT));
         let session = Session { autocommit, altered: false, midway: false, link: Link::Sound };
-        Self { conn, server, session }
+        Self { conn, server, wait_timeout, session }
     }
 
     pub(crate) fn session_id(&self) -> MySqlSessionId {
         MySqlSessionId { number: self.conn.id(), server: self.server.clone() }
+    }
+
+    pub(crate) fn wait_timeout(&self) -> Option<Duration> {
+        self.wait_timeout
     }
 
     pub(crate) fn into_inner(self) -> Conn {

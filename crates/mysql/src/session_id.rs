@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, Error, Result};
@@ -38,12 +39,14 @@ impl ServerId {
     }
 
     /// Asks the server at the other end of `conn`, in one round trip; also how long it lets the
-    /// session lie unused, in seconds.
-    pub(crate) async fn ask(conn: &mut Conn) -> Result<(Self, Option<u64>)> {
+    /// session lie unused.
+    pub(crate) async fn ask(conn: &mut Conn) -> Result<(Self, Option<Duration>)> {
         let sql = "SELECT CONCAT(@@hostname, ':', @@port, ':', SUBSTRING(UUID(), 20)), \
             @@wait_timeout";
         match conn.query_first::<(String, u64), _>(sql).await {
-            Ok(Some((server, wait_timeout))) => Ok((Self(server.into()), Some(wait_timeout))),
+            Ok(Some((server, seconds))) => {
+                Ok((Self(server.into()), Some(Duration::from_secs(seconds))))
+            }
             // What only speaks the protocol may know none of this: as if there were one server.
             Ok(None) | Err(Error::Server(_)) => Ok((Self("".into()), None)),
             Err(error) => Err(error),
