@@ -26,7 +26,8 @@
 //! # What is promised
 //!
 //! - *Bound*: never more than `max_connections` sessions, at the server: a slot is free again when its
-//!   session is over. (A backend may need one more, to end what was cancelled.) Who waits is served in order, and answered by one deadline for everything.
+//!   session is over. (To end what was cancelled, a backend may need one or two beside them.) Who waits is
+//!   served in order, and answered by one deadline for everything.
 //! - *Scope*: one connection per request, taken at first use, shared by middleware and handler, given
 //!   back at the last of handler, response body and clones; a request that does not use it costs nothing.
 //! - *Hygiene*: a transaction or session state that a request leaves is gone before the next request has

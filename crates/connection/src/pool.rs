@@ -171,11 +171,12 @@ impl<B: Backend> Pool<B> {
                 Err(_) if deadline < limit => {
                     // Too little time was left: no proof against the server, nor against older
                     // connections.
+                    self.log_late_check();
                     shared.counters.timeouts.add();
                     return Err(AcquireError::TimedOut);
                 }
                 Err(_) => {
-                    tracing::debug!("a health check took too long");
+                    self.log_late_check();
                     shared.unanswered();
                 }
             }
@@ -188,6 +189,12 @@ impl<B: Backend> Pool<B> {
                 return Err(AcquireError::TimedOut);
             }
             replacing = true;
+        }
+    }
+
+    fn log_late_check(&self) {
+        if let Some(failures) = self.0.check_late() {
+            tracing::warn!(failures, "the database server did not answer a health check in time");
         }
     }
 

@@ -9,6 +9,8 @@ use crate::AcquireError;
 
 /// Before the first new attempt, doubled for each further one up to the second.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(500));
+/// An outage whose next attempt was due this long ago, and that nobody asked for, is forgotten.
+const MEMORY: Duration = Duration::from_secs(1);
 /// One line of log for all failures of a kind in this time.
 const LOG_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -27,18 +29,69 @@ pub(super) struct LogLimit {
     failures: u64,
 }
 
-/// Exits: a connect that succeeds; from zero failures also a check that is answered.
+/// Which of the pool's connects it is, in the order of their beginning.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Attempt(u64);
+
+/// Exits: a connect that succeeds; from zero failures also a check that is answered; with no prober,
+/// time.
 #[derive(Debug)]
 struct Failing {
     error: AcquireError,
     /// Connects that failed one after the other; zero while the server is only suspected.
     failures: u32,
     retry_at: Instant,
+    /// Who alone tries again: the last that failed, since one that has not failed may hang.
+    prober: Option<Attempt>,
+}
+
+// === impl Attempt ===
+
+impl Attempt {
+    pub(super) fn next(&mut self) -> Self {
+        self.0 += 1;
+        *self
+    }
 }
 
 // === impl Outage ===
 
 impl Outage {
+    /// Somebody asks for a connection: what lies too far back says nothing about now.
+    pub(super) fn asked(&mut self, now: Instant) {
+        let old = |failing: &mut Failing| {
+            failing.prober.is_none() && now.saturating_duration_since(failing.retry_at) > MEMORY
+        };
+        self.failing.take_if(old);
+    }
+
+    /// How many connects may begin beside those under way, of which there may be `max`: while they
+    /// fail, one is enough to see whether the server is back.
+    pub(super) fn room(&self, under_way: usize, max: usize) -> usize {
+        let most =
+            self.failed_before().map_or(max, |failing| usize::from(failing.prober.is_none()));
+        most.min(max.saturating_sub(under_way))
+    }
+
+    /// A connect begins.
+    pub(super) fn begun(&mut self, attempt: Attempt) {
+        if let Some(failing) = self.failing.as_mut().filter(|failing| failing.failures > 0) {
+            failing.prober = Some(attempt);
+        }
+    }
+
+    /// Whether a connect is to go on; not one that is not needed to see whether the server is back.
+    pub(super) fn goes_on(&self, attempt: Attempt) -> bool {
+        self.failed_before().is_none_or(|failing| failing.prober == Some(attempt))
+    }
+
+    /// A connect ends, whatever came of it.
+    pub(super) fn ended(&mut self, attempt: Attempt) {
+        if let Some(failing) = &mut self.failing {
+            failing.prober.take_if(|prober| *prober == attempt);
+        }
+    }
+
     /// A connect succeeded.
     pub(super) fn over(&mut self) {
         self.failing = None;
@@ -53,20 +106,17 @@ impl Outage {
     /// The server did not answer a health check; a connect will tell more.
     pub(super) fn suspected(&mut self, now: Instant) {
         let error = AcquireError::TimedOut;
-        self.failing.get_or_insert(Failing { error, failures: 0, retry_at: now });
+        self.failing.get_or_insert(Failing { error, failures: 0, retry_at: now, prober: None });
     }
 
-    /// A connect failed; `off`, from 0 to 1, takes up to half of the pause away, so that processes do
-    /// not march in step.
-    pub(super) fn failed(&mut self, error: AcquireError, now: Instant, off: f64) {
+    /// An attempt failed, and is the one to be repeated; `off`, from 0 to 1, takes up to half of the
+    /// pause away, so that processes do not march in step.
+    pub(super) fn failed(&mut self, attempt: Attempt, error: AcquireError, now: Instant, off: f64) {
         let failures = self.failing.as_ref().map_or(0, |failing| failing.failures);
         let pause = BACK_OFF.0.saturating_mul(1 << failures.min(6)).min(BACK_OFF.1);
         let retry_at = now + pause.mul_f64(1.0 - 0.5 * off);
-        self.failing = Some(Failing { error, failures: failures.saturating_add(1), retry_at });
-    }
-
-    pub(super) fn is_on(&self) -> bool {
-        self.failing.is_some()
+        let failures = failures.saturating_add(1);
+        self.failing = Some(Failing { error, failures, retry_at, prober: Some(attempt) });
     }
 
     pub(super) fn error(&self) -> Option<&AcquireError> {
@@ -82,6 +132,11 @@ impl Outage {
     pub(super) fn refusal(&self, now: Instant) -> Option<AcquireError> {
         let failing = self.failing.as_ref().filter(|failing| now < failing.retry_at)?;
         matches!(failing.error, AcquireError::Denied(_)).then(|| failing.error.clone())
+    }
+
+    /// Not only suspected.
+    fn failed_before(&self) -> Option<&Failing> {
+        self.failing.as_ref().filter(|failing| failing.failures > 0)
     }
 }
 
@@ -105,20 +160,22 @@ mod tests {
     use super::*;
 
     const MS: Duration = Duration::from_millis(1);
+    const ONE: Attempt = Attempt(1);
+    const TWO: Attempt = Attempt(2);
 
     #[test]
     fn the_pause_doubles_up_to_half_a_second_and_begins_anew_after_an_answer() {
         let now = Instant::now();
         let mut outage = Outage::default();
         for pause in [10, 20, 40, 80, 160, 320, 500, 500] {
-            outage.failed(AcquireError::TimedOut, now, 0.0);
+            outage.failed(ONE, AcquireError::TimedOut, now, 0.0);
             assert_eq!(outage.retry_at(), Some(now + pause * MS));
         }
-        outage.failed(AcquireError::TimedOut, now, 1.0);
+        outage.failed(ONE, AcquireError::TimedOut, now, 1.0);
         assert_eq!(outage.retry_at(), Some(now + 250 * MS));
         outage.over();
-        assert!(!outage.is_on());
-        outage.failed(AcquireError::TimedOut, now, 0.0);
+        assert_eq!(outage.retry_at(), None);
+        outage.failed(ONE, AcquireError::TimedOut, now, 0.0);
         assert_eq!(outage.retry_at(), Some(now + 10 * MS));
     }
 
@@ -128,11 +185,47 @@ mod tests {
         let mut outage = Outage::default();
         outage.suspected(now);
         outage.unsuspected();
-        assert!(!outage.is_on());
+        assert_eq!(outage.retry_at(), None);
         outage.suspected(now);
-        outage.failed(AcquireError::TimedOut, now, 0.0);
+        outage.failed(ONE, AcquireError::TimedOut, now, 0.0);
         outage.unsuspected();
         assert_eq!(outage.retry_at(), Some(now + 10 * MS));
+    }
+
+    #[test]
+    fn the_last_that_failed_tries_again_and_nobody_else() {
+        let now = Instant::now();
+        let mut outage = Outage::default();
+        assert_eq!((outage.room(0, 4), outage.room(3, 4)), (4, 1));
+        outage.suspected(now);
+        assert_eq!(outage.room(0, 4), 4);
+        assert!(outage.goes_on(ONE));
+        outage.failed(ONE, AcquireError::TimedOut, now, 0.0);
+        assert_eq!(outage.room(1, 4), 0);
+        assert!(outage.goes_on(ONE) && !outage.goes_on(TWO));
+        outage.failed(TWO, AcquireError::TimedOut, now, 0.0);
+        assert!(outage.goes_on(TWO) && !outage.goes_on(ONE));
+        outage.ended(ONE);
+        assert_eq!(outage.room(1, 4), 0);
+        outage.ended(TWO);
+        assert_eq!((outage.room(1, 4), outage.room(4, 4)), (1, 0));
+        outage.begun(ONE);
+        assert_eq!(outage.room(1, 4), 0);
+        assert!(outage.goes_on(ONE));
+    }
+
+    #[test]
+    fn an_outage_that_nobody_asked_for_is_forgotten_and_one_that_is_probed_is_not() {
+        let now = Instant::now();
+        let mut outage = Outage::default();
+        outage.failed(ONE, AcquireError::TimedOut, now, 0.0);
+        outage.asked(now + 2 * MEMORY);
+        assert_eq!(outage.retry_at(), Some(now + 10 * MS));
+        outage.ended(ONE);
+        outage.asked(now + MEMORY);
+        assert_eq!(outage.retry_at(), Some(now + 10 * MS));
+        outage.asked(now + 2 * MEMORY);
+        assert_eq!(outage.retry_at(), None);
     }
 
     #[test]
@@ -151,11 +244,11 @@ mod tests {
     fn only_a_refusal_of_the_credentials_is_an_answer_and_only_until_the_next_attempt() {
         let now = Instant::now();
         let mut outage = Outage::default();
-        outage.failed(AcquireError::TimedOut, now, 0.0);
+        outage.failed(ONE, AcquireError::TimedOut, now, 0.0);
         assert!(outage.refusal(now).is_none());
         let denied =
             AcquireError::Denied(std::sync::Arc::new(crate::fake::FakeError::Disconnected));
-        outage.failed(denied, now, 0.0);
+        outage.failed(ONE, denied, now, 0.0);
         assert!(matches!(outage.refusal(now), Some(AcquireError::Denied(_))));
         assert!(outage.refusal(now + 20 * MS).is_none());
     }

@@ -15,7 +15,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
-use super::outage::{LogLimit, Outage};
+use super::outage::{Attempt, LogLimit, Outage};
 use super::slot::{Lease, Live, Occupied, Slot};
 use super::{after, random, task};
 use crate::status::Counters;
@@ -42,7 +42,9 @@ struct State<B: Backend> {
     waiters: VecDeque<Waiter<B>>,
     next_ticket: u64,
     outage: Outage,
+    last_attempt: Attempt,
     connect_log: LogLimit,
+    check_log: LogLimit,
     kill_log: LogLimit,
     /// How many disconnects were detected; older connections than the last one are suspect.
     generation: u64,
@@ -104,7 +106,9 @@ impl<B: Backend> Shared<B> {
                 waiters: VecDeque::new(),
                 next_ticket: 0,
                 outage: Outage::default(),
+                last_attempt: Attempt::default(),
                 connect_log: LogLimit::default(),
+                check_log: LogLimit::default(),
                 kill_log: LogLimit::default(),
                 generation: 0,
                 reaping: None,
@@ -141,10 +145,13 @@ impl<B: Backend> Shared<B> {
             };
             match fit {
                 Some(live) => Ok(live),
-                None => Err(match state.outage.refusal(now) {
-                    Some(refusal) => Err(refusal),
-                    None => self.enqueue(&mut state, first, patience),
-                }),
+                None => {
+                    state.outage.asked(now);
+                    Err(match state.outage.refusal(now) {
+                        Some(refusal) => Err(refusal),
+                        None => self.enqueue(&mut state, first, patience),
+                    })
+                }
             }
         };
         for (live, reason) in stale {
@@ -191,27 +198,29 @@ impl<B: Backend> Shared<B> {
 
     /// Starts as many connects as there are requests for, slots, and room in `max_connecting`.
     pub(super) fn start_connects(self: &Arc<Self>) {
-        loop {
-            let runtime = {
-                let mut state = self.lock();
-                // One attempt is enough to see whether the server is back.
-                let at_once = if state.outage.is_on() { 1 } else { self.policy.max_connecting };
-                if state.closed
-                    || state.connecting >= state.waiters.len()
-                    || state.connecting >= at_once
-                    || state.slots >= self.policy.max_connections
-                {
-                    return;
-                }
-                let Some(home) = &state.home else {
-                    return;
-                };
-                let runtime = home.runtime.clone();
-                state.slots += 1;
-                state.connecting += 1;
-                runtime
+        let (runtime, attempts) = {
+            let mut state = self.lock();
+            let Some(home) = &state.home else {
+                return;
             };
-            runtime.spawn(task::connect(task::Connecting::new(Slot::new(Arc::clone(self)))));
+            let runtime = home.runtime.clone();
+            let wanted = state.waiters.len().saturating_sub(state.connecting);
+            let slots = self.policy.max_connections.saturating_sub(state.slots);
+            let room = state.outage.room(state.connecting, self.policy.max_connecting);
+            let count = if state.closed { 0 } else { wanted.min(slots).min(room) };
+            state.slots += count;
+            state.connecting += count;
+            let begin = |_| {
+                let attempt = state.last_attempt.next();
+                state.outage.begun(attempt);
+                attempt
+            };
+            (runtime, (0..count).map(begin).collect::<Vec<_>>())
+        };
+        // Counted once: on a runtime that ends, each is dropped as it is spawned, and wanted again.
+        for attempt in attempts {
+            let slot = Slot::new(Arc::clone(self));
+            runtime.spawn(task::connect(task::Connecting::new(slot, attempt)));
         }
     }
 
@@ -373,11 +382,10 @@ impl<B: Backend> Shared<B> {
 
     /// What to wait for before the next connect, and the generation it will have; `None` when
     /// nobody wants one any more, or another attempt is enough to see whether the server is back.
-    pub(super) fn connect_wanted(&self) -> Option<(Option<Instant>, u64)> {
+    pub(super) fn connect_wanted(&self, attempt: Attempt) -> Option<(Option<Instant>, u64)> {
         let state = self.lock();
-        let wanted = !state.closed && !state.waiters.is_empty();
-        let enough = state.outage.is_on() && state.connecting > 1;
-        (wanted && !enough).then(|| (state.outage.retry_at(), state.generation))
+        let wanted = !state.closed && !state.waiters.is_empty() && state.outage.goes_on(attempt);
+        wanted.then(|| (state.outage.retry_at(), state.generation))
     }
 
     /// The server took a new session.
@@ -395,12 +403,17 @@ impl<B: Backend> Shared<B> {
         self.lock().outage.suspected(Instant::now());
     }
 
+    /// How many checks without an answer to log now.
+    pub(super) fn check_late(&self) -> Option<u64> {
+        self.lock().check_log.count(Instant::now())
+    }
+
     /// Those for whom waiting is of no use get the error; how many failures to log now.
-    pub(super) fn connect_failed(&self, error: &AcquireError) -> Option<u64> {
+    pub(super) fn connect_failed(&self, attempt: Attempt, error: &AcquireError) -> Option<u64> {
         self.counters.connect_failures.add();
         let now = Instant::now();
         let mut state = self.lock();
-        state.outage.failed(error.clone(), now, random::unit());
+        state.outage.failed(attempt, error.clone(), now, random::unit());
         let to_log = state.connect_log.count(now);
         let is_denied = matches!(error, AcquireError::Denied(_));
         let (impatient, patient) = mem::take(&mut state.waiters)
@@ -439,8 +452,10 @@ impl<B: Backend> Shared<B> {
         }
     }
 
-    pub(super) fn connecting_over(&self) {
-        self.lock().connecting -= 1;
+    pub(super) fn connecting_over(&self, attempt: Attempt) {
+        let mut state = self.lock();
+        state.connecting -= 1;
+        state.outage.ended(attempt);
     }
 
     /// Refuses new checkouts and closes what is idle.

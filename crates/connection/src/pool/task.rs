@@ -8,6 +8,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 use super::after;
+use super::outage::Attempt;
 use super::shared::{Maintaining, Shared};
 use super::slot::{Live, Occupied, Slot};
 use crate::{AcquireError, Backend, CloseReason, ErrorClass, Inspection, Interruption};
@@ -16,6 +17,7 @@ use crate::{AcquireError, Backend, CloseReason, ErrorClass, Inspection, Interrup
 pub(super) struct Connecting<B: Backend> {
     /// `None` once the connection is made.
     slot: Option<Slot<B>>,
+    attempt: Attempt,
     shared: Arc<Shared<B>>,
 }
 
@@ -33,7 +35,7 @@ pub(super) async fn connect<B: Backend>(mut connecting: Connecting<B>) {
         slot.running();
     }
     let shared = Arc::clone(&connecting.shared);
-    while let Some((after, generation)) = shared.connect_wanted() {
+    while let Some((after, generation)) = shared.connect_wanted(connecting.attempt) {
         if let Some(after) = after.filter(|after| *after > Instant::now()) {
             sleep_until(after).await;
             continue;
@@ -62,7 +64,7 @@ pub(super) async fn connect<B: Backend>(mut connecting: Connecting<B>) {
             Ok(Err(error)) => AcquireError::Unavailable(Arc::new(error)),
             Err(_) => AcquireError::TimedOut,
         };
-        if let Some(failures) = shared.connect_failed(&error) {
+        if let Some(failures) = shared.connect_failed(connecting.attempt, &error) {
             log_failed_connect(&error, failures);
         }
     }
@@ -201,8 +203,8 @@ pub(super) async fn reap<B: Backend>(mut reaper: Reaper<B>, first: Instant) {
 // === impl Connecting ===
 
 impl<B: Backend> Connecting<B> {
-    pub(super) fn new(slot: Slot<B>) -> Self {
-        Self { shared: slot.shared(), slot: Some(slot) }
+    pub(super) fn new(slot: Slot<B>, attempt: Attempt) -> Self {
+        Self { shared: slot.shared(), attempt, slot: Some(slot) }
     }
 
     /// The connection is made; what follows is no longer connecting.
@@ -218,7 +220,7 @@ impl<B: Backend> Connecting<B> {
 impl<B: Backend> Drop for Connecting<B> {
     fn drop(&mut self) {
         // Before the slot's own drop, which may start another connect.
-        self.shared.connecting_over();
+        self.shared.connecting_over(self.attempt);
     }
 }
 

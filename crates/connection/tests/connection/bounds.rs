@@ -1,7 +1,8 @@
 //! How many, how long, and what becomes of it: waiting, outages, shut-down, runtimes, the counters.
 
 use std::error::Error;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
+use std::thread;
 use std::time::Duration;
 
 use farrier_connection::fake::{Behaviour, Fake};
@@ -233,6 +234,30 @@ fn a_pool_belongs_to_the_runtime_of_its_connections() {
         settle().await;
     });
     second.block_on(async { assert_eq!(acquire(&pool).await.query().await, Ok(2)) });
+}
+
+/// Its end drops a connect before those who wait for it.
+#[test]
+fn a_runtime_ends_while_a_connect_hangs_and_somebody_waits() {
+    let (end, ended) = mpsc::channel();
+    thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let fake = Fake::new();
+        fake.on_connect(Behaviour::Hang);
+        let pool = pool(&fake, policy());
+        runtime.block_on(async {
+            for _ in 0..5 {
+                let pool = pool.clone();
+                tokio::spawn(async move { drop(pool.acquire().await) });
+            }
+            settle().await;
+        });
+        assert_eq!(pool.status().waiting, 5);
+        drop(runtime);
+        end.send(pool.status()).unwrap();
+    });
+    let status = ended.recv_timeout(10 * SECOND).expect("it ends");
+    assert_eq!((status.waiting, status.connecting), (0, 0), "{status:?}");
 }
 
 /// A runtime that is gone takes its connections with it, and their slots.

@@ -10,12 +10,13 @@ use axum::extract::Request;
 use axum::http::StatusCode;
 use axum::routing::get;
 use farrier_connection::fake::{Behaviour, Fake};
-use farrier_connection::{AcquireError, ConnectionLayer, Database, ErrorClass, Pool};
+use farrier_connection::{AcquireError, ConnectionLayer, Database, ErrorClass, Loan, Pool};
+use futures_util::future::join_all;
 use tokio::time::{Instant, sleep};
 use tower::ServiceExt;
 use tracing::subscriber::{DefaultGuard, set_default};
 
-use crate::{SECOND, acquire, fill, policy, pool, settle};
+use crate::{SECOND, acquire, fill, pass, policy, pool, settle};
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -167,4 +168,68 @@ async fn in_the_pause_the_refusal_is_the_answer_and_nobody_connects() {
     fake.on_connect(Behaviour::Answer);
     sleep(SECOND / 2).await;
     drop(acquire(&pool).await);
+}
+
+/// Nor does one that hangs keep the others from asking again.
+#[tokio::test(start_paused = true)]
+async fn a_connect_that_hangs_is_not_waited_for_when_another_was_refused() {
+    let fake = Fake::new();
+    let pool = pool(&fake, policy());
+    let acquiring = || tokio::spawn(acquire_owned(pool.clone()));
+    fake.on_connect(Behaviour::Hang);
+    let first = acquiring();
+    settle().await;
+    fake.on_connect(Behaviour::Fail(ErrorClass::Busy));
+    let second = acquiring();
+    pass(100 * MS).await;
+    // Those that hang do not try again, and are not counted; one other does.
+    assert!((3..=6).contains(&fake.attempts()), "{}", fake.attempts());
+    let well = Instant::now();
+    fake.on_connect(Behaviour::Answer);
+    for acquired in [first, second] {
+        acquired.await.unwrap();
+    }
+    assert!(well.elapsed() < SECOND / 5, "{:?}", well.elapsed());
+}
+
+/// It may have been that connection's fault alone.
+#[tokio::test(start_paused = true)]
+async fn a_check_that_is_not_answered_does_not_slow_the_connects_down() {
+    let log = Log::here();
+    let fake = Fake::new();
+    let pool = pool(&fake, policy().health_checks(true).health_check_bypass(Duration::ZERO));
+    fill(&pool, 1).await;
+    fake.on_check(Behaviour::Hang);
+    fake.on_connect(Behaviour::Slow(SECOND));
+    let acquiring = || tokio::spawn(acquire_owned(pool.clone()));
+    let first = acquiring();
+    settle().await;
+    pass(pool.policy().check_timeout).await;
+    assert_eq!((pool.status().check_failures, log.failures()), (1, 1), "{:#?}", log.lines());
+    let others = [acquiring(), acquiring(), acquiring()];
+    settle().await;
+    assert_eq!(pool.status().connecting, 4, "{:?}", pool.status());
+    first.await.unwrap();
+    for other in others {
+        other.await.unwrap();
+    }
+}
+
+/// Nobody asked meanwhile: what was is no longer known.
+#[tokio::test(start_paused = true)]
+async fn an_outage_of_an_hour_ago_is_forgotten() {
+    let fake = Fake::new();
+    fake.on_connect(Behaviour::Fail(ErrorClass::Fatal));
+    let pool = pool(&fake, policy().acquire_timeout(3 * SECOND));
+    assert!(pool.acquire().await.is_err());
+    sleep(3_600 * SECOND).await;
+    fake.on_connect(Behaviour::Slow(SECOND));
+    let all = join_all((0..4).map(|_| pool.acquire()));
+    let start = Instant::now();
+    assert!(all.await.iter().all(Result::is_ok));
+    assert_eq!(start.elapsed(), SECOND);
+}
+
+async fn acquire_owned(pool: Pool<Fake>) -> Loan<Fake> {
+    acquire(&pool).await
 }
