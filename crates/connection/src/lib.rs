@@ -53,6 +53,7 @@ mod layer;
 mod policy;
 mod pool;
 mod scope;
+mod side_channel;
 mod status;
 
 pub use backend::{Backend, ErrorClass, Inspection, Interruption};
@@ -61,4 +62,5 @@ pub use layer::{ConnectionLayer, ConnectionService, ResponseFuture, ScopeEnd};
 pub use policy::Policy;
 pub use pool::{Loan, Pool};
 pub use scope::{Borrowed, Database};
+pub use side_channel::{SideChannel, SideConnection};
 pub use status::{CloseReason, Status};

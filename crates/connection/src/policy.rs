@@ -86,9 +86,13 @@ pub struct Policy {
     ///
     /// The client's end is closed first, so the session ends with its statement at the latest. Its
     /// slot is free again when the server confirms the end; while the server does not answer, the
-    /// attempt is repeated. For this the server sees one session more than `max_connections`, and with
-    /// MySQL a second one while a kill takes longer than 100 ms. Switch it off behind a proxy that
-    /// gives out session numbers of its own.
+    /// attempt is repeated. For this the server sees one session more than `max_connections`, and
+    /// a second one while a kill takes longer than 100 ms: let it take workers × (`max_connections` + 2).
+    ///
+    /// Nothing is ended where the side connection leads to another server than the session's, as it
+    /// may behind a load balancer or a proxy that splits reads from writes; see
+    /// [`kills_at_other_server`](crate::Status::kills_at_other_server). Switch it off behind a proxy
+    /// that gives out session numbers of its own.
     pub kill_cancelled: bool,
 }
 

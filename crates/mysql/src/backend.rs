@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use farrier_connection::{Backend, ErrorClass, Inspection, Interruption};
+use farrier_connection::{Backend, ErrorClass, Inspection, Interruption, SideChannel};
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, Error, Opts, OptsBuilder, Result, UrlError};
 use tokio::time::timeout;
@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use crate::connection::MySqlConnection;
 use crate::error;
 use crate::session_id::{MySqlSessionId, ServerId};
-use crate::side::Side;
+use crate::side::MySqlSide;
 
 /// The server's own default for the largest packet, so that a connect need not ask for it.
 const MAX_ALLOWED_PACKET: usize = 16 << 20;
@@ -21,6 +21,10 @@ const WAIT_TIMEOUT: usize = 28_800;
 
 /// A MySQL or MariaDB database.
 ///
+/// A session whose statement was cancelled is ended by `KILL`, at the server that it is at: the one with
+/// its host name, port and `UUID()`s. What knows none of these only speaks the protocol, and its
+/// sessions end with their statements.
+///
 /// The driver's `prefer_socket` is off: it would open a second session for each connection. Its
 /// pool and its pool's options are not used.
 pub struct MySql {
@@ -29,7 +33,7 @@ pub struct MySql {
     setup: Option<String>,
     /// Run after each reset: what a reset does not restore, then the setup.
     restore: String,
-    side: Side,
+    side: SideChannel<MySqlSide>,
     /// How long the server lets a session lie unused, where the options say it.
     wait_timeout: Option<Duration>,
 }
@@ -66,7 +70,9 @@ impl MySql {
             .wait_timeout(Some(wait))
             .setup(Vec::<String>::new());
         let opts = Opts::from(opts);
-        let side = Side::new(opts.clone());
+        // It needs no database, and is not listed among those who use it.
+        let side = OptsBuilder::from_opts(opts.clone()).db_name(None::<String>);
+        let side = SideChannel::new(side.into());
         Self { opts, setup, restore, side, wait_timeout }
     }
 
@@ -140,7 +146,9 @@ impl Backend for MySql {
                 _ => {
                     good_bye.await?;
                     // The server ends the session a moment later, and tells nobody.
-                    self.side.see_off(&session).await?;
+                    if let Some(session) = session {
+                        self.side.see_off(&session).await?;
+                    }
                 }
             }
             Ok::<_, Error>(())
@@ -174,7 +182,7 @@ impl Backend for MySql {
     }
 
     fn session_id(&self, connection: &MySqlConnection) -> Option<MySqlSessionId> {
-        Some(connection.session_id())
+        connection.session_id()
     }
 
     fn idle_limit(&self, connection: &MySqlConnection) -> Option<Duration> {

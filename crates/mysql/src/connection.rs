@@ -45,7 +45,7 @@ type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>;
 /// when the connection goes back.
 pub struct MySqlConnection {
     conn: Conn,
-    server: ServerId,
+    server: Option<ServerId>,
     /// How long the server lets it lie unused, if that is known.
     wait_timeout: Option<Duration>,
     session: Session,
@@ -77,15 +77,20 @@ enum Link {
 // === impl MySqlConnection ===
 
 impl MySqlConnection {
-    pub(crate) fn new(conn: Conn, server: ServerId, wait_timeout: Option<Duration>) -> Self {
+    pub(crate) fn new(
+        conn: Conn,
+        server: Option<ServerId>,
+        wait_timeout: Option<Duration>,
+    ) -> Self {
         let autocommit =
             flags(&conn).is_none_or(|flags| flags.contains(StatusFlags::SERVER_STATUS_AUTOCOMMIT));
         let session = Session { autocommit, altered: false, midway: false, link: Link::Sound };
         Self { conn, server, wait_timeout, session }
     }
 
-    pub(crate) fn session_id(&self) -> MySqlSessionId {
-        MySqlSessionId { number: self.conn.id(), server: self.server.clone() }
+    pub(crate) fn session_id(&self) -> Option<MySqlSessionId> {
+        let server = self.server.clone()?;
+        Some(MySqlSessionId { number: self.conn.id(), server })
     }
 
     pub(crate) fn wait_timeout(&self) -> Option<Duration> {

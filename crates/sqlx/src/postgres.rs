@@ -1,54 +1,36 @@
 //! The PostgreSQL backend.
 
 use std::fmt;
-use std::io;
 use std::str::FromStr;
-use std::sync::Arc;
 use std::time::Duration;
 
-use farrier_connection::{Backend, ErrorClass, Inspection, Interruption};
+use farrier_connection::{Backend, ErrorClass, Inspection, Interruption, SideChannel};
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{ConnectOptions, Connection, Error};
-use tokio::sync::{Mutex, OwnedMutexGuard};
-use tokio::time::{sleep, timeout};
 
 use crate::session::{Engine, Left, Session};
 use crate::sql::Plain;
+
+mod session_id;
+mod side;
+
+pub use session_id::PgSessionId;
+use side::PgSide;
 
 /// What `DISCARD ALL` does, except for the prepared statements, which sqlx keeps a list of.
 const RESET: &str = "CLOSE ALL; RESET SESSION AUTHORIZATION; RESET ALL; UNLISTEN *; \
      SELECT pg_advisory_unlock_all(); DISCARD SEQUENCES; DISCARD TEMP";
 
-/// How long one attempt to end a session may take, with its connect.
-const LIMIT: Duration = Duration::from_secs(5);
-/// Between two attempts; doubled up to the second.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(500));
-
 /// A PostgreSQL database.
 ///
 /// A statement dropped before its first row poisons the connection for the pool: its session is
-/// ended at the server (PostgreSQL 14 or later) and goes to nobody else. Within the request sqlx
-/// waits until the server is done with it. Farrier does not see it inside of a transaction or on
-/// sqlx's own connection, nor after the first row: such a session is ended when it cannot be cleaned
-/// within the policy's `reset_timeout`.
+/// ended at the server, by `pg_terminate_backend` of a side connection named `farrier`, and goes to
+/// nobody else. Within the request sqlx waits until the server is done with it. Farrier does not see
+/// it inside of a transaction or on sqlx's own connection, nor after the first row: such a session is
+/// ended when it cannot be cleaned within the policy's `reset_timeout`.
 pub struct Postgres {
     options: PgConnectOptions,
-    /// Ends sessions one at a time, so that the server sees at most one session beyond the pool's
-    /// bound.
-    killing: Arc<Mutex<()>>,
-}
-
-/// A session of a PostgreSQL server; as text, its process number.
-///
-/// The number alone comes again in the life of a server, and is another's at another server behind
-/// the same address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct PgSessionId {
-    pid: i32,
-    /// When it began, in microseconds since 1970.
-    start: i64,
-    /// When its server was started.
-    server_start: i64,
+    side: SideChannel<PgSide>,
 }
 
 // === impl Postgres ===
@@ -66,7 +48,8 @@ impl Postgres {
     /// The database that `options` lead to.
     #[must_use]
     pub fn from_options(options: PgConnectOptions) -> Self {
-        Self { options, killing: Arc::default() }
+        let side = SideChannel::new(options.clone().application_name("farrier"));
+        Self { options, side }
     }
 }
 
@@ -76,27 +59,36 @@ impl Backend for Postgres {
     type SessionId = PgSessionId;
 
     async fn connect(&self) -> Result<Self::Connection, Error> {
-        let mut connection = self.options.connect().await?;
-        // sqlx knows the number from the handshake, and tells nobody. The limit is new in 14.
-        let about = "SELECT pid, (EXTRACT(EPOCH FROM backend_start) * 1000000)::int8, \
-            (EXTRACT(EPOCH FROM pg_postmaster_start_time()) * 1000000)::int8, \
-            EXTRACT(EPOCH FROM current_setting('idle_session_timeout', true)::interval)::float8 \
-            FROM pg_stat_get_activity(pg_backend_pid())";
-        let about = sqlx::query_as::<_, (i32, i64, i64, Option<f64>)>(about).persistent(false);
-        let (pid, start, server_start, idle_limit) = about.fetch_one(&mut connection).await?;
+        let mut connection = match self.options.connect().await {
+            Err(error) if self.classify(&error) == ErrorClass::Busy => {
+                self.side.make_room();
+                return Err(error);
+            }
+            connection => connection?,
+        };
+        let (id, idle_limit) = PgSessionId::ask(&mut connection).await?;
         let mut session = Session::new(connection);
-        session.id = Some(PgSessionId { pid, start, server_start });
-        session.idle_limit = idle_limit
-            .filter(|seconds| *seconds > 0.0)
-            .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+        session.id = id;
+        session.idle_limit = idle_limit;
         Ok(session)
     }
 
     async fn close(&self, session: Self::Connection) {
         let cut_off = session.left == Left::Operation;
+        let id = session.id.filter(|_| !session.dead);
         let connection = session.into_inner();
-        let closed = if cut_off { connection.close_hard().await } else { connection.close().await };
-        if let Err(error) = closed {
+        let closed = async {
+            if cut_off {
+                return connection.close_hard().await;
+            }
+            connection.close().await?;
+            // The server ends the session a moment later, and tells nobody.
+            if let Some(id) = id {
+                self.side.see_off(&id).await?;
+            }
+            Ok(())
+        };
+        if let Err(error) = closed.await {
             tracing::debug!(%error, "closing a connection failed");
         }
     }
@@ -155,57 +147,13 @@ impl Backend for Postgres {
         session.idle_limit
     }
 
-    /// `pg_terminate_backend` by a side connection of the same role, named `farrier`; over when the
-    /// session is gone.
-    ///
-    /// # Cancel safety
-    ///
-    /// Dropping the future ends the waiting; what was sent goes on.
     async fn interrupt(&self, session: &PgSessionId) -> Result<Interruption, Error> {
-        let mut pause = PAUSE.0;
-        loop {
-            let turn = Arc::clone(&self.killing).lock_owned().await;
-            // A task of its own: dropped midway, the side session would outlive this one's turn.
-            let terminated = terminate(self.options.clone(), turn, *session);
-            match tokio::spawn(terminated).await {
-                Ok(Ok(Some(interruption))) => return Ok(interruption),
-                // It takes its time, which is not in the way of the others here.
-                Ok(Ok(None)) => sleep(pause).await,
-                Ok(Err(error)) => return Err(error),
-                Err(error) => return Err(io::Error::other(error).into()),
-            }
-            pause = (pause * 2).min(PAUSE.1);
-        }
+        self.side.kill(session).await
     }
-}
 
-/// Tells the server to end a session; `None` if that is not over a moment later.
-async fn terminate(
-    options: PgConnectOptions,
-    _turn: OwnedMutexGuard<()>,
-    session: PgSessionId,
-) -> Result<Option<Interruption>, Error> {
-    const PATIENCE_MS: i64 = 100;
-    let terminated = async {
-        let mut connection = options.application_name("farrier").connect().await?;
-        let start = "SELECT (EXTRACT(EPOCH FROM pg_postmaster_start_time()) * 1000000)::int8";
-        let start: i64 = sqlx::query_scalar(start).fetch_one(&mut connection).await?;
-        let interruption = if start == session.server_start {
-            let end = "SELECT pg_terminate_backend(pid, $3) FROM pg_stat_get_activity($1) \
-                WHERE (EXTRACT(EPOCH FROM backend_start) * 1000000)::int8 = $2";
-            let end = sqlx::query_scalar(end).bind(session.pid).bind(session.start);
-            let ended: Option<bool> = end.bind(PATIENCE_MS).fetch_optional(&mut connection).await?;
-            // No such session, or one that is gone now.
-            ended.unwrap_or(true).then_some(Interruption::Gone)
-        } else {
-            Some(Interruption::OtherServer)
-        };
-        connection.close().await?;
-        Ok(interruption)
-    };
-    timeout(LIMIT, terminated).await.unwrap_or_else(|_| {
-        Err(io::Error::new(io::ErrorKind::TimedOut, "the server does not answer").into())
-    })
+    async fn finish(&self) {
+        self.side.close().await;
+    }
 }
 
 impl fmt::Debug for Postgres {
@@ -216,14 +164,6 @@ impl fmt::Debug for Postgres {
             .field("port", &self.options.get_port())
             .field("database", &self.options.get_database())
             .finish_non_exhaustive()
-    }
-}
-
-// === impl PgSessionId ===
-
-impl fmt::Display for PgSessionId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.pid.fmt(f)
     }
 }
 

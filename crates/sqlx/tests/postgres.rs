@@ -229,37 +229,110 @@ async fn a_session_that_cannot_be_cleaned_in_time_is_ended_at_the_server() {
     }
 }
 
-/// connections.md 5, behaviour 30: where each attempt to end a session has too little time.
-#[tokio::test]
-async fn the_bound_holds_when_kills_take_too_long() {
-    let Some(server) = Server::shared() else { return };
-    run("bound_setup", "CREATE ROLE bound_role LOGIN").await;
-    let url = server.url("bound").replace("//farrier@", "//bound_role@");
-    let policy = policy().max_connections(2).acquire_timeout(Duration::from_secs(60));
-    let policy = policy.close_timeout(Duration::from_millis(15));
-    let pool = Pool::new(Postgres::new(&url).unwrap(), policy);
-    let clients = join_all((0..6).map(|_| async {
-        for _ in 0..10 {
-            let mut loan = pool.acquire().await.unwrap();
-            let slow = sqlx::query("SELECT pg_sleep(60)").execute(&mut *loan);
-            timeout(Duration::from_millis(10), slow).await.unwrap_err();
-        }
-    }));
-    let beside = Pool::new(Postgres::new(&server.url("beside")).unwrap(), Policy::default());
-    let mut beside = beside.acquire().await.unwrap();
+/// A pool of a role that nobody else has, and the most sessions that the role ever had at once, as one
+/// connection beside the pool sees it each millisecond until `is_over`.
+async fn most_sessions(
+    role: &str,
+    policy: Policy,
+    load: impl AsyncFnOnce(&Pool<Postgres>),
+    is_over: impl Fn(&Pool<Postgres>) -> bool,
+) -> Option<(i64, Pool<Postgres>)> {
+    let Some(server) = Server::shared() else {
+        skipped();
+        return None;
+    };
+    run("roles", &format!("CREATE ROLE {role} LOGIN")).await;
+    let url = server.url(role).replace("//farrier@", &format!("//{role}@"));
+    let policy = policy.acquire_timeout(Duration::from_secs(60)).max_waiting(1_000);
+    let pool = Pool::new(Postgres::new(&url).expect("a URL"), policy);
+    let beside = Pool::new(Postgres::new(&server.url("beside")).expect("a URL"), Policy::default());
+    let mut beside = beside.acquire().await.expect("a connection");
     let mut most = 0;
     let watch = async {
-        while pool.status().closed < 60 {
-            let sql = "SELECT COUNT(*) FROM pg_stat_activity WHERE usename = 'bound_role'";
-            let now: i64 = sqlx::query_scalar(sql).fetch_one(&mut *beside).await.unwrap();
+        while !is_over(&pool) {
+            let sql = "SELECT COUNT(*) FROM pg_stat_activity WHERE usename = $1";
+            let now =
+                sqlx::query_scalar(sql).bind(role).fetch_one(&mut *beside).await.expect("a count");
             most = most.max(now);
             sleep(Duration::from_millis(1)).await;
         }
     };
-    timeout(Duration::from_secs(60), async { tokio::join!(clients, watch) }).await.unwrap();
-    // The side connection, and the last one, whose good-bye the server has not read yet.
-    assert!((1..=4).contains(&most), "{most}: {:?}", pool.status());
-    assert!(pool.status().kill_failures > 0, "{:?}", pool.status());
+    timeout(Duration::from_secs(60), async { tokio::join!(load(&pool), watch) })
+        .await
+        .expect("in time");
+    Some((most, pool))
+}
+
+async fn hang_up(pool: &Pool<Postgres>, after: Duration) {
+    let mut loan = pool.acquire().await.expect("a connection");
+    let slow = sqlx::query("SELECT pg_sleep(60)").execute(&mut *loan);
+    timeout(after, slow).await.expect_err("it is slow");
+}
+
+/// connections.md 5, behaviour 30: one beside the bound; also where each attempt to end a session has
+/// too little time.
+#[tokio::test]
+async fn hang_ups_never_exceed_the_bound_at_the_server() {
+    for (role, limit) in [("bound_role", 2_000_000), ("bound_quick", 1_500)] {
+        let policy = policy().max_connections(4).close_timeout(Duration::from_micros(limit));
+        let load = async |pool: &Pool<Postgres>| {
+            let clients = (0..24).map(|_| async {
+                for _ in 0..5 {
+                    hang_up(pool, Duration::from_millis(30)).await;
+                }
+            });
+            join_all(clients).await;
+        };
+        let all_closed = |pool: &Pool<Postgres>| pool.status().closed >= 120;
+        let Some((most, pool)) = most_sessions(role, policy, load, all_closed).await else {
+            return;
+        };
+        let status = pool.status();
+        assert!((1..=4 + 1).contains(&most), "{role}: {most}: {status:?}");
+        assert_eq!((status.kills, status.kill_failures > 0), (120, limit < 10_000), "{status:?}");
+    }
+}
+
+/// connections.md 5, behaviours 1 and 30: a session that was said good-bye to is there until it is
+/// gone.
+#[tokio::test]
+async fn the_bound_holds_while_connections_come_and_go() {
+    let load = async |pool: &Pool<Postgres>| {
+        let clients = (0..4).map(|_| async {
+            for _ in 0..50 {
+                session(pool).await;
+            }
+        });
+        join_all(clients).await;
+    };
+    let all_closed = |pool: &Pool<Postgres>| pool.status().closed >= 200;
+    let policy = Policy::django().max_connections(2);
+    let most = most_sessions("comeandgo", policy, load, all_closed).await;
+    let Some((most, pool)) = most else { return };
+    assert!((1..=2 + 1).contains(&most), "{most}: {:?}", pool.status());
+    assert_eq!(pool.status().opened, 200);
+}
+
+/// Others are served meanwhile.
+#[tokio::test]
+async fn hang_ups_hold_up_nobody_else() {
+    let Some(pool) = pool("others", policy().max_connections(8)) else { return };
+    let hang_ups = join_all((0..4).map(|_| async {
+        for _ in 0..50 {
+            hang_up(&pool, Duration::from_millis(10)).await;
+        }
+    }));
+    let mut slowest = Duration::ZERO;
+    let probes = async {
+        while pool.status().closed < 200 {
+            let asked = Instant::now();
+            session(&pool).await;
+            slowest = slowest.max(asked.elapsed());
+            sleep(Duration::from_millis(50)).await;
+        }
+    };
+    timeout(Duration::from_secs(60), async { tokio::join!(hang_ups, probes) }).await.unwrap();
+    assert!(slowest < Duration::from_secs(1), "{slowest:?}");
 }
 
 /// The pool may have all the sessions that its role may, and the side connection is one more.

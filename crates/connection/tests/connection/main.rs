@@ -5,6 +5,7 @@ mod cancellation;
 mod outage;
 mod pool;
 mod request;
+mod side_channel;
 
 use std::pin::pin;
 use std::time::Duration;

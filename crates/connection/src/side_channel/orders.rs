@@ -1,0 +1,572 @@
+//! What is to be said to the server next, and to whom its answer goes: decisions, without I/O.
+
+use std::mem;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::SideConnection;
+use crate::Interruption;
+
+/// How long the side connection stays open for the next order.
+const LINGER: Duration = Duration::from_secs(5);
+/// Between two looks at the sessions that are awaited; doubled up to the second.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(50));
+/// Before the next look, when the side connection has made room for another.
+const ASIDE: Duration = Duration::from_millis(250);
+
+/// Who is told what became of a session; dropped, that there is no side connection to be had.
+pub(super) type Answer<C> = oneshot::Sender<Result<Interruption, <C as SideConnection>::Error>>;
+
+/// The orders that are not answered, and who carries them out.
+pub(super) struct Orders<C: SideConnection> {
+    /// Those that nobody is carrying out.
+    waiting: Vec<Order<C>>,
+    first: Speaking<C>,
+    /// Only while the first waits long for an answer.
+    second: Speaking<C>,
+    /// A connect of the pool was refused: the side connection takes somebody's place.
+    make_room: bool,
+    /// When the side connection may have that place again, to look.
+    aside_until: Instant,
+    closed: bool,
+    /// When the last order was answered.
+    quiet_since: Instant,
+    look_at: Instant,
+    pause: Duration,
+}
+
+struct Order<C: SideConnection> {
+    session: C::SessionId,
+    stage: Stage,
+    /// Who gave the order; closed where they have given up.
+    answers: Vec<Answer<C>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// To be killed. Exits: to `Awaited` when the server has marked the session; answered when there
+    /// is none, or when that failed.
+    Kill,
+    /// It ends by itself. Exit: answered when a look does not find it, or fails; dropped when nobody
+    /// asks any more.
+    Awaited,
+}
+
+/// What a speaker is doing.
+enum Speaking<C: SideConnection> {
+    /// There is none. Exit: to `Free`, when it is wanted.
+    Absent,
+    /// Exits: to `Killing` with an order; to `Absent` when it ends.
+    Free,
+    /// It has sent a kill. Exits: to `Free` with the answer; to `Absent` when it is gone, and then the
+    /// order waits again.
+    Killing {
+        order: Order<C>,
+        /// It has waited long for the answer.
+        is_slow: bool,
+    },
+}
+
+/// Who speaks to the server: each has at most one connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Speaker {
+    First,
+    Second,
+}
+
+/// What a speaker does next.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Next<S> {
+    Kill(S),
+    /// See which of these are still there: sessions of one server.
+    Look(Vec<S>),
+    /// Close the connection, and ask again.
+    Disconnect,
+    /// Wait until then, or until something changes.
+    Wait(Instant),
+    /// Close the connection and end.
+    End,
+}
+
+// === impl Orders ===
+
+impl<C: SideConnection> Orders<C> {
+    pub(super) fn new(now: Instant) -> Self {
+        Self {
+            waiting: Vec::new(),
+            first: Speaking::Absent,
+            second: Speaking::Absent,
+            make_room: false,
+            aside_until: now,
+            closed: false,
+            quiet_since: now,
+            look_at: now,
+            pause: PAUSE.0,
+        }
+    }
+
+    /// Takes an order: to end a session, or only to see it go.
+    pub(super) fn take(
+        &mut self,
+        session: &C::SessionId,
+        kill: bool,
+        answer: Answer<C>,
+        now: Instant,
+    ) {
+        let stage = if kill { Stage::Kill } else { Stage::Awaited };
+        let Self { waiting, first, second, .. } = self;
+        let mut orders = waiting.iter_mut().chain(first.order_mut()).chain(second.order_mut());
+        match orders.find(|order| order.session == *session) {
+            // It was given before, by somebody who has given up: what is under way goes on.
+            Some(order) => {
+                order.answers.retain(|answer| !answer.is_closed());
+                order.answers.push(answer);
+            }
+            None => {
+                let answers = vec![answer];
+                waiting.push(Order { session: session.clone(), stage, answers });
+            }
+        }
+        if !kill {
+            self.look_soon(now);
+        }
+        self.closed = false;
+    }
+
+    /// Who is to be started, if anybody; it is counted from now on.
+    pub(super) fn speaker_wanted(&mut self) -> Option<Speaker> {
+        let speaker = match (&self.first, &self.second) {
+            (Speaking::Absent, _) => Speaker::First,
+            (_, Speaking::Absent) if self.second_has_work() => Speaker::Second,
+            _ => return None,
+        };
+        *self.speaking(speaker) = Speaking::Free;
+        Some(speaker)
+    }
+
+    /// Whether a speaker that was told to end may: not if an order came while it disconnected.
+    pub(super) fn may_end(&mut self, speaker: Speaker) -> bool {
+        let has_work = match speaker {
+            Speaker::First => !self.waiting.is_empty(),
+            Speaker::Second => self.second_has_work(),
+        };
+        if !has_work {
+            self.speaker_gone(speaker);
+        }
+        !has_work
+    }
+
+    pub(super) fn speaker_gone(&mut self, speaker: Speaker) {
+        if let Speaking::Killing { order, .. } =
+            mem::replace(self.speaking(speaker), Speaking::Absent)
+        {
+            self.waiting.insert(0, order);
+        }
+        if speaker == Speaker::First {
+            self.make_room = false;
+        }
+    }
+
+    pub(super) fn has_speakers(&self) -> bool {
+        !matches!((&self.first, &self.second), (Speaking::Absent, Speaking::Absent))
+    }
+
+    pub(super) fn next(&mut self, speaker: Speaker, now: Instant) -> Next<C::SessionId> {
+        let is_second = speaker == Speaker::Second;
+        if is_second && !self.first_is_slow() {
+            return Next::End;
+        }
+        if let Some(place) = self.waiting.iter().position(|order| order.stage == Stage::Kill) {
+            let order = self.waiting.remove(place);
+            let session = order.session.clone();
+            *self.speaking(speaker) = Speaking::Killing { order, is_slow: false };
+            return Next::Kill(session);
+        }
+        if self.make_room && !is_second {
+            self.make_room = false;
+            self.aside_until = now + ASIDE;
+            self.look_at = self.look_at.max(self.aside_until);
+            return Next::Disconnect;
+        }
+        // Whoever still wants to know asks again.
+        self.waiting.retain(|order| order.answers.iter().any(|answer| !answer.is_closed()));
+        if let Some(first) = self.waiting.first() {
+            if now < self.look_at {
+                return Next::Wait(self.look_at);
+            }
+            let server = C::server_of(&first.session);
+            let here = self.waiting.iter().filter(|order| C::server_of(&order.session) == server);
+            return Next::Look(here.map(|order| order.session.clone()).collect());
+        }
+        if self.first.is_killing() || self.second.is_killing() {
+            // The other's, whose answer changes something.
+            return Next::Wait(now + LINGER);
+        }
+        let until = self.quiet_since + LINGER;
+        if self.closed || now >= until { Next::End } else { Next::Wait(until) }
+    }
+
+    /// The kill that a speaker has sent takes long.
+    pub(super) fn is_slow(&mut self, speaker: Speaker) {
+        if let Speaking::Killing { is_slow, .. } = self.speaking(speaker) {
+            *is_slow = true;
+        }
+    }
+
+    /// The server has marked the session that it was told to end, or knows none.
+    pub(super) fn killed(&mut self, session: &C::SessionId, is_there: bool, now: Instant) {
+        if !is_there {
+            return self.answer(session, Ok(Interruption::Gone), now);
+        }
+        if let Some(order) = self.remove(session) {
+            self.waiting.push(Order { stage: Stage::Awaited, ..order });
+        }
+        self.look_soon(now);
+    }
+
+    /// Of the sessions that were looked for, these are there.
+    pub(super) fn looked(
+        &mut self,
+        sought: &[C::SessionId],
+        present: &[C::SessionId],
+        now: Instant,
+    ) {
+        for session in sought.iter().filter(|session| !present.contains(session)) {
+            self.answer(session, Ok(Interruption::Gone), now);
+        }
+        if !present.is_empty() {
+            // Those of another server come first the next time.
+            let seen = |order: &Order<C>| present.contains(&order.session);
+            let (seen, others): (Vec<_>, _) = self.waiting.drain(..).partition(seen);
+            self.waiting = others;
+            self.waiting.extend(seen);
+            self.look_at = now + self.pause;
+            self.pause = (self.pause * 2).min(PAUSE.1);
+        }
+    }
+
+    /// The side connection leads to another server than these sessions.
+    pub(super) fn elsewhere(&mut self, sessions: &[C::SessionId], now: Instant) {
+        for session in sessions {
+            self.answer(session, Ok(Interruption::OtherServer), now);
+        }
+    }
+
+    /// What was said about these sessions failed: the first is told why, the others that it did.
+    pub(super) fn failed(&mut self, sessions: &[C::SessionId], error: C::Error, now: Instant) {
+        if let Some((first, others)) = sessions.split_first() {
+            self.answer(first, Err(error), now);
+            for session in others {
+                self.remove(session);
+            }
+        }
+    }
+
+    /// There is no side connection to be had: who waits may ask again later.
+    pub(super) fn refused(&mut self, now: Instant) {
+        self.quiet_since = now;
+        self.waiting.clear();
+    }
+
+    pub(super) fn make_room(&mut self, now: Instant) {
+        let has_first = !matches!(self.first, Speaking::Absent);
+        self.make_room |= has_first && now >= self.aside_until;
+    }
+
+    /// Forgets the orders; the speakers end.
+    pub(super) fn close(&mut self) {
+        self.waiting.clear();
+        for order in self.first.order_mut().into_iter().chain(self.second.order_mut()) {
+            order.answers.clear();
+        }
+        self.closed = true;
+    }
+
+    fn speaking(&mut self, speaker: Speaker) -> &mut Speaking<C> {
+        match speaker {
+            Speaker::First => &mut self.first,
+            Speaker::Second => &mut self.second,
+        }
+    }
+
+    fn first_is_slow(&self) -> bool {
+        matches!(self.first, Speaking::Killing { is_slow: true, .. })
+    }
+
+    fn second_has_work(&self) -> bool {
+        self.first_is_slow() && !self.waiting.is_empty()
+    }
+
+    /// A session takes a moment to end, and others may end meanwhile: one look is for all of them.
+    fn look_soon(&mut self, now: Instant) {
+        let soon = now + PAUSE.0;
+        if self.look_at <= now || self.look_at > soon {
+            self.look_at = soon.max(self.aside_until);
+        }
+        self.pause = PAUSE.0;
+    }
+
+    fn answer(
+        &mut self,
+        session: &C::SessionId,
+        answer: Result<Interruption, C::Error>,
+        now: Instant,
+    ) {
+        self.quiet_since = now;
+        let Some(order) = self.remove(session) else { return };
+        let mut answers = order.answers.into_iter().filter(|waiting| !waiting.is_closed());
+        // One waits, as a rule; the others ask again.
+        if let Some(waiting) = answers.next() {
+            let _ = waiting.send(answer);
+        }
+    }
+
+    fn remove(&mut self, session: &C::SessionId) -> Option<Order<C>> {
+        if let Some(place) = self.waiting.iter().position(|order| order.session == *session) {
+            return Some(self.waiting.remove(place));
+        }
+        let speaking = [&mut self.first, &mut self.second];
+        speaking.into_iter().find_map(|speaking| match speaking {
+            Speaking::Killing { order, .. } if order.session == *session => {
+                mem::replace(speaking, Speaking::Free).into_order()
+            }
+            _ => None,
+        })
+    }
+}
+
+// === impl Speaking ===
+
+impl<C: SideConnection> Speaking<C> {
+    fn is_killing(&self) -> bool {
+        matches!(self, Self::Killing { .. })
+    }
+
+    fn order_mut(&mut self) -> Option<&mut Order<C>> {
+        match self {
+            Self::Killing { order, .. } => Some(order),
+            Self::Absent | Self::Free => None,
+        }
+    }
+
+    fn into_order(self) -> Option<Order<C>> {
+        match self {
+            Self::Killing { order, .. } => Some(order),
+            Self::Absent | Self::Free => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    /// A session's number, and its server.
+    type Session = (u32, &'static str);
+
+    struct Side;
+
+    impl SideConnection for Side {
+        type Options = ();
+        type SessionId = Session;
+        type ServerId = str;
+        type Error = io::Error;
+
+        async fn open((): &()) -> io::Result<Self> {
+            Ok(Self)
+        }
+
+        fn server(&self) -> Option<&str> {
+            Some("a")
+        }
+
+        fn server_of(session: &Session) -> &str {
+            session.1
+        }
+
+        async fn kill(&mut self, _: &Session) -> io::Result<bool> {
+            Ok(true)
+        }
+
+        async fn present(&mut self, _: &[Session]) -> io::Result<Vec<Session>> {
+            Ok(Vec::new())
+        }
+
+        fn is_lost(_: &io::Error) -> bool {
+            true
+        }
+
+        async fn close(self) {}
+    }
+
+    const ONE: Session = (1, "a");
+    const TWO: Session = (2, "a");
+    const THERE: Session = (1, "b");
+
+    type Answered = oneshot::Receiver<io::Result<Interruption>>;
+
+    fn order(orders: &mut Orders<Side>, session: Session, kill: bool, now: Instant) -> Answered {
+        let (answer, answered) = oneshot::channel();
+        orders.take(&session, kill, answer, now);
+        answered
+    }
+
+    fn is(mut answered: Answered, interruption: Interruption) -> bool {
+        matches!(answered.try_recv(), Ok(Ok(answer)) if answer == interruption)
+    }
+
+    #[test]
+    fn a_killed_session_is_awaited_until_a_look_does_not_find_it() {
+        let now = Instant::now();
+        let mut orders = Orders::new(now);
+        let first = order(&mut orders, ONE, true, now);
+        let second = order(&mut orders, TWO, false, now);
+        assert_eq!(orders.speaker_wanted(), Some(Speaker::First));
+        assert_eq!(orders.speaker_wanted(), None);
+        assert_eq!(orders.next(Speaker::First, now), Next::Kill(ONE));
+        orders.killed(&ONE, true, now);
+        assert_eq!(orders.next(Speaker::First, now), Next::Wait(now + MS));
+        let now = now + MS;
+        assert_eq!(orders.next(Speaker::First, now), Next::Look(vec![TWO, ONE]));
+        orders.looked(&[TWO, ONE], &[ONE], now);
+        assert!(is(second, Interruption::Gone));
+        assert_eq!(orders.next(Speaker::First, now), Next::Wait(now + MS));
+        orders.looked(&[ONE], &[], now + MS);
+        assert!(is(first, Interruption::Gone));
+        assert_eq!(orders.next(Speaker::First, now + MS), Next::Wait(now + MS + LINGER));
+        assert_eq!(orders.next(Speaker::First, now + MS + LINGER), Next::End);
+    }
+
+    #[test]
+    fn an_order_given_again_joins_the_one_under_way() {
+        let now = Instant::now();
+        let mut orders = Orders::new(now);
+        drop(order(&mut orders, ONE, true, now));
+        orders.speaker_wanted();
+        assert_eq!(orders.next(Speaker::First, now), Next::Kill(ONE));
+        let again = order(&mut orders, ONE, true, now);
+        orders.killed(&ONE, false, now);
+        assert!(is(again, Interruption::Gone));
+    }
+
+    #[test]
+    fn who_is_told_of_a_kill_gets_it_done_and_who_only_waits_may_give_up() {
+        let now = Instant::now();
+        let mut orders = Orders::new(now);
+        drop(order(&mut orders, TWO, false, now));
+        drop(order(&mut orders, ONE, true, now));
+        orders.speaker_wanted();
+        assert_eq!(orders.next(Speaker::First, now), Next::Kill(ONE));
+        orders.killed(&ONE, true, now);
+        assert_eq!(orders.next(Speaker::First, now), Next::Wait(now + LINGER));
+    }
+
+    #[test]
+    fn a_second_speaks_only_while_the_first_waits_for_an_answer() {
+        let now = Instant::now();
+        let mut orders = Orders::new(now);
+        let _first = order(&mut orders, ONE, true, now);
+        assert_eq!(orders.speaker_wanted(), Some(Speaker::First));
+        orders.next(Speaker::First, now);
+        orders.is_slow(Speaker::First);
+        assert_eq!(orders.speaker_wanted(), None, "there is nothing to do");
+        let _second = order(&mut orders, TWO, true, now);
+        assert_eq!(orders.speaker_wanted(), Some(Speaker::Second));
+        assert_eq!(orders.speaker_wanted(), None);
+        assert_eq!(orders.next(Speaker::Second, now), Next::Kill(TWO));
+        orders.killed(&TWO, false, now);
+        assert!(matches!(orders.next(Speaker::Second, now), Next::Wait(_)));
+        orders.killed(&ONE, true, now);
+        assert_eq!(orders.next(Speaker::Second, now), Next::End);
+        assert!(orders.may_end(Speaker::Second));
+    }
+
+    /// Its runtime has ended, or it has panicked.
+    #[test]
+    fn what_a_speaker_was_killing_when_it_went_is_killed_by_the_next() {
+        let now = Instant::now();
+        let mut orders = Orders::new(now);
+        let answered = order(&mut orders, ONE, true, now);
+        orders.speaker_wanted();
+        assert_eq!(orders.next(Speaker::First, now), Next::Kill(ONE));
+        orders.is_slow(Speaker::First);
+        orders.speaker_gone(Speaker::First);
+        assert!(!orders.has_speakers());
+        assert_eq!(orders.speaker_wanted(), Some(Speaker::First));
+        assert_eq!(orders.speaker_wanted(), None);
+        assert_eq!(orders.next(Speaker::First, now), Next::Kill(ONE));
+        orders.killed(&ONE, false, now);
+        assert!(is(answered, Interruption::Gone));
+    }
+
+    #[test]
+    fn an_order_that_comes_while_the_speaker_disconnects_is_not_forgotten() {
+        let now = Instant::now();
+        let mut orders = Orders::new(now);
+        drop(order(&mut orders, ONE, true, now));
+        assert_eq!(orders.speaker_wanted(), Some(Speaker::First));
+        orders.next(Speaker::First, now);
+        orders.killed(&ONE, false, now);
+        let late = now + LINGER;
+        assert_eq!(orders.next(Speaker::First, late), Next::End);
+        let _answered = order(&mut orders, ONE, true, late);
+        assert_eq!(orders.speaker_wanted(), None);
+        assert!(!orders.may_end(Speaker::First));
+        assert_eq!(orders.next(Speaker::First, late), Next::Kill(ONE));
+        orders.killed(&ONE, false, late);
+        assert!(orders.may_end(Speaker::First));
+        assert_eq!(orders.speaker_wanted(), Some(Speaker::First));
+    }
+
+    #[test]
+    fn sessions_of_two_servers_are_looked_for_in_turn() {
+        let now = Instant::now();
+        let mut orders = Orders::new(now);
+        let _here = order(&mut orders, ONE, false, now);
+        let there = order(&mut orders, THERE, false, now);
+        let now = now + MS;
+        assert_eq!(orders.next(Speaker::First, now), Next::Look(vec![ONE]));
+        orders.looked(&[ONE], &[ONE], now);
+        let now = now + MS;
+        assert_eq!(orders.next(Speaker::First, now), Next::Look(vec![THERE]));
+        orders.elsewhere(&[THERE], now);
+        assert!(is(there, Interruption::OtherServer));
+    }
+
+    #[test]
+    fn the_side_connection_makes_room_and_looks_again_later() {
+        let now = Instant::now();
+        let mut orders = Orders::new(now);
+        let _one = order(&mut orders, ONE, false, now);
+        orders.speaker_wanted();
+        orders.make_room(now);
+        assert_eq!(orders.next(Speaker::First, now), Next::Disconnect);
+        for early in [now, now + ASIDE / 2] {
+            // Refused again, which does not put off the look; nor does another order bring it forward.
+            orders.make_room(early);
+            let _two = order(&mut orders, TWO, false, early);
+            assert_eq!(orders.next(Speaker::First, early), Next::Wait(now + ASIDE));
+        }
+        assert_eq!(orders.next(Speaker::First, now + ASIDE), Next::Look(vec![ONE]));
+    }
+
+    #[test]
+    fn a_closed_channel_ends_when_nothing_is_under_way() {
+        let now = Instant::now();
+        let mut orders = Orders::new(now);
+        let mut answered = order(&mut orders, ONE, true, now);
+        orders.speaker_wanted();
+        assert_eq!(orders.next(Speaker::First, now), Next::Kill(ONE));
+        orders.close();
+        assert!(matches!(answered.try_recv(), Err(oneshot::error::TryRecvError::Closed)));
+        orders.killed(&ONE, true, now);
+        assert_eq!(orders.next(Speaker::First, now), Next::End);
+        assert!(orders.may_end(Speaker::First));
+    }
+}
