@@ -137,21 +137,19 @@ impl Backend for MySql {
         let state = connection.inspect();
         let good_bye = connection.into_inner().disconnect();
         let closed = async {
-            match state {
+            if state == Inspection::Poisoned {
                 // The driver would first read what is left of a result. Begun and dropped, it closes
                 // the socket.
-                Inspection::Poisoned => drop(timeout(Duration::ZERO, good_bye).await),
-                // There is nobody to say good-bye to, or the side connection leads to another server.
-                Inspection::Dead => good_bye.await?,
-                _ => {
-                    good_bye.await?;
-                    // The server ends the session a moment later, and tells nobody.
-                    if let Some(session) = session {
-                        self.side.see_off(&session).await?;
-                    }
-                }
+                drop(timeout(Duration::ZERO, good_bye).await);
+                return Ok(());
             }
-            Ok::<_, Error>(())
+            let closed = good_bye.await;
+            if let Some(session) = session {
+                // The server ends the session a moment later, and tells nobody; also one that it has
+                // hung up on itself, as after a `KILL`.
+                self.side.see_off(&session).await?;
+            }
+            closed
         };
         if let Err(error) = closed.await {
             tracing::debug!(%error, "closing a connection failed");

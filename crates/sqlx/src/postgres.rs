@@ -75,18 +75,18 @@ impl Backend for Postgres {
 
     async fn close(&self, session: Self::Connection) {
         let cut_off = session.left == Left::Operation;
-        let id = session.id.filter(|_| !session.dead);
+        let id = session.id;
         let connection = session.into_inner();
         let closed = async {
             if cut_off {
                 return connection.close_hard().await;
             }
-            connection.close().await?;
+            let closed = connection.close().await;
             // The server ends the session a moment later, and tells nobody.
             if let Some(id) = id {
                 self.side.see_off(&id).await?;
             }
-            Ok(())
+            closed
         };
         if let Err(error) = closed.await {
             tracing::debug!(%error, "closing a connection failed");

@@ -265,6 +265,38 @@ async fn the_bound_holds_while_connections_come_and_go() {
     assert_eq!(pool.status().opened, 1_200);
 }
 
+/// The client hears of it before the session is gone.
+#[tokio::test]
+async fn the_bound_holds_while_somebody_else_kills() {
+    let server = MariaDb::start(&[]);
+    // Kills of `SLEEP`s hold up one another, for longer than closing waits by default.
+    let minute = Duration::from_secs(60);
+    let policy = policy().max_connections(4).acquire_timeout(minute).close_timeout(minute);
+    let pool = pool_of_user(&server, "killed", policy).await;
+    let until = Instant::now() + Duration::from_secs(3);
+    let clients = join_all((0..12).map(|_| async {
+        while Instant::now() < until {
+            let _ = pool.acquire().await.unwrap().query_drop("SELECT SLEEP(0.05)").await;
+        }
+    }));
+    let killer = async {
+        let mut killed = 0;
+        while Instant::now() < until {
+            // Not the side connection, which uses no database.
+            let sessions = server.sessions("killed").await;
+            let kills = sessions.into_iter().map(|session| server.kill_session(session));
+            killed += join_all(kills).await.into_iter().filter(|killed| *killed).count();
+            sleep(Duration::from_millis(20)).await;
+        }
+        killed
+    };
+    let watch = most_sessions(&server, "killed", || Instant::now() >= until);
+    let all = async { tokio::join!(clients, killer, watch) };
+    let (_, killed, most) = timeout(Duration::from_secs(60), all).await.unwrap();
+    assert!(killed > 4, "{killed}");
+    assert!((1..=4 + 1).contains(&most), "{most}: {:?}", pool.status());
+}
+
 /// connections.md 5, behaviours 28 and 29: cut off among the rows, not before them.
 #[tokio::test]
 async fn a_query_cancelled_while_its_rows_come_is_poisoned_too() {

@@ -157,6 +157,7 @@ async fn a_server_that_became_read_only_is_connected_to_anew() {
         assert!(matches!(&error, Error::Server(error) if error.code == 1290), "{error:?}");
         drop(loan);
         assert_ne!(session(&pool).await, first, "style {style}");
+        quiet(&pool).await;
         assert_eq!(pool.status().closed_for(CloseReason::Dead), closed);
     }
 }
