@@ -24,7 +24,7 @@ use orders::{Next, Orders, Speaker};
 const LIMIT: Duration = Duration::from_secs(5);
 /// A kill that takes longer than this is not in the way of the others: a second connection serves
 /// those.
-const PATIENCE: Duration = Duration::from_millis(100);
+const SLOW: Duration = Duration::from_millis(100);
 
 /// A connection beside the pool's, over which its sessions are ended: the driver's side of a
 /// [`SideChannel`].
@@ -214,24 +214,26 @@ impl<C: SideConnection> SideChannel<C> {
         self.order(session, false).await
     }
 
-    /// Closes the connection unless it is in use: another was refused, because the server is full.
+    /// Makes room for another, which was refused because the server is full: the connection is closed
+    /// when it has nobody to kill, and does not look for the others for a quarter of a second.
     pub fn make_room(&self) {
-        if let Some(home) = &*self.home() {
-            home.shared.orders().make_room(Instant::now());
-            home.shared.changed.notify_waiters();
+        if let Some(shared) = Home::of_this_runtime(self.home().as_ref()) {
+            shared.orders().make_room(Instant::now());
+            shared.changed.notify_waiters();
         }
     }
 
-    /// Forgets what was ordered, and closes the connection.
+    /// Forgets what was ordered, and closes the connection; a later order opens another.
     ///
     /// # Cancel safety
     ///
     /// Dropping the future ends the waiting.
     pub async fn close(&self) {
-        let Some(shared) = self.home().as_ref().map(|home| Arc::clone(&home.shared)) else {
-            return;
-        };
-        shared.close();
+        let home = self.home().take();
+        let here = Home::of_this_runtime(home.as_ref());
+        drop(home);
+        // Nobody knows whether the speakers of another runtime run.
+        let Some(shared) = here else { return };
         loop {
             let ended = shared.ended.notified();
             pin!(ended);
@@ -255,11 +257,10 @@ impl<C: SideConnection> SideChannel<C> {
 
     /// What runs here, in this process and on this runtime.
     fn here(&self) -> Result<Arc<Shared<C>>, C::Error> {
-        // No two runtimes have the same id, on both sides of a fork.
         let runtime = Handle::try_current().map_err(io::Error::other)?.id();
         let mut home = self.home();
-        if let Some(home) = home.as_ref().filter(|home| home.runtime == runtime) {
-            return Ok(Arc::clone(&home.shared));
+        if let Some(shared) = Home::of_this_runtime(home.as_ref()) {
+            return Ok(shared);
         }
         let shared = Arc::new(Shared {
             options: Arc::clone(&self.options),
@@ -288,6 +289,16 @@ impl<C: SideConnection> fmt::Debug for SideChannel<C> {
 }
 
 // === impl Home ===
+
+impl<C: SideConnection> Home<C> {
+    /// `None` where the last orders came from another one.
+    fn of_this_runtime(home: Option<&Self>) -> Option<Arc<Shared<C>>> {
+        let here = Handle::try_current().ok()?.id();
+        // No two runtimes have the same id, on both sides of a fork.
+        let home = home.filter(|home| home.runtime == here)?;
+        Some(Arc::clone(&home.shared))
+    }
+}
 
 impl<C: SideConnection> Drop for Home<C> {
     fn drop(&mut self) {
@@ -368,9 +379,8 @@ impl<C: SideConnection> Running<C> {
             Ok(Reply::OtherServer) => orders.elsewhere(sessions, now),
             Err(error) => {
                 orders.failed(sessions, error, now);
-                // That there is none for the second says nothing about the first.
-                if self.side.is_none() && self.speaker == Speaker::First {
-                    orders.refused(now);
+                if self.side.is_none() {
+                    orders.refused(self.speaker, now);
                 }
             }
         }
@@ -423,7 +433,7 @@ impl<C: SideConnection> Running<C> {
         };
         let killed = side.kill(session);
         pin!(killed);
-        let killed = match timeout(PATIENCE, &mut killed).await {
+        let killed = match timeout(SLOW, &mut killed).await {
             Ok(killed) => killed,
             Err(_) => {
                 self.shared.orders().is_slow(self.speaker);
@@ -436,7 +446,7 @@ impl<C: SideConnection> Running<C> {
 
     async fn disconnect(&mut self) {
         if let Some(side) = self.side.take() {
-            side.close().await;
+            drop(timeout(LIMIT, side.close()).await);
         }
     }
 }

@@ -18,7 +18,8 @@ pub struct MySqlSessionId {
 }
 
 /// One start of one server: its host name, its port, and what its `UUID()`s end in: the machine, and
-/// a number that is drawn at the start.
+/// a number that is drawn at the start. (And when the clock steps back: sessions from before then end
+/// with their statements.)
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct ServerId(Arc<str>);
 

@@ -313,6 +313,23 @@ async fn the_bound_holds_while_connections_come_and_go() {
     assert_eq!(pool.status().opened, 200);
 }
 
+/// The server hides a session's start from a role that the session has changed to.
+#[tokio::test]
+async fn a_role_that_may_not_see_its_own_session_is_served_all_the_same() {
+    let Some(server) = Server::shared() else { return skipped() };
+    run("roles", "CREATE ROLE seen LOGIN; CREATE ROLE unseen; GRANT unseen TO seen").await;
+    run("roles", "ALTER ROLE seen SET role = unseen").await;
+    let url = server.url("seen").replace("//farrier@", "//seen@");
+    let pool = Pool::new(Postgres::new(&url).unwrap(), policy().max_connections(1));
+    let mut loan = pool.acquire().await.unwrap();
+    let slow = sqlx::query("SELECT pg_sleep(0.2)").execute(&mut *loan);
+    timeout(Duration::from_millis(50), slow).await.unwrap_err();
+    drop(loan);
+    session(&pool).await;
+    eventually("it is closed", async || pool.status().closed == 1).await;
+    assert_eq!((pool.status().kills, pool.status().kill_failures), (0, 0));
+}
+
 /// Others are served meanwhile.
 #[tokio::test]
 async fn hang_ups_hold_up_nobody_else() {

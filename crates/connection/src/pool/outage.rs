@@ -60,17 +60,23 @@ impl Outage {
     /// Somebody asks for a connection: what lies too far back says nothing about now.
     pub(super) fn asked(&mut self, now: Instant) {
         let old = |failing: &mut Failing| {
-            failing.prober.is_none() && now.saturating_duration_since(failing.retry_at) > MEMORY
+            let since_due = now.saturating_duration_since(failing.retry_at);
+            failing.failures > 0 && failing.prober.is_none() && since_due > MEMORY
         };
         self.failing.take_if(old);
     }
 
-    /// How many connects may begin beside those under way, of which there may be `max`: while they
-    /// fail, one is enough to see whether the server is back.
-    pub(super) fn room(&self, under_way: usize, max: usize) -> usize {
-        let most =
-            self.failed_before().map_or(max, |failing| usize::from(failing.prober.is_none()));
-        most.min(max.saturating_sub(under_way))
+    /// How many connects are to begin for those who wait, beside those under way, of which there may
+    /// be `max`.
+    ///
+    /// While they fail, one is enough to see whether the server is back, and those under way may hang.
+    pub(super) fn wanted(&self, waiting: usize, under_way: usize, max: usize) -> usize {
+        let wanted = match self.failed_before() {
+            None => waiting.saturating_sub(under_way),
+            Some(failing) if failing.prober.is_none() => waiting.min(1),
+            Some(_) => 0,
+        };
+        wanted.min(max.saturating_sub(under_way))
     }
 
     /// A connect begins.
@@ -196,21 +202,23 @@ mod tests {
     fn the_last_that_failed_tries_again_and_nobody_else() {
         let now = Instant::now();
         let mut outage = Outage::default();
-        assert_eq!((outage.room(0, 4), outage.room(3, 4)), (4, 1));
+        assert_eq!((outage.wanted(9, 0, 4), outage.wanted(9, 3, 4)), (4, 1));
+        assert_eq!((outage.wanted(1, 0, 4), outage.wanted(1, 1, 4)), (1, 0));
         outage.suspected(now);
-        assert_eq!(outage.room(0, 4), 4);
+        assert_eq!(outage.wanted(9, 0, 4), 4);
         assert!(outage.goes_on(ONE));
         outage.failed(ONE, AcquireError::TimedOut, now, 0.0);
-        assert_eq!(outage.room(1, 4), 0);
+        assert_eq!(outage.wanted(9, 1, 4), 0);
         assert!(outage.goes_on(ONE) && !outage.goes_on(TWO));
         outage.failed(TWO, AcquireError::TimedOut, now, 0.0);
         assert!(outage.goes_on(TWO) && !outage.goes_on(ONE));
         outage.ended(ONE);
-        assert_eq!(outage.room(1, 4), 0);
+        assert_eq!(outage.wanted(9, 1, 4), 0);
         outage.ended(TWO);
-        assert_eq!((outage.room(1, 4), outage.room(4, 4)), (1, 0));
+        assert_eq!((outage.wanted(9, 1, 4), outage.wanted(9, 4, 4)), (1, 0));
+        assert_eq!((outage.wanted(1, 3, 4), outage.wanted(0, 3, 4)), (1, 0));
         outage.begun(ONE);
-        assert_eq!(outage.room(1, 4), 0);
+        assert_eq!(outage.wanted(9, 1, 4), 0);
         assert!(outage.goes_on(ONE));
     }
 

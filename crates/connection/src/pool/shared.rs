@@ -204,10 +204,10 @@ impl<B: Backend> Shared<B> {
                 return;
             };
             let runtime = home.runtime.clone();
-            let wanted = state.waiters.len().saturating_sub(state.connecting);
+            let (waiting, most) = (state.waiters.len(), self.policy.max_connecting);
+            let wanted = state.outage.wanted(waiting, state.connecting, most);
             let slots = self.policy.max_connections.saturating_sub(state.slots);
-            let room = state.outage.room(state.connecting, self.policy.max_connecting);
-            let count = if state.closed { 0 } else { wanted.min(slots).min(room) };
+            let count = if state.closed { 0 } else { wanted.min(slots) };
             state.slots += count;
             state.connecting += count;
             let begin = |_| {

@@ -49,9 +49,9 @@ enum Stage {
     /// To be killed. Exits: to `Awaited` when the server has marked the session; answered when there
     /// is none, or when that failed.
     Kill,
-    /// It ends by itself. Exit: answered when a look does not find it, or fails; dropped when nobody
-    /// asks any more.
-    Awaited,
+    /// It ends. Exits: answered when a look does not find it, or fails; dropped when nobody asks any
+    /// more; to `Kill` when that is asked for and it is not `killed`.
+    Awaited { killed: bool },
 }
 
 /// What a speaker is doing.
@@ -60,11 +60,10 @@ enum Speaking<C: SideConnection> {
     Absent,
     /// Exits: to `Killing` with an order; to `Absent` when it ends.
     Free,
-    /// It has sent a kill. Exits: to `Free` with the answer; to `Absent` when it is gone, and then the
-    /// order waits again.
+    /// It has sent a kill. Exits: to `Free` with the answer; to `Absent` when it is gone.
     Killing {
         order: Order<C>,
-        /// It has waited long for the answer.
+        /// It has waited long for the answer, and a second may speak.
         is_slow: bool,
     },
 }
@@ -115,12 +114,18 @@ impl<C: SideConnection> Orders<C> {
         answer: Answer<C>,
         now: Instant,
     ) {
-        let stage = if kill { Stage::Kill } else { Stage::Awaited };
+        if !kill {
+            self.look_soon(now);
+        }
+        let stage = if kill { Stage::Kill } else { Stage::Awaited { killed: false } };
         let Self { waiting, first, second, .. } = self;
         let mut orders = waiting.iter_mut().chain(first.order_mut()).chain(second.order_mut());
         match orders.find(|order| order.session == *session) {
-            // It was given before, by somebody who has given up: what is under way goes on.
+            // It was given before, as a rule by somebody who has given up: what is under way goes on.
             Some(order) => {
+                if order.stage == (Stage::Awaited { killed: false }) {
+                    order.stage = stage;
+                }
                 order.answers.retain(|answer| !answer.is_closed());
                 order.answers.push(answer);
             }
@@ -128,9 +133,6 @@ impl<C: SideConnection> Orders<C> {
                 let answers = vec![answer];
                 waiting.push(Order { session: session.clone(), stage, answers });
             }
-        }
-        if !kill {
-            self.look_soon(now);
         }
         self.closed = false;
     }
@@ -158,13 +160,11 @@ impl<C: SideConnection> Orders<C> {
         !has_work
     }
 
+    /// A speaker is no more. Who waits for it asks again, which starts another.
     pub(super) fn speaker_gone(&mut self, speaker: Speaker) {
-        if let Speaking::Killing { order, .. } =
-            mem::replace(self.speaking(speaker), Speaking::Absent)
-        {
-            self.waiting.insert(0, order);
-        }
+        *self.speaking(speaker) = Speaking::Absent;
         if speaker == Speaker::First {
+            self.waiting.clear();
             self.make_room = false;
         }
     }
@@ -220,10 +220,10 @@ impl<C: SideConnection> Orders<C> {
         if !is_there {
             return self.answer(session, Ok(Interruption::Gone), now);
         }
-        if let Some(order) = self.remove(session) {
-            self.waiting.push(Order { stage: Stage::Awaited, ..order });
-        }
         self.look_soon(now);
+        if let Some(order) = self.remove(session) {
+            self.waiting.push(Order { stage: Stage::Awaited { killed: true }, ..order });
+        }
     }
 
     /// Of the sessions that were looked for, these are there.
@@ -264,10 +264,17 @@ impl<C: SideConnection> Orders<C> {
         }
     }
 
-    /// There is no side connection to be had: who waits may ask again later.
-    pub(super) fn refused(&mut self, now: Instant) {
-        self.quiet_since = now;
-        self.waiting.clear();
+    /// A speaker gets no connection. For the first, who waits may ask again later; for the second, all
+    /// is left to the first.
+    pub(super) fn refused(&mut self, speaker: Speaker, now: Instant) {
+        match (speaker, &mut self.first) {
+            (Speaker::First, _) => {
+                self.quiet_since = now;
+                self.waiting.clear();
+            }
+            (Speaker::Second, Speaking::Killing { is_slow, .. }) => *is_slow = false,
+            (Speaker::Second, Speaking::Absent | Speaking::Free) => {}
+        }
     }
 
     pub(super) fn make_room(&mut self, now: Instant) {
@@ -299,10 +306,12 @@ impl<C: SideConnection> Orders<C> {
         self.first_is_slow() && !self.waiting.is_empty()
     }
 
-    /// A session takes a moment to end, and others may end meanwhile: one look is for all of them.
+    /// One more is to be awaited. It takes a moment to end, and others may end meanwhile: one look is for
+    /// all of them.
     fn look_soon(&mut self, now: Instant) {
         let soon = now + PAUSE.0;
-        if self.look_at <= now || self.look_at > soon {
+        let is_first = self.waiting.iter().all(|order| order.stage == Stage::Kill);
+        if is_first || self.look_at > soon {
             self.look_at = soon.max(self.aside_until);
         }
         self.pause = PAUSE.0;
@@ -316,10 +325,11 @@ impl<C: SideConnection> Orders<C> {
     ) {
         self.quiet_since = now;
         let Some(order) = self.remove(session) else { return };
-        let mut answers = order.answers.into_iter().filter(|waiting| !waiting.is_closed());
-        // One waits, as a rule; the others ask again.
-        if let Some(waiting) = answers.next() {
-            let _ = waiting.send(answer);
+        let mut waiting = order.answers.into_iter().filter(|answer| !answer.is_closed());
+        match answer {
+            Ok(interruption) => waiting.for_each(|waiting| drop(waiting.send(Ok(interruption)))),
+            // One waits, as a rule; the others ask again.
+            Err(error) => drop(waiting.next().map(|waiting| waiting.send(Err(error)))),
         }
     }
 
@@ -362,6 +372,8 @@ impl<C: SideConnection> Speaking<C> {
 #[cfg(test)]
 mod tests {
     use std::io;
+
+    use tokio::sync::oneshot::error::TryRecvError;
 
     use super::*;
 
@@ -419,6 +431,10 @@ mod tests {
 
     fn is(mut answered: Answered, interruption: Interruption) -> bool {
         matches!(answered.try_recv(), Ok(Ok(answer)) if answer == interruption)
+    }
+
+    fn is_closed(mut answered: Answered) -> bool {
+        matches!(answered.try_recv(), Err(TryRecvError::Closed))
     }
 
     #[test]
@@ -489,20 +505,75 @@ mod tests {
 
     /// Its runtime has ended, or it has panicked.
     #[test]
-    fn what_a_speaker_was_killing_when_it_went_is_killed_by_the_next() {
+    fn who_waits_for_a_speaker_that_is_gone_asks_again() {
         let now = Instant::now();
         let mut orders = Orders::new(now);
-        let answered = order(&mut orders, ONE, true, now);
+        let killed = order(&mut orders, ONE, true, now);
+        let waits = order(&mut orders, TWO, false, now);
         orders.speaker_wanted();
         assert_eq!(orders.next(Speaker::First, now), Next::Kill(ONE));
         orders.is_slow(Speaker::First);
         orders.speaker_gone(Speaker::First);
         assert!(!orders.has_speakers());
+        assert!(is_closed(killed) && is_closed(waits));
+        let again = order(&mut orders, ONE, true, now);
         assert_eq!(orders.speaker_wanted(), Some(Speaker::First));
         assert_eq!(orders.speaker_wanted(), None);
         assert_eq!(orders.next(Speaker::First, now), Next::Kill(ONE));
         orders.killed(&ONE, false, now);
-        assert!(is(answered, Interruption::Gone));
+        assert!(is(again, Interruption::Gone));
+    }
+
+    #[test]
+    fn a_second_that_is_refused_leaves_all_to_the_first() {
+        let now = Instant::now();
+        let mut orders = Orders::new(now);
+        let _first = order(&mut orders, ONE, true, now);
+        orders.speaker_wanted();
+        orders.next(Speaker::First, now);
+        orders.is_slow(Speaker::First);
+        let refused = order(&mut orders, TWO, true, now);
+        let mut waits = order(&mut orders, (3, "a"), true, now);
+        assert_eq!(orders.speaker_wanted(), Some(Speaker::Second));
+        assert_eq!(orders.next(Speaker::Second, now), Next::Kill(TWO));
+        orders.failed(&[TWO], io::Error::other("full"), now);
+        orders.refused(Speaker::Second, now);
+        assert!(!is_closed(refused));
+        assert_eq!(orders.next(Speaker::Second, now), Next::End);
+        assert!(orders.may_end(Speaker::Second));
+        assert_eq!(orders.speaker_wanted(), None);
+        assert!(waits.try_recv().is_err_and(|error| error == TryRecvError::Empty));
+        orders.killed(&ONE, false, now);
+        assert_eq!(orders.next(Speaker::First, now), Next::Kill((3, "a")));
+    }
+
+    /// Or those that come would put it off for ever.
+    #[test]
+    fn a_look_that_is_due_is_not_put_off() {
+        let now = Instant::now();
+        let mut orders = Orders::new(now);
+        let _one = order(&mut orders, ONE, false, now);
+        orders.speaker_wanted();
+        let late = now + 2 * MS;
+        let _two = order(&mut orders, TWO, false, late);
+        assert_eq!(orders.next(Speaker::First, late), Next::Look(vec![ONE, TWO]));
+    }
+
+    #[test]
+    fn all_who_gave_an_order_are_told_and_a_kill_is_sent_to_one_that_was_only_awaited() {
+        let now = Instant::now();
+        let mut orders = Orders::new(now);
+        let awaited = order(&mut orders, ONE, false, now);
+        orders.speaker_wanted();
+        assert!(matches!(orders.next(Speaker::First, now), Next::Wait(_)));
+        let kills = [(); 2].map(|()| order(&mut orders, ONE, true, now));
+        assert_eq!(orders.next(Speaker::First, now), Next::Kill(ONE));
+        orders.killed(&ONE, true, now);
+        let again = order(&mut orders, ONE, true, now);
+        assert!(matches!(orders.next(Speaker::First, now), Next::Wait(_)), "it was killed");
+        orders.looked(&[ONE], &[], now);
+        assert!(is(awaited, Interruption::Gone) && is(again, Interruption::Gone));
+        assert!(kills.into_iter().all(|kill| is(kill, Interruption::Gone)));
     }
 
     #[test]
@@ -560,11 +631,11 @@ mod tests {
     fn a_closed_channel_ends_when_nothing_is_under_way() {
         let now = Instant::now();
         let mut orders = Orders::new(now);
-        let mut answered = order(&mut orders, ONE, true, now);
+        let answered = order(&mut orders, ONE, true, now);
         orders.speaker_wanted();
         assert_eq!(orders.next(Speaker::First, now), Next::Kill(ONE));
         orders.close();
-        assert!(matches!(answered.try_recv(), Err(oneshot::error::TryRecvError::Closed)));
+        assert!(is_closed(answered));
         orders.killed(&ONE, true, now);
         assert_eq!(orders.next(Speaker::First, now), Next::End);
         assert!(orders.may_end(Speaker::First));

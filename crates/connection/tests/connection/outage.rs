@@ -12,6 +12,7 @@ use axum::routing::get;
 use farrier_connection::fake::{Behaviour, Fake};
 use farrier_connection::{AcquireError, ConnectionLayer, Database, ErrorClass, Loan, Pool};
 use futures_util::future::join_all;
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 use tower::ServiceExt;
 use tracing::subscriber::{DefaultGuard, set_default};
@@ -190,6 +191,27 @@ async fn a_connect_that_hangs_is_not_waited_for_when_another_was_refused() {
         acquired.await.unwrap();
     }
     assert!(well.elapsed() < SECOND / 5, "{:?}", well.elapsed());
+}
+
+/// Also when those who waited have left, and with them the one that asked again.
+#[tokio::test(start_paused = true)]
+async fn connects_that_hang_are_not_waited_for_by_who_comes_later() {
+    let fake = Fake::new();
+    let pool = pool(&fake, policy());
+    let acquiring = || tokio::spawn(acquire_owned(pool.clone()));
+    fake.on_connect(Behaviour::Hang);
+    let mut left: Vec<_> = (0..3).map(|_| acquiring()).collect();
+    settle().await;
+    fake.on_connect(Behaviour::Fail(ErrorClass::Busy));
+    left.push(acquiring());
+    settle().await;
+    left.iter().for_each(JoinHandle::abort);
+    pass(600 * MS).await;
+    assert_eq!((pool.status().connecting, pool.status().waiting), (3, 0));
+    fake.on_connect(Behaviour::Answer);
+    let start = Instant::now();
+    acquire(&pool).await;
+    assert!(start.elapsed() < SECOND / 10, "{:?}", start.elapsed());
 }
 
 /// It may have been that connection's fault alone.

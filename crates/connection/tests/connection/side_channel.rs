@@ -24,6 +24,7 @@ struct State {
     open: usize,
     opened: usize,
     opens: Answers,
+    closes: Answers,
     /// Of a kill of session 1; the others' are answered at once.
     first_kill: Answers,
 }
@@ -112,7 +113,10 @@ impl SideConnection for Side {
         true
     }
 
-    async fn close(self) {}
+    async fn close(self) {
+        let how = self.0.state().closes;
+        let _ = self.0.answer(how).await;
+    }
 }
 
 impl Drop for Side {
@@ -201,13 +205,23 @@ async fn a_second_connection_that_is_refused_costs_the_others_nothing() {
     server.state().opens = Answers::Refuses;
     let next = [kill(2), kill(3)];
     assert_eq!(slow.await.unwrap().unwrap(), Interruption::Gone);
-    for next in next {
-        // Whoever was told of the refusal asks again.
-        let _ = next.await.unwrap();
-    }
+    // One was told of the refusal, and asks again; the other was left to the first.
+    let refused = join_all(next).await.into_iter().filter(|next| matches!(next, Ok(Err(_))));
+    assert_eq!(refused.count(), 1);
     is_killed(&channel, 2).await;
     is_killed(&channel, 3).await;
-    assert_eq!(server.opened(), (1, 3));
+    assert_eq!(server.opened(), (1, 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_cannot_be_closed_is_dropped_after_a_while() {
+    let server = Server::with(1..=4);
+    server.state().closes = Answers::Never;
+    let channel = channel(&server);
+    is_killed(&channel, 1).await;
+    let start = Instant::now();
+    channel.close().await;
+    assert_eq!((start.elapsed(), server.state().open), (5 * SECOND, 0));
 }
 
 /// As a pool does that has no connections left on the first one.
@@ -224,8 +238,11 @@ fn on_another_runtime_the_channel_begins_anew() {
     assert_eq!(server.state().open, 1);
     second.block_on(channel.close());
     assert_eq!(server.state().open, 0);
-    drop(second);
     first.block_on(is_killed(&channel, 3));
+    // Nobody drives the first, so nobody waits for it.
+    second.block_on(async { timeout(SECOND, channel.close()).await }).expect("it is over");
+    first.block_on(settle());
+    assert_eq!(server.state().open, 0);
 }
 
 #[test]

@@ -49,15 +49,17 @@ impl PgSessionId {
             ", EXTRACT(EPOCH FROM current_setting('idle_session_timeout', true)::interval)::float8",
             " FROM pg_stat_get_activity(pg_backend_pid())",
         );
-        let about = sqlx::query_as::<_, (i32, i64, i64, Option<f64>)>(ABOUT).persistent(false);
-        let about = unless_unknown(about.fetch_one(connection).await)?;
+        let about = sqlx::query_as::<_, (i32, Option<i64>, i64, Option<f64>)>(ABOUT);
+        let about = unless_unknown(about.persistent(false).fetch_one(connection).await)?;
         let Some((pid, start, server, idle_limit)) = about else {
             return Ok((None, None));
         };
+        // A role that the session has changed to may not see it.
+        let id = start.map(|start| Self { pid, start, server: ServerStart(server) });
         let idle_limit = idle_limit
             .filter(|seconds| *seconds > 0.0)
             .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
-        Ok((Some(Self { pid, start, server: ServerStart(server) }), idle_limit))
+        Ok((id, idle_limit))
     }
 }
 

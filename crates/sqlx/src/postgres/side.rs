@@ -36,12 +36,18 @@ impl SideConnection for PgSide {
     /// `pg_terminate_backend`, which a role may do to its own sessions.
     async fn kill(&mut self, session: &PgSessionId) -> Result<bool, Error> {
         const END: &str = concat!(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_get_activity($1) WHERE ",
+            "SELECT start, CASE WHEN start = $2 THEN pg_terminate_backend(pid) END FROM (SELECT pid, ",
             micros!("backend_start"),
-            " = $2",
+            " AS start FROM pg_stat_get_activity($1)) AS session",
         );
-        let end = sqlx::query_scalar::<_, bool>(END).bind(session.pid).bind(session.start);
-        Ok(end.fetch_optional(&mut self.connection).await?.is_some())
+        let end = sqlx::query_as::<_, (Option<i64>, Option<bool>)>(END);
+        let end = end.bind(session.pid).bind(session.start);
+        match end.fetch_optional(&mut self.connection).await? {
+            Some((None, _)) => Err(Error::Configuration("the role may not see the session".into())),
+            // The number may be another session's by now.
+            Some((Some(_), told)) => Ok(told.is_some()),
+            None => Ok(false),
+        }
     }
 
     async fn present(&mut self, sessions: &[PgSessionId]) -> Result<Vec<PgSessionId>, Error> {
@@ -53,8 +59,11 @@ impl SideConnection for PgSide {
         let pids: Vec<_> = sessions.iter().map(|session| session.pid).collect();
         let present = sqlx::query_as::<_, (i32, Option<i64>)>(PRESENT).bind(pids);
         let present = present.fetch_all(&mut self.connection).await?;
-        let is_there =
-            |session: &&PgSessionId| present.contains(&(session.pid, Some(session.start)));
+        // Not to be seen by this role, it may be any.
+        let is_there = |session: &&PgSessionId| {
+            let is_it = |start: Option<i64>| start.is_none_or(|start| start == session.start);
+            present.iter().any(|(pid, start)| *pid == session.pid && is_it(*start))
+        };
         Ok(sessions.iter().filter(is_there).copied().collect())
     }
 
