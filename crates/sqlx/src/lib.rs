@@ -28,8 +28,6 @@
 mod postgres;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod session;
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
-mod sql;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 

@@ -4,12 +4,13 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use farrier_connection::{Backend, ErrorClass, Inspection, Interruption, SideChannel};
+use farrier_connection::{
+    Backend, ErrorClass, Inspection, Interruption, PlainStatements, SideChannel, Syntax,
+};
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{ConnectOptions, Connection, Error};
 
 use crate::session::{Engine, Left, Session};
-use crate::sql::Plain;
 
 mod session_id;
 mod side;
@@ -167,19 +168,31 @@ impl fmt::Debug for Postgres {
     }
 }
 
-const PLAIN: Plain = Plain {
-    first_words: &[
+/// Statements that read, write or make tables; not temporary ones, settings, and locks that belong to
+/// the session.
+const PLAIN: PlainStatements = PlainStatements::new(
+    Syntax::Postgres,
+    &[
         "SELECT", "INSERT", "UPDATE", "DELETE", "MERGE", "WITH", "VALUES", "TABLE", "EXPLAIN",
         "SHOW", "CREATE", "DROP", "ALTER", "TRUNCATE", "ANALYZE", "VACUUM",
     ],
-    unless: &["TEMP", "SET_CONFIG", "PG_ADVISORY", "PG_TRY_ADVISORY"],
-};
+    &[
+        "TEMP",
+        "TEMPORARY",
+        "PG_TEMP*",
+        "SET_CONFIG",
+        "PG_ADVISORY_LOCK*",
+        "PG_TRY_ADVISORY_LOCK*",
+        "SETSEED",
+        "DBLINK_CONNECT*",
+    ],
+);
 
 impl Engine for sqlx::Postgres {
     type SessionId = PgSessionId;
 
     fn alters_session(sql: &str) -> bool {
-        PLAIN.alters_session(sql)
+        !PLAIN.contains(sql.as_bytes())
     }
 
     fn classify(error: &Error) -> ErrorClass {

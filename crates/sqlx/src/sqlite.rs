@@ -5,12 +5,11 @@ use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
 
-use farrier_connection::{Backend, ErrorClass, Inspection, Policy};
+use farrier_connection::{Backend, ErrorClass, Inspection, PlainStatements, Policy, Syntax};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode};
 use sqlx::{ConnectOptions, Connection, Error};
 
 use crate::session::{Engine, Left, Session};
-use crate::sql::Plain;
 
 /// How long a statement waits for another connection's lock.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -170,19 +169,21 @@ impl Backend for Sqlite {
     }
 }
 
-const PLAIN: Plain = Plain {
-    first_words: &[
+/// Statements that read, write or make tables; not temporary ones.
+const PLAIN: PlainStatements = PlainStatements::new(
+    Syntax::Sqlite,
+    &[
         "SELECT", "INSERT", "UPDATE", "DELETE", "REPLACE", "WITH", "VALUES", "EXPLAIN", "CREATE",
         "DROP", "ALTER", "ANALYZE", "REINDEX", "VACUUM",
     ],
-    unless: &["TEMP"],
-};
+    &["TEMP", "TEMPORARY", "LOAD_EXTENSION"],
+);
 
 impl Engine for sqlx::Sqlite {
     type SessionId = Infallible;
 
     fn alters_session(sql: &str) -> bool {
-        PLAIN.alters_session(sql)
+        !PLAIN.contains(sql.as_bytes())
     }
 
     fn classify(error: &Error) -> ErrorClass {

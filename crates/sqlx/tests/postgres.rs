@@ -63,6 +63,24 @@ async fn plain_requests_share_one_session_and_are_not_reset() {
     assert_eq!((status.opened, status.resets, status.rollbacks), (1, 0, 0));
 }
 
+/// A word in a literal, a name or a comment is none of the session's.
+#[tokio::test]
+async fn what_only_looks_dirty_is_not_reset() {
+    let Some(pool) = pool("looks", policy().max_connections(1)) else { return };
+    let first = session(&pool).await;
+    for sql in [
+        "SELECT 1 AS attempts, 'template', ';', $$ set_config $$",
+        "SELECT pg_advisory_xact_lock(1) -- temp",
+        "/* why */ (SELECT 1);",
+    ] {
+        let mut loan = pool.acquire().await.unwrap();
+        sqlx::query(sql).execute(&mut *loan).await.unwrap();
+        drop(loan);
+        assert_eq!(session(&pool).await, first, "{sql}");
+    }
+    assert_eq!((pool.status().opened, pool.status().resets), (1, 0));
+}
+
 /// connections.md 5, behaviours 25 and 39.
 #[tokio::test]
 async fn a_transaction_left_open_is_rolled_back() {

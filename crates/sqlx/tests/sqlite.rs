@@ -57,6 +57,19 @@ async fn a_missing_file_is_made_and_kept_in_wal_mode() {
     assert_eq!(mode, "wal");
 }
 
+/// A word in a literal, a name or a comment is none of the session's.
+#[tokio::test]
+async fn what_only_looks_dirty_keeps_its_connection() {
+    let database = database(Policy::default());
+    for _ in 0..20 {
+        let mut loan = database.pool.acquire().await.unwrap();
+        let sql = "/* why */ SELECT 1 AS attempts, 'template', ';', 'temp' AS temperature; -- temp";
+        sqlx::query(sql).execute(&mut *loan).await.unwrap();
+    }
+    let status = database.pool.status();
+    assert_eq!((status.opened, status.resets), (1, 0), "{status:?}");
+}
+
 /// connections.md 5, behaviours 2 and 40, in each way that sqlx runs statements.
 #[tokio::test]
 async fn plain_requests_share_a_connection_that_is_not_reset() {

@@ -68,6 +68,25 @@ async fn plain_requests_share_one_session_and_are_not_reset() {
     eventually("closed", async || MariaDb::shared().sessions("plain").await.is_empty()).await;
 }
 
+/// A sign in a literal or a comment is none of the session's.
+#[tokio::test]
+async fn what_only_looks_dirty_is_not_reset() {
+    let pool = pool("looks", policy().max_connections(1)).await;
+    for sql in [
+        "SELECT 'ann@example.com', ';', 'get_lock', @@version",
+        "/* why */ SELECT 1; # @x",
+        "(SELECT 1);",
+        "SELECT 1 AS attempts -- temporary",
+    ] {
+        let mut loan = pool.acquire().await.unwrap();
+        loan.query_drop(sql).await.unwrap();
+        loan.exec_drop(sql, ()).await.unwrap();
+        drop(loan);
+        quiet(&pool).await;
+        assert_eq!(pool.status().resets, 0, "{sql}");
+    }
+}
+
 /// The driver's mistakes with a healthy session say nothing about the others.
 #[tokio::test]
 async fn a_wrong_number_of_parameters_retires_nobody_else() {
