@@ -120,9 +120,12 @@ pub enum Inspection {
     Unknown,
     /// An operation was dropped midway: no further operation, closed.
     Poisoned,
-    /// The link is broken, or leads to the wrong server: closed, and every older connection is
-    /// suspect.
+    /// The link is broken: closed, and every older connection is checked before its next use, whatever
+    /// the policy says of checks.
     Dead,
+    /// It leads to a server that is no longer the one to write to: closed, and every older connection
+    /// too.
+    FailedOver,
 }
 
 /// What became of a session that was to be ended from the side.

@@ -35,7 +35,8 @@
 //! - *Cancellation*: an operation that is dropped midway (the client left, a timeout fired) poisons its
 //!   connection, which then refuses everything, is ended at the server and goes to nobody else.
 //! - *Age and health*: Django's `CONN_MAX_AGE` and `CONN_HEALTH_CHECKS`, with what they lack: see
-//!   [`Policy`]. One detected disconnect retires every older connection.
+//!   [`Policy`]. After a detected disconnect every older connection is checked
+//!   before its next use.
 //! - *Errors*: [`AcquireError`] knows its status (503 with `Retry-After`, 504, 500); a client never sees
 //!   the driver's words.
 //!

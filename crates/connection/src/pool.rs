@@ -157,17 +157,22 @@ impl<B: Backend> Pool<B> {
                 Claim::Wait(waiting) => self.wait(waiting, deadline).await?,
             };
             let now = Instant::now();
-            if !self.check_due(&lease, now) {
+            let generation = shared.generation();
+            if !self.check_due(&lease, generation, now) {
                 return Ok(self.count(lease));
             }
             shared.counters.checks.add();
             let limit = after(now, shared.policy.check_timeout);
             match timeout_at(limit.min(deadline), shared.backend.check(&mut lease)).await {
                 Ok(Ok(())) => {
+                    lease.live_mut().checked = generation;
                     shared.answered();
                     return Ok(self.count(lease));
                 }
-                Ok(Err(error)) => tracing::debug!(%error, "a health check failed"),
+                Ok(Err(error)) => {
+                    tracing::debug!(%error, "a health check failed");
+                    shared.disconnected(lease.live().checked);
+                }
                 Err(_) if deadline < limit => {
                     // Too little time was left: no proof against the server, nor against older
                     // connections.
@@ -178,12 +183,12 @@ impl<B: Backend> Pool<B> {
                 Err(_) => {
                     self.log_late_check();
                     shared.unanswered();
+                    // Nobody waits as long for each of the others.
+                    shared.distrust(lease.live().generation);
                 }
             }
             shared.counters.check_failures.add();
-            let occupied = lease.into_occupied();
-            shared.disconnected(occupied.live.generation);
-            shared.retire(occupied, CloseReason::Unusable);
+            shared.retire(lease.into_occupied(), CloseReason::Unusable);
             if Instant::now() >= deadline {
                 shared.counters.timeouts.add();
                 return Err(AcquireError::TimedOut);
@@ -214,13 +219,13 @@ impl<B: Backend> Pool<B> {
         }
     }
 
-    /// Only a connection that survived from earlier is checked, and not if that was a moment ago.
-    fn check_due(&self, lease: &Lease<B>, now: Instant) -> bool {
+    /// Only a connection that survived from earlier is checked, and not if that was a moment ago; and
+    /// each that was not known to work since another one broke.
+    fn check_due(&self, lease: &Lease<B>, generation: u64, now: Instant) -> bool {
         let policy = &self.0.policy;
         let live = lease.live();
-        policy.health_checks
-            && live.uses > 0
-            && now.saturating_duration_since(live.last_used) >= policy.health_check_bypass
+        let lay_idle = now.saturating_duration_since(live.last_used) >= policy.health_check_bypass;
+        live.checked < generation || policy.health_checks && live.uses > 0 && lay_idle
     }
 
     fn count(&self, mut lease: Lease<B>) -> Lease<B> {

@@ -122,7 +122,9 @@ impl<B: Backend> Database<B> {
         }
         match borrowed.lease() {
             Some(lease) => match scope.pool.backend().inspect(lease) {
-                Inspection::Poisoned | Inspection::Dead => return Err(AcquireError::Lost),
+                Inspection::Poisoned | Inspection::Dead | Inspection::FailedOver => {
+                    return Err(AcquireError::Lost);
+                }
                 Inspection::Clean | Inspection::InTransaction | Inspection::Unknown => {}
             },
             vacant @ None => {

@@ -18,7 +18,8 @@ pub enum CloseReason {
     Poisoned,
     /// Its rollback or reset failed, took too long or left it unclean.
     ResetFailed,
-    /// A disconnect was detected on another connection, and this one was older.
+    /// Another one found that the server is no longer the one to write to, or does not answer, and this
+    /// one was as old.
     Generation,
     /// The pool was closed.
     Shutdown,

@@ -1,6 +1,7 @@
 //! The backend: how farrier opens, inspects, cleans and ends a MySQL session.
 
 use std::fmt;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use farrier_connection::{Backend, ErrorClass, Inspection, Interruption, SideChannel};
@@ -10,11 +11,11 @@ use tokio::time::timeout;
 
 use crate::connection::MySqlConnection;
 use crate::error;
-use crate::session_id::{MySqlSessionId, ServerId};
+use crate::session_id::{About, MySqlSessionId};
 use crate::side::MySqlSide;
 
-/// The server's own default for the largest packet, so that a connect need not ask for it.
-const MAX_ALLOWED_PACKET: usize = 16 << 20;
+/// More than the side connection reads or writes at once, so that its connect need not ask.
+const SIDE_PACKET: usize = 1 << 20;
 /// The server's own default in seconds: what the driver would ask for at each connect, but only its
 /// pool would use.
 const WAIT_TIMEOUT: usize = 28_800;
@@ -28,7 +29,10 @@ const WAIT_TIMEOUT: usize = 28_800;
 /// The driver's `prefer_socket` is off: it would open a second session for each connection. Its
 /// pool and its pool's options are not used.
 pub struct MySql {
-    opts: Opts,
+    /// With the largest packet of the server, as soon as that is known.
+    opts: Mutex<Opts>,
+    /// Whether the largest packet is the one that the user's options say.
+    fixed_packet: bool,
     /// Run on each connection after the handshake.
     setup: Option<String>,
     /// Run after each reset: what a reset does not restore, then the setup.
@@ -59,21 +63,34 @@ impl MySql {
         let opts = opts.into();
         let setup = (!opts.setup().is_empty()).then(|| opts.setup().join(";"));
         let restore = restore(&opts, setup.as_deref());
-        let packet = opts.max_allowed_packet().unwrap_or(MAX_ALLOWED_PACKET);
+        let fixed_packet = opts.max_allowed_packet().is_some();
         let wait_timeout = opts
             .wait_timeout()
             .map(|seconds| Duration::from_secs(u64::try_from(seconds).unwrap_or(u64::MAX)));
         let wait = opts.wait_timeout().unwrap_or(WAIT_TIMEOUT);
         let opts = OptsBuilder::from_opts(opts)
             .prefer_socket(false)
-            .max_allowed_packet(Some(packet))
             .wait_timeout(Some(wait))
             .setup(Vec::<String>::new());
         let opts = Opts::from(opts);
         // It needs no database, and is not listed among those who use it.
-        let side = OptsBuilder::from_opts(opts.clone()).db_name(None::<String>);
+        let side = OptsBuilder::from_opts(opts.clone())
+            .db_name(None::<String>)
+            .max_allowed_packet(Some(SIDE_PACKET));
         let side = SideChannel::new(side.into());
-        Self { opts, setup, restore, side, wait_timeout }
+        Self { opts: Mutex::new(opts), fixed_packet, setup, restore, side, wait_timeout }
+    }
+
+    fn opts(&self) -> Opts {
+        self.opts.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Notes the server's largest packet, for which the driver would ask at each connect.
+    fn note_packet(&self, bytes: Option<usize>) {
+        let mut opts = self.opts.lock().unwrap_or_else(PoisonError::into_inner);
+        if !self.fixed_packet && bytes.is_some() && opts.max_allowed_packet() != bytes {
+            *opts = OptsBuilder::from_opts(opts.clone()).max_allowed_packet(bytes).into();
+        }
     }
 
     /// As little as brings the session back: a ping, or a reset.
@@ -117,7 +134,7 @@ impl Backend for MySql {
     type SessionId = MySqlSessionId;
 
     async fn connect(&self) -> Result<MySqlConnection> {
-        let mut conn = match Conn::new(self.opts.clone()).await {
+        let mut conn = match Conn::new(self.opts()).await {
             Err(error) if error::classify(&error) == ErrorClass::Busy => {
                 self.side.make_room();
                 return Err(error);
@@ -127,9 +144,10 @@ impl Backend for MySql {
         if let Some(setup) = &self.setup {
             conn.query_drop(setup).await?;
         }
-        let (server, wait_timeout) = ServerId::ask(&mut conn).await?;
-        let wait_timeout = self.wait_timeout.or(wait_timeout);
-        Ok(MySqlConnection::new(conn, server, wait_timeout))
+        let about = About::ask(&mut conn).await?;
+        self.note_packet(about.max_allowed_packet);
+        let wait_timeout = self.wait_timeout.or(about.wait_timeout);
+        Ok(MySqlConnection::new(conn, about.server, wait_timeout))
     }
 
     async fn close(&self, mut connection: MySqlConnection) {
@@ -199,10 +217,11 @@ impl Backend for MySql {
 impl fmt::Debug for MySql {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Not the whole options: they hold the password.
+        let opts = self.opts();
         f.debug_struct("MySql")
-            .field("host", &self.opts.ip_or_hostname())
-            .field("port", &self.opts.tcp_port())
-            .field("database", &self.opts.db_name())
+            .field("host", &opts.ip_or_hostname())
+            .field("port", &opts.tcp_port())
+            .field("database", &opts.db_name())
             .finish_non_exhaustive()
     }
 }

@@ -121,9 +121,11 @@ impl MySqlConnection {
     }
 
     pub(crate) fn inspect(&mut self) -> Inspection {
-        // A failed-over one answers every ping, and is of no use to the next write.
-        if self.session.link != Link::Sound {
-            return Inspection::Dead;
+        match self.session.link {
+            Link::Sound => {}
+            Link::Lost => return Inspection::Dead,
+            // It answers every ping, and is of no use to the next write.
+            Link::FailedOver => return Inspection::FailedOver,
         }
         if self.session.check(&self.conn).is_err() {
             return Inspection::Poisoned;

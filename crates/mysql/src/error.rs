@@ -32,6 +32,10 @@ impl From<Poisoned> for Error {
 
 pub(crate) fn classify(error: &Error) -> ErrorClass {
     match error {
+        // An option of the server forbids it: of this one a failover tells, of others nothing.
+        Error::Server(error) if error.code == 1290 && !error.message.contains("read-only") => {
+            ErrorClass::Suspect
+        }
         Error::Server(error) => classify_code(error.code),
         Error::Url(_)
         | Error::Driver(

@@ -1,4 +1,4 @@
-//! Which session it is, at which server.
+//! Which session it is, at which server, and what that says of itself.
 
 use std::fmt;
 use std::sync::Arc;
@@ -23,6 +23,16 @@ pub struct MySqlSessionId {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct ServerId(Arc<str>);
 
+/// What a server says of itself; of what only speaks the protocol nothing is known.
+#[derive(Debug, Default)]
+pub(crate) struct About {
+    pub(crate) server: Option<ServerId>,
+    /// How long it lets the session lie unused.
+    pub(crate) wait_timeout: Option<Duration>,
+    /// The largest packet that it takes and sends, in bytes.
+    pub(crate) max_allowed_packet: Option<usize>,
+}
+
 // === impl MySqlSessionId ===
 
 impl fmt::Display for MySqlSessionId {
@@ -31,26 +41,29 @@ impl fmt::Display for MySqlSessionId {
     }
 }
 
-// === impl ServerId ===
+// === impl About ===
 
-impl ServerId {
-    /// Asks the server at the other end of `conn`, in one round trip; also how long it lets the
-    /// session lie unused.
-    ///
-    /// Neither is known of what only speaks the protocol, or is a server of old.
-    pub(crate) async fn ask(conn: &mut Conn) -> Result<(Option<Self>, Option<Duration>)> {
+impl About {
+    /// Asks the server at the other end of `conn`, in one round trip.
+    pub(crate) async fn ask(conn: &mut Conn) -> Result<Self> {
         // Generic; syntax; no such variable; not supported; no such function.
         const UNKNOWN: [u16; 5] = [1105, 1064, 1193, 1235, 1305];
         let sql = "SELECT CONCAT(@@hostname, ':', @@port, ':', SUBSTRING(UUID(), 20)), \
-            @@wait_timeout";
-        match conn.query_first::<Row, _>(sql).await {
-            Ok(row) => {
-                let server = row.as_ref().and_then(|row| row.get_opt::<String, _>(0)?.ok());
-                let seconds = row.as_ref().and_then(|row| row.get_opt(1)?.ok());
-                Ok((server.map(|server| Self(server.into())), seconds.map(Duration::from_secs)))
+            @@wait_timeout, @@max_allowed_packet";
+        let row = match conn.query_first::<Row, _>(sql).await {
+            Ok(Some(row)) => row,
+            Ok(None) => return Ok(Self::default()),
+            Err(Error::Server(error)) if UNKNOWN.contains(&error.code) => {
+                return Ok(Self::default());
             }
-            Err(Error::Server(error)) if UNKNOWN.contains(&error.code) => Ok((None, None)),
-            Err(error) => Err(error),
-        }
+            Err(error) => return Err(error),
+        };
+        let server = row.get_opt::<String, _>(0).and_then(|server| server.ok());
+        let seconds = row.get_opt(1).and_then(|seconds| seconds.ok());
+        Ok(Self {
+            server: server.map(|server| ServerId(server.into())),
+            wait_timeout: seconds.map(Duration::from_secs),
+            max_allowed_packet: row.get_opt(2).and_then(|bytes| bytes.ok()),
+        })
     }
 }

@@ -6,7 +6,7 @@ use mysql_async::{Conn, Error, Opts, Result, Row};
 
 use crate::MySqlSessionId;
 use crate::error;
-use crate::session_id::ServerId;
+use crate::session_id::{About, ServerId};
 
 /// A connection to the server, and which one that is.
 #[derive(Debug)]
@@ -23,7 +23,7 @@ impl SideConnection for MySqlSide {
 
     async fn open(options: &Opts) -> Result<Self> {
         let mut conn = Conn::new(options.clone()).await?;
-        let (server, _) = ServerId::ask(&mut conn).await?;
+        let About { server, .. } = About::ask(&mut conn).await?;
         Ok(Self { conn, server })
     }
 

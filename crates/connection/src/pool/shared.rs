@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::mem;
 use std::process;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -27,6 +27,9 @@ pub(crate) struct Shared<B: Backend> {
     pub(super) counters: Counters,
     state: Mutex<State<B>>,
     maintaining: AtomicUsize,
+    /// How many disconnects were detected; connections that were last known to work before the last one
+    /// are checked before their next use.
+    generation: AtomicU64,
     /// An idle connection expires sooner than the reaper knows, or the pool is gone.
     pub(super) reaper: Arc<Notify>,
     /// The last slot of a closed pool is free.
@@ -46,8 +49,8 @@ struct State<B: Backend> {
     connect_log: LogLimit,
     check_log: LogLimit,
     kill_log: LogLimit,
-    /// How many disconnects were detected; older connections than the last one are suspect.
-    generation: u64,
+    /// Connections of a generation before this one are not given out any more.
+    trusted: u64,
     /// When the reaper wakes; `None` while there is none.
     reaping: Option<Instant>,
     closed: bool,
@@ -110,11 +113,12 @@ impl<B: Backend> Shared<B> {
                 connect_log: LogLimit::default(),
                 check_log: LogLimit::default(),
                 kill_log: LogLimit::default(),
-                generation: 0,
+                trusted: 0,
                 reaping: None,
                 closed: false,
             }),
             maintaining: AtomicUsize::new(0),
+            generation: AtomicU64::new(0),
             reaper: Arc::default(),
             drained: Notify::new(),
         }
@@ -137,7 +141,7 @@ impl<B: Backend> Shared<B> {
             let fit = loop {
                 match state.idle.pop() {
                     None => break None,
-                    Some(live) => match Self::outlived(&live, now, state.generation) {
+                    Some(live) => match Self::outlived(&live, now, state.trusted) {
                         Some(reason) => stale.push((live, reason)),
                         None => break Some(live),
                     },
@@ -230,16 +234,20 @@ impl<B: Backend> Shared<B> {
             Inspection::Clean => self.park(occupied),
             Inspection::InTransaction | Inspection::Unknown => {
                 let now = Instant::now();
-                let generation = self.lock().generation;
+                let trusted = self.lock().trusted;
                 // Closing it cleans it as well.
-                match Self::outlived(&occupied.live, now, generation) {
+                match Self::outlived(&occupied.live, now, trusted) {
                     Some(reason) => self.retire(occupied, reason),
                     None => self.spawn(task::clean(occupied, self.maintain())),
                 }
             }
             Inspection::Poisoned => self.retire(occupied, CloseReason::Poisoned),
             Inspection::Dead => {
-                self.disconnected(occupied.live.generation);
+                self.disconnected(occupied.live.checked);
+                self.retire(occupied, CloseReason::Dead);
+            }
+            Inspection::FailedOver => {
+                self.distrust(occupied.live.generation);
                 self.retire(occupied, CloseReason::Dead);
             }
         }
@@ -258,7 +266,7 @@ impl<B: Backend> Shared<B> {
                     // Made for this waiter: it has its one use even with a `max_age` of zero.
                     None
                 } else {
-                    Self::outlived(&occupied.live, now, state.generation)
+                    Self::outlived(&occupied.live, now, state.trusted)
                 };
                 if let Some(reason) = reason {
                     drop(state);
@@ -307,9 +315,9 @@ impl<B: Backend> Shared<B> {
         let mut stale = Vec::new();
         let next = {
             let mut state = self.lock();
-            let generation = state.generation;
+            let trusted = state.trusted;
             for live in mem::take(&mut state.idle) {
-                match Self::outlived(&live, now, generation) {
+                match Self::outlived(&live, now, trusted) {
                     Some(reason) => stale.push((live, reason)),
                     None => state.idle.push(live),
                 }
@@ -327,20 +335,38 @@ impl<B: Backend> Shared<B> {
         self.lock().reaping = None;
     }
 
-    /// A connection of `generation` turned out to be broken: those as old are not trusted either.
-    pub(super) fn disconnected(self: &Arc<Self>, generation: u64) {
-        let suspects = {
+    /// A connection that was last known to work in generation `checked` is broken. That says little about
+    /// the others: those that were not known to work since are checked before their next use.
+    pub(super) fn disconnected(&self, checked: u64) {
+        // Of several that broke at once, one tells.
+        let (order, next) = (Ordering::Relaxed, checked + 1);
+        let _ = self.generation.compare_exchange(checked, next, order, order);
+    }
+
+    /// A check would not tell of the connections that are as old as one of `generation`, or not soon:
+    /// they are not given out any more.
+    pub(super) fn distrust(self: &Arc<Self>, generation: u64) {
+        let distrusted = {
             let mut state = self.lock();
-            if state.generation != generation {
+            if generation < state.trusted {
                 return;
             }
-            state.generation += 1;
-            mem::take(&mut state.idle)
+            state.trusted = generation + 1;
+            self.generation.fetch_max(state.trusted, Ordering::Relaxed);
+            let idle = mem::take(&mut state.idle);
+            let (old, new): (Vec<_>, _) =
+                idle.into_iter().partition(|live| live.generation <= generation);
+            state.idle = new;
+            old
         };
-        for live in suspects {
+        for live in distrusted {
             let slot = Slot::of_idle(Arc::clone(self));
             self.retire(Occupied { live, slot }, CloseReason::Generation);
         }
+    }
+
+    pub(super) fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Relaxed)
     }
 
     /// Closes a connection in the background; the slot stays taken until it is closed.
@@ -349,10 +375,10 @@ impl<B: Backend> Shared<B> {
     }
 
     /// Why a connection must not be given out any more.
-    fn outlived(live: &Live<B::Connection>, now: Instant, generation: u64) -> Option<CloseReason> {
+    fn outlived(live: &Live<B::Connection>, now: Instant, trusted: u64) -> Option<CloseReason> {
         if live.expires.is_some_and(|expires| now >= expires) {
             Some(CloseReason::Age)
-        } else if live.generation < generation {
+        } else if live.generation < trusted {
             Some(CloseReason::Generation)
         } else if live.idle_timeout.is_some_and(|idle| now >= after(live.last_used, idle)) {
             Some(CloseReason::Idle)
@@ -385,7 +411,7 @@ impl<B: Backend> Shared<B> {
     pub(super) fn connect_wanted(&self, attempt: Attempt) -> Option<(Option<Instant>, u64)> {
         let state = self.lock();
         let wanted = !state.closed && !state.waiters.is_empty() && state.outage.goes_on(attempt);
-        wanted.then(|| (state.outage.retry_at(), state.generation))
+        wanted.then(|| (state.outage.retry_at(), self.generation()))
     }
 
     /// The server took a new session.

@@ -35,6 +35,8 @@ pub(super) struct Live<C> {
     pub(super) idle_timeout: Option<Duration>,
     /// The count of detected disconnects when its connect began.
     pub(super) generation: u64,
+    /// That count when it was last known to work.
+    pub(super) checked: u64,
     /// When it last came back.
     pub(super) last_used: Instant,
     /// How often it was given out.

@@ -48,6 +48,7 @@ pub(super) async fn connect<B: Backend>(mut connecting: Connecting<B>) {
                     connection,
                     expires: shared.roll_expiry(now),
                     generation,
+                    checked: generation,
                     last_used: now,
                     uses: 0,
                 };
@@ -106,7 +107,7 @@ pub(super) async fn clean<B: Backend>(mut occupied: Occupied<B>, maintaining: Ma
         Ok(Err(error)) => {
             tracing::warn!(%error, "a connection could not be cleaned and is closed");
             if shared.backend.classify(&error) == ErrorClass::Fatal {
-                shared.disconnected(occupied.live.generation);
+                shared.disconnected(occupied.live.checked);
                 reason = CloseReason::Dead;
             }
         }

@@ -305,9 +305,9 @@ async fn check_and_connect_share_the_deadline() {
     assert_eq!(start.elapsed(), 3 * SECOND);
 }
 
-/// connections.md 5, behaviours 19 and 20.
+/// connections.md 5, behaviours 19 and 20: nobody meets a dead one.
 #[tokio::test(start_paused = true)]
-async fn one_detected_disconnect_retires_every_older_connection() {
+async fn after_a_detected_disconnect_every_older_connection_is_checked() {
     let fake = Fake::new();
     let pool = pool(&fake, policy().health_checks(true));
     let in_use = acquire(&pool).await;
@@ -318,18 +318,39 @@ async fn one_detected_disconnect_retires_every_older_connection() {
     let mut loan = acquire(&pool).await;
     assert_eq!(loan.query().await, Ok(7));
     assert_eq!(start.elapsed(), Duration::ZERO);
-    let status = pool.status();
-    assert_eq!((status.checks, status.closed_for(CloseReason::Generation)), (1, 4));
     drop(in_use);
-    settle().await;
-    assert_eq!(pool.status().closed_for(CloseReason::Generation), 5);
+    // It came back a moment ago, and nothing is known of it.
+    assert_eq!(acquire(&pool).await.session(), 8);
+    let status = pool.status();
+    assert_eq!((status.checks, status.closed_for(CloseReason::Unusable)), (6, 6), "{status:?}");
     drop(loan);
-    assert_eq!(fake.sessions(), [7]);
+    assert_eq!(fake.sessions(), [7, 8]);
     assert_balanced(&pool);
 }
 
+/// As an upload that the server refuses by hanging up.
 #[tokio::test(start_paused = true)]
-async fn a_disconnect_seen_by_its_user_retires_the_older_ones_too() {
+async fn a_connection_that_breaks_alone_costs_the_others_a_check_and_no_more() {
+    let fake = Fake::new();
+    let pool = pool(&fake, policy());
+    for round in 1..=3 {
+        fill(&pool, 4).await;
+        let mut broken = acquire(&pool).await;
+        fake.kill(broken.session());
+        broken.query().await.unwrap_err();
+        drop(broken);
+        fill(&pool, 3).await;
+        settle().await;
+        let status = pool.status();
+        assert_eq!((status.closed, status.idle), (round, 3), "{status:?}");
+        assert_eq!(status.checks, 3 * round, "once each: {status:?}");
+        fill(&pool, 3).await;
+        assert_eq!(pool.status().checks, 3 * round);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_disconnect_seen_by_its_user_makes_the_older_ones_suspect() {
     let fake = Fake::new();
     let pool = pool(&fake, policy());
     let mut loan = acquire(&pool).await;
@@ -340,7 +361,24 @@ async fn a_disconnect_seen_by_its_user_retires_the_older_ones_too() {
     assert_eq!(acquire(&pool).await.query().await, Ok(5));
     let status = pool.status();
     assert_eq!(status.closed_for(CloseReason::Dead), 1);
-    assert_eq!(status.closed_for(CloseReason::Generation), 3);
+    assert_eq!(status.closed_for(CloseReason::Unusable), 3);
+}
+
+/// Nobody waits for the limit of a check once for each connection.
+#[tokio::test(start_paused = true)]
+async fn a_check_that_is_not_answered_retires_every_older_connection() {
+    let fake = Fake::new();
+    let pool = pool(&fake, policy().health_checks(true).check_timeout(SECOND));
+    let in_use = acquire(&pool).await;
+    fill(&pool, 5).await;
+    pass(SECOND).await;
+    fake.on_check(Behaviour::Hang);
+    let start = Instant::now();
+    let loan = acquire(&pool).await;
+    assert_eq!((start.elapsed(), loan.session()), (SECOND, 7));
+    drop(in_use);
+    settle().await;
+    assert_eq!(pool.status().closed_for(CloseReason::Generation), 5);
 }
 
 /// A check that the caller's own deadline cut off is no sign of a broken server.
@@ -368,7 +406,7 @@ async fn a_check_cut_off_by_the_deadline_retires_nobody_else() {
 
 /// connections.md 5, behaviour 19: found when the connection is cleaned.
 #[tokio::test(start_paused = true)]
-async fn a_disconnect_found_while_cleaning_retires_the_older_ones_too() {
+async fn a_disconnect_found_while_cleaning_makes_the_older_ones_suspect() {
     let fake = Fake::new();
     let pool = pool(&fake, policy());
     let mut loan = acquire(&pool).await;
@@ -379,8 +417,8 @@ async fn a_disconnect_found_while_cleaning_retires_the_older_ones_too() {
     settle().await;
     let status = pool.status();
     assert_eq!(status.closed_for(CloseReason::Dead), 1, "{status:?}");
-    assert_eq!(status.closed_for(CloseReason::Generation), 3, "{status:?}");
     assert_eq!(acquire(&pool).await.query().await, Ok(5));
+    assert_eq!(pool.status().closed_for(CloseReason::Unusable), 3, "{:?}", pool.status());
 }
 
 /// connections.md 5, behaviours 39 and 40.

@@ -82,7 +82,7 @@ async fn a_setup_that_fails_makes_no_storm_of_connects() {
 
 /// connections.md 5, behaviour 19, found by a statement: nobody else meets a dead connection.
 #[tokio::test]
-async fn a_disconnect_that_a_statement_meets_retires_the_older_connections() {
+async fn a_disconnect_that_a_statement_meets_makes_the_older_connections_suspect() {
     for style in 0..4 {
         let name = format!("met{style}");
         let pool = pool(&name, policy().health_checks(false)).await;
@@ -103,7 +103,7 @@ async fn a_disconnect_that_a_statement_meets_retires_the_older_connections() {
         quiet(&pool).await;
         let status = pool.status();
         assert_eq!(status.closed_for(CloseReason::Dead), 1, "{style}: {status:?}");
-        assert_eq!(status.closed_for(CloseReason::Generation), 3, "{style}: {status:?}");
+        assert_eq!(status.closed_for(CloseReason::Unusable), 3, "{style}: {status:?}");
         assert_eq!(status.kills + status.kill_failures, 0, "{style}: {status:?}");
     }
 }
@@ -119,7 +119,7 @@ async fn killed_idle_sessions_cost_nothing_with_checks_and_one_failure_without()
     session(&pool).await;
     quiet(&pool).await;
     let status = pool.status();
-    assert_eq!((status.check_failures, status.closed_for(CloseReason::Generation)), (1, 4));
+    assert_eq!((status.check_failures, status.closed_for(CloseReason::Unusable)), (5, 5));
 
     let url = MariaDb::shared().database("unchecked").await;
     let pool = Pool::new(MySql::new(&url).unwrap(), policy().health_checks(false));
@@ -130,6 +130,60 @@ async fn killed_idle_sessions_cost_nothing_with_checks_and_one_failure_without()
     is_poisoned(loan.query_drop("SELECT 1").await);
     drop(loan);
     assert_ne!(session(&pool).await, first);
+}
+
+/// What a server refuses to one request says nothing about the others' connections.
+#[tokio::test]
+async fn a_request_that_the_server_hangs_up_on_costs_nobody_else_a_connection() {
+    // With another limit than the driver's own default.
+    let server = MariaDb::start(&["--max-allowed-packet=4M"]);
+    let url = server.database("upload").await;
+    server.run("CREATE TABLE upload.t (data LONGBLOB)").await;
+    let of_server = MySql::new(&url).unwrap();
+    // An option that promises more than the server takes: it is the server that hangs up.
+    let more = OptsBuilder::from_opts(Opts::from_url(&url).unwrap());
+    let more = MySql::from_opts(more.max_allowed_packet(Some(64 << 20)));
+    for database in [of_server, more] {
+        let pool = Pool::new(database, policy().health_checks(false));
+        for round in 0..3 {
+            drop(join_all((0..4).map(|_| pool.acquire())).await);
+            quiet(&pool).await;
+            let closed = pool.status().closed;
+            let mut loan = pool.acquire().await.unwrap();
+            let big = vec![b'x'; 5 << 20];
+            loan.exec_drop("INSERT INTO t VALUES (?)", (big,)).await.unwrap_err();
+            drop(loan);
+            let mut loan = pool.acquire().await.unwrap();
+            let outfile = "SELECT 1 INTO OUTFILE '/nowhere/file'";
+            loan.query_drop(outfile).await.unwrap_err();
+            loan.query_drop("SELECT 1").await.unwrap();
+            drop(loan);
+            for _ in 0..4 {
+                session(&pool).await;
+            }
+            quiet(&pool).await;
+            let status = pool.status();
+            assert!(status.closed <= closed + 1, "{round}: {status:?}");
+        }
+    }
+}
+
+/// The driver's own limit is 16 MiB where it is not told otherwise.
+#[tokio::test]
+async fn a_row_is_as_large_as_the_server_allows() {
+    let server = MariaDb::start(&["--max-allowed-packet=64M"]);
+    let pool = Pool::new(MySql::new(&server.database("large").await).unwrap(), policy());
+    for _ in 0..2 {
+        let mut first = pool.acquire().await.unwrap();
+        let row: Option<Vec<u8>> = first.query_first("SELECT REPEAT('x', 40000000)").await.unwrap();
+        assert_eq!(row.map(|row| row.len()), Some(40_000_000));
+        // Another connect, which knows the limit.
+        let mut second = pool.acquire().await.unwrap();
+        let data = vec![b'x'; 20 << 20];
+        let length: Option<usize> = second.exec_first("SELECT LENGTH(?)", (data,)).await.unwrap();
+        assert_eq!(length, Some(20 << 20));
+    }
+    assert_eq!(pool.status().closed, 0);
 }
 
 /// connections.md 5, behaviour 24: a ping would find nothing wrong with it.
