@@ -10,7 +10,7 @@ use farrier_connection::{
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{ConnectOptions, Connection, Error};
 
-use crate::session::{Engine, Left, Session};
+use crate::session::{Engine, Left, Session, Watch};
 
 mod session_id;
 mod side;
@@ -75,7 +75,7 @@ impl Backend for Postgres {
     }
 
     async fn close(&self, session: Self::Connection) {
-        let cut_off = session.left == Left::Operation;
+        let cut_off = session.watch.left == Left::Operation;
         let id = session.id;
         let connection = session.into_inner();
         let closed = async {
@@ -95,13 +95,21 @@ impl Backend for Postgres {
     }
 
     fn inspect(&self, session: &mut Self::Connection) -> Inspection {
-        if session.dead {
+        let Watch { left, dead, read_only, outdated } = session.watch;
+        if dead {
             Inspection::Dead
-        } else if session.left == Left::Operation {
+        } else if session.failed_over {
+            Inspection::FailedOver
+        } else if left == Left::Operation {
             Inspection::Poisoned
         } else if session.is_in_transaction() {
             Inspection::InTransaction
-        } else if session.altered || session.left == Left::Rows || session.should_flush() {
+        } else if session.altered
+            || read_only
+            || outdated
+            || left == Left::Rows
+            || session.should_flush()
+        {
             // What waits to be flushed is the rollback of a transaction that was dropped.
             Inspection::Unknown
         } else {
@@ -120,6 +128,7 @@ impl Backend for Postgres {
 
     async fn reset(&self, session: &mut Self::Connection) -> Result<(), Error> {
         let altered = session.altered;
+        let Watch { read_only, outdated, .. } = session.watch;
         let reset = async |connection: &mut PgConnection| {
             // Sends what waits to be sent, and reads rows that nobody read.
             connection.ping().await?;
@@ -129,9 +138,14 @@ impl Backend for Postgres {
                 sqlx::raw_sql("ROLLBACK").execute(&mut *connection).await?;
                 sqlx::raw_sql(RESET).execute(&mut *connection).await?;
             }
-            Ok(())
+            if outdated {
+                connection.clear_cached_statements().await?;
+            }
+            // A transaction may have been begun as read-only, on a server that is to be written to.
+            let is_standby = "SELECT pg_is_in_recovery()";
+            Ok(read_only && sqlx::query_scalar(is_standby).fetch_one(&mut *connection).await?)
         };
-        session.operate(reset).await?;
+        session.failed_over = session.operate(reset).await?;
         session.restored();
         Ok(())
     }
@@ -193,6 +207,16 @@ impl Engine for sqlx::Postgres {
 
     fn alters_session(sql: &str) -> bool {
         !PLAIN.contains(sql.as_bytes())
+    }
+
+    fn outdates_statements(error: &Error) -> bool {
+        error.as_database_error().is_some_and(|error| match error.code().as_deref() {
+            // Not supported: so the server says that a prepared statement would give other columns.
+            Some("0A000") => error.message().contains("cached plan"),
+            // There is no such prepared statement.
+            Some("26000") => true,
+            _ => false,
+        })
     }
 
     fn classify(error: &Error) -> ErrorClass {

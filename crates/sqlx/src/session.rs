@@ -31,6 +31,13 @@ pub trait Engine: Database {
 
     /// What an error says about the connection.
     fn classify(error: &Error) -> ErrorClass;
+
+    /// Whether an error says that statements which were prepared before must be prepared anew.
+    #[must_use]
+    fn outdates_statements(error: &Error) -> bool {
+        let _ = error;
+        false
+    }
 }
 
 /// An sqlx connection, as a handler borrows it.
@@ -52,17 +59,32 @@ pub struct Session<DB: Engine> {
     /// How long the server lets it lie unused.
     #[cfg(feature = "postgres")]
     pub(crate) idle_limit: Option<Duration>,
-    pub(crate) left: Left,
+    /// Its server is not the one to write to.
+    #[cfg(feature = "postgres")]
+    pub(crate) failed_over: bool,
     /// Something ran that may have left state in the session.
     pub(crate) altered: bool,
-    /// An operation told that the link is broken.
+    pub(crate) watch: Watch,
+}
+
+/// What the operations told.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Watch {
+    pub(crate) left: Left,
+    /// One failed because the link is broken.
     pub(crate) dead: bool,
+    /// One failed as it does on a server that is not the one to write to, or in a transaction that was
+    /// begun like that.
+    pub(crate) read_only: bool,
+    /// One failed because of what was prepared before a table was altered.
+    pub(crate) outdated: bool,
 }
 
 /// What the last operation left.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Left {
     /// It completed. Exit: to `Operation` when one starts.
+    #[default]
     Nothing,
     /// It runs, or was dropped before it gave anything. Exits: to `Rows` and `Nothing`.
     Operation,
@@ -79,9 +101,10 @@ impl<DB: Engine> Session<DB> {
             id: None,
             #[cfg(feature = "postgres")]
             idle_limit: None,
-            left: Left::Nothing,
+            #[cfg(feature = "postgres")]
+            failed_over: false,
             altered: false,
-            dead: false,
+            watch: Watch::default(),
         }
     }
 
@@ -90,8 +113,8 @@ impl<DB: Engine> Session<DB> {
     }
 
     pub(crate) fn restored(&mut self) {
-        self.left = Left::Nothing;
         self.altered = false;
+        self.watch = Watch { dead: self.watch.dead, ..Watch::default() };
     }
 
     /// Begins a transaction; dropped without a commit it is rolled back.
@@ -102,8 +125,8 @@ impl<DB: Engine> Session<DB> {
     ///
     /// The database's or sqlx's.
     pub async fn begin(&mut self) -> Result<Transaction<'_, DB>, Error> {
-        let Self { connection, left, dead, .. } = self;
-        watch::<DB, _>(left, dead, connection.begin()).await
+        let Self { connection, watch, .. } = self;
+        watch.over::<DB, _>(connection.begin()).await
     }
 
     /// Begins a transaction by a statement of its own, such as `BEGIN IMMEDIATE`.
@@ -116,8 +139,8 @@ impl<DB: Engine> Session<DB> {
         statement: impl SqlSafeStr,
     ) -> Result<Transaction<'_, DB>, Error> {
         let statement = statement.into_sql_str();
-        let Self { connection, left, dead, .. } = self;
-        watch::<DB, _>(left, dead, connection.begin_with(statement)).await
+        let Self { connection, watch, .. } = self;
+        watch.over::<DB, _>(connection.begin_with(statement)).await
     }
 
     /// One of the backend's own operations: one that is cut off leaves its mark as any other.
@@ -125,8 +148,8 @@ impl<DB: Engine> Session<DB> {
         &mut self,
         operation: impl AsyncFnOnce(&mut DB::Connection) -> Result<T, Error>,
     ) -> Result<T, Error> {
-        let Self { connection, left, dead, .. } = self;
-        watch::<DB, _>(left, dead, operation(connection)).await
+        let Self { connection, watch, .. } = self;
+        watch.over::<DB, _>(operation(connection)).await
     }
 
     fn sees(&mut self, sql: &str) {
@@ -154,9 +177,8 @@ impl<DB: Engine> fmt::Debug for Session<DB> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Session")
             .field("id", &self.id)
-            .field("left", &self.left)
             .field("altered", &self.altered)
-            .field("dead", &self.dead)
+            .field("watch", &self.watch)
             .finish_non_exhaustive()
     }
 }
@@ -177,9 +199,9 @@ where
     {
         let query = Seen::of(query);
         self.sees(query.sql.as_str());
-        let Session { connection, left, dead, .. } = self;
+        let Session { connection, watch, .. } = self;
         let rows = connection.fetch_many(query);
-        Box::pin(Watched::<DB, _> { rows, left, dead, engine: PhantomData })
+        Box::pin(Watched::<DB, _> { rows, watch, engine: PhantomData })
     }
 
     fn fetch_optional<'e, 'q: 'e, E>(
@@ -192,8 +214,8 @@ where
     {
         let query = Seen::of(query);
         self.sees(query.sql.as_str());
-        let Session { connection, left, dead, .. } = self;
-        Box::pin(watch::<DB, _>(left, dead, connection.fetch_optional(query)))
+        let Session { connection, watch, .. } = self;
+        Box::pin(watch.over::<DB, _>(connection.fetch_optional(query)))
     }
 
     fn prepare_with<'e>(
@@ -204,26 +226,35 @@ where
     where
         'c: 'e,
     {
-        let Session { connection, left, dead, .. } = self;
-        Box::pin(watch::<DB, _>(left, dead, connection.prepare_with(sql, parameters)))
+        let Session { connection, watch, .. } = self;
+        Box::pin(watch.over::<DB, _>(connection.prepare_with(sql, parameters)))
     }
 }
 
-/// Runs an operation, noting how far it came.
-async fn watch<DB: Engine, T>(
-    left: &mut Left,
-    dead: &mut bool,
-    operation: impl Future<Output = Result<T, Error>>,
-) -> Result<T, Error> {
-    *left = Left::Operation;
-    let result = operation.await;
-    *left = Left::Nothing;
-    *dead |= is_fatal::<DB, _>(&result);
-    result
-}
+// === impl Watch ===
 
-fn is_fatal<DB: Engine, T>(result: &Result<T, Error>) -> bool {
-    matches!(result, Err(error) if DB::classify(error) == ErrorClass::Fatal)
+impl Watch {
+    /// Runs an operation, noting how far it came.
+    async fn over<DB: Engine, T>(
+        &mut self,
+        operation: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Error> {
+        self.left = Left::Operation;
+        let result = operation.await;
+        self.left = Left::Nothing;
+        if let Err(error) = &result {
+            self.note::<DB>(error);
+        }
+        result
+    }
+
+    fn note<DB: Engine>(&mut self, error: &Error) {
+        match DB::classify(error) {
+            ErrorClass::Fatal => self.dead = true,
+            ErrorClass::Failover => self.read_only = true,
+            _ => self.outdated |= DB::outdates_statements(error),
+        }
+    }
 }
 
 /// A query taken apart, to see its text before it runs.
@@ -268,8 +299,7 @@ impl<DB: Database> Execute<'_, DB> for Seen<DB> {
 /// The rows of an operation, noting how far it came.
 struct Watched<'e, DB, S> {
     rows: S,
-    left: &'e mut Left,
-    dead: &'e mut bool,
+    watch: &'e mut Watch,
     engine: PhantomData<fn() -> DB>,
 }
 
@@ -283,17 +313,17 @@ where
     type Item = Result<T, Error>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let this = &mut *self;
-        if *this.left == Left::Nothing {
-            *this.left = Left::Operation;
+        let Self { rows, watch, .. } = &mut *self;
+        if watch.left == Left::Nothing {
+            watch.left = Left::Operation;
         }
-        let item = ready!(Pin::new(&mut this.rows).poll_next(cx));
-        *this.left = match &item {
+        let item = ready!(Pin::new(rows).poll_next(cx));
+        watch.left = match &item {
             Some(Ok(_)) => Left::Rows,
             Some(Err(_)) | None => Left::Nothing,
         };
-        if let Some(result) = &item {
-            *this.dead |= is_fatal::<DB, _>(result);
+        if let Some(Err(error)) = &item {
+            watch.note::<DB>(error);
         }
         Poll::Ready(item)
     }

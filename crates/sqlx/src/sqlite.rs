@@ -112,11 +112,11 @@ impl Backend for Sqlite {
     }
 
     fn inspect(&self, session: &mut Self::Connection) -> Inspection {
-        if session.dead {
+        if session.watch.dead {
             Inspection::Dead
         } else if session.is_in_transaction() {
             Inspection::InTransaction
-        } else if session.altered || session.left != Left::Nothing {
+        } else if session.altered || session.watch.left != Left::Nothing {
             Inspection::Unknown
         } else {
             Inspection::Clean

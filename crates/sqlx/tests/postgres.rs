@@ -81,6 +81,56 @@ async fn what_only_looks_dirty_is_not_reset() {
     assert_eq!((pool.status().opened, pool.status().resets), (1, 0));
 }
 
+/// A table that is altered outdates what was prepared: one failure for each connection.
+#[tokio::test]
+async fn an_altered_table_fails_once() {
+    let Some(pool) = pool("altered", policy().max_connections(1)) else { return };
+    run("altered_setup", "CREATE TABLE altered (id INT)").await;
+    let select = async || {
+        let mut loan = pool.acquire().await.unwrap();
+        sqlx::query("SELECT * FROM altered").fetch_all(&mut *loan).await
+    };
+    let first = session(&pool).await;
+    for column in ["a", "b"] {
+        select().await.unwrap();
+        run("altered_setup", &format!("ALTER TABLE altered ADD COLUMN {column} INT")).await;
+        select().await.unwrap_err();
+        select().await.unwrap();
+    }
+    assert_eq!(session(&pool).await, first);
+}
+
+/// connections.md 5, behaviour 24: and a transaction that is begun as read-only is no failover.
+#[tokio::test]
+async fn a_server_that_is_a_standby_now_is_connected_to_anew() {
+    let Some(server) = Server::standby() else { return skipped() };
+    let pool = Pool::new(Postgres::new(&server.url("standby")).unwrap(), policy());
+    let write = async || {
+        let mut loan = pool.acquire().await.unwrap();
+        sqlx::query("CREATE TABLE written (id INT)").execute(&mut *loan).await
+    };
+    for failures in 1..=3 {
+        let standby = session(&pool).await;
+        write().await.unwrap_err();
+        eventually("it is closed", async || {
+            pool.status().closed_for(CloseReason::Dead) == failures
+        })
+        .await;
+        assert_ne!(session(&pool).await, standby);
+    }
+    let mut loan = pool.acquire().await.unwrap();
+    sqlx::query("SELECT pg_promote()").execute(&mut *loan).await.unwrap();
+    drop(loan);
+    write().await.unwrap();
+    let first = session(&pool).await;
+    let mut loan = pool.acquire().await.unwrap();
+    sqlx::query("BEGIN READ ONLY").execute(&mut *loan).await.unwrap();
+    sqlx::query("INSERT INTO written VALUES (1)").execute(&mut *loan).await.unwrap_err();
+    drop(loan);
+    assert_eq!(session(&pool).await, first);
+    assert_eq!(pool.status().closed_for(CloseReason::Dead), 3, "{:?}", pool.status());
+}
+
 /// connections.md 5, behaviours 25 and 39.
 #[tokio::test]
 async fn a_transaction_left_open_is_rolled_back() {

@@ -27,16 +27,23 @@ impl Postgres {
     /// The server that the tests of this process share; `None` where PostgreSQL is not installed.
     pub fn shared() -> Option<&'static Self> {
         static SHARED: OnceLock<Option<Postgres>> = OnceLock::new();
-        SHARED.get_or_init(|| programs().map(|programs| Self::start(&programs))).as_ref()
+        SHARED.get_or_init(|| Self::start(false)).as_ref()
     }
 
-    fn start(programs: &Path) -> Self {
+    /// One that takes no writes until `pg_promote()`; `None` where PostgreSQL is not installed.
+    #[must_use]
+    pub fn standby() -> Option<Self> {
+        Self::start(true)
+    }
+
+    fn start(standby: bool) -> Option<Self> {
+        let programs = programs()?;
         // Another process may take the port between our look at it and the server's.
-        let mut servers = (0..5).filter_map(|_| Self::start_on(free_port(), programs));
-        servers.next().expect("a port that stays free")
+        let mut servers = (0..5).filter_map(|_| Self::start_on(free_port(), &programs, standby));
+        Some(servers.next().expect("a port that stays free"))
     }
 
-    fn start_on(port: u16, programs: &Path) -> Option<Self> {
+    fn start_on(port: u16, programs: &Path, standby: bool) -> Option<Self> {
         let dir = TempDir::with_prefix("farrier-postgres-").expect("a temporary folder").keep();
         let command = |program: &Path| {
             let mut command = Command::new(program);
@@ -55,6 +62,9 @@ impl Postgres {
             .output()
             .expect("initdb");
         assert!(installed.status.success(), "{installed:?}");
+        if standby {
+            fs::write(dir.join("data/standby.signal"), "").expect("a folder of ours");
+        }
         let program = programs.join("postgres").display().to_string();
         let port_text = port.to_string();
         let server = [
@@ -71,7 +81,8 @@ impl Postgres {
         ]
         .map(str::to_owned);
         let keeper = Keeper::start(command(Path::new("sh")), &dir, "INT", &server, |log| {
-            if log.contains("ready to accept connections") {
+            let accepts = ["ready to accept connections", "ready to accept read-only connections"];
+            if accepts.iter().any(|line| log.contains(line)) {
                 Start::Ready
             } else if log.contains("could not bind") {
                 Start::PortTaken

@@ -103,6 +103,10 @@ pub(super) async fn clean<B: Backend>(mut occupied: Occupied<B>, maintaining: Ma
             drop(maintaining);
             return shared.park(occupied);
         }
+        Ok(Ok(Inspection::FailedOver)) => {
+            shared.distrust(occupied.live.generation);
+            reason = CloseReason::Dead;
+        }
         Ok(Ok(state)) => tracing::debug!(?state, "a connection stayed unclean and is closed"),
         Ok(Err(error)) => {
             tracing::warn!(%error, "a connection could not be cleaned and is closed");
