@@ -83,8 +83,8 @@ pub trait Backend: Send + Sync + 'static {
     ///
     /// Closing the client's end does not stop a running statement: the server works on and holds
     /// its locks. The pool calls this for a connection whose operation was cut off, after
-    /// [`close`](Self::close), and again after an error that is [`Fatal`](ErrorClass::Fatal) or
-    /// [`Busy`](ErrorClass::Busy). The default has no side channel.
+    /// [`close`](Self::close), and again after an error that is [`Fatal`](ErrorClass::Fatal),
+    /// [`Busy`](ErrorClass::Busy) or [`Denied`](ErrorClass::Denied). The default has no side channel.
     fn interrupt(
         &self,
         session: &Self::SessionId,

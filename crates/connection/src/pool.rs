@@ -19,6 +19,9 @@ use shared::{Claim, Waiting};
 pub(crate) use shared::{Patience, Shared};
 pub(crate) use slot::Lease;
 
+/// How long what the backend keeps open may take to close.
+const FINISH_TIMEOUT: Duration = Duration::from_millis(250);
+
 /// A bounded set of connections to one database; clones share it.
 ///
 /// Nothing is opened before the first checkout. A pool lives in one process and on one runtime:
@@ -108,7 +111,8 @@ impl<B: Backend> Pool<B> {
     /// closed.
     ///
     /// Connections in use are closed when they come back; there is no limit to that, put a timeout
-    /// around it.
+    /// around it. They are closed on the runtime of the pool: on another one this waits until that one
+    /// is driven.
     ///
     /// # Cancel safety
     ///
@@ -125,7 +129,9 @@ impl<B: Backend> Pool<B> {
             }
             drained.await;
         }
-        let finished = timeout(self.0.policy.close_timeout, self.0.backend.finish());
+        // Nothing is under way any more, so it takes long only where the server does not answer.
+        let limit = self.0.policy.close_timeout.min(FINISH_TIMEOUT);
+        let finished = timeout(limit, self.0.backend.finish());
         if finished.await.is_err() {
             tracing::debug!("what the backend kept open was not closed in time");
         }

@@ -20,8 +20,10 @@ mod orders;
 
 use orders::{Next, Orders, Speaker};
 
-/// How long one order may take, with a connect. MariaDB tries for 2 s to wake a session that it ends.
-const LIMIT: Duration = Duration::from_secs(5);
+/// How long opening a connection may take.
+const OPEN_LIMIT: Duration = Duration::from_secs(2);
+/// How long a statement may take. MariaDB tries for 2 s to wake a session that it ends.
+const LIMIT: Duration = Duration::from_secs(3);
 /// A kill that takes longer than this is not in the way of the others: a second connection serves
 /// those.
 const SLOW: Duration = Duration::from_millis(100);
@@ -336,6 +338,10 @@ impl<C: SideConnection> Shared<C> {
     }
 }
 
+fn late() -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, "the server does not answer")
+}
+
 // === impl Running ===
 
 impl<C: SideConnection> Running<C> {
@@ -346,7 +352,7 @@ impl<C: SideConnection> Running<C> {
             pin!(changed);
             // Registered before the look, or a change in between is missed.
             changed.as_mut().enable();
-            let next = shared.orders().next(self.speaker, Instant::now());
+            let next = shared.orders().next(self.speaker, self.side.is_some(), Instant::now());
             match next {
                 Next::Kill(session) => self.carry_out(Statement::Kill, &[session]).await,
                 Next::Look(sessions) => self.carry_out(Statement::Look, &sessions).await,
@@ -367,11 +373,12 @@ impl<C: SideConnection> Running<C> {
     async fn carry_out(&mut self, statement: Statement, sessions: &[C::SessionId]) {
         let Some(first) = sessions.first() else { return };
         let shared = Arc::clone(&self.shared);
-        let reply = timeout(LIMIT, self.say(statement, sessions)).await.unwrap_or_else(|_| {
-            Err(io::Error::new(io::ErrorKind::TimedOut, "the server does not answer").into())
-        });
+        let reply = self.say(statement, sessions).await;
         let now = Instant::now();
         let mut orders = shared.orders();
+        if self.side.is_some() {
+            orders.opened();
+        }
         match reply {
             Ok(Reply::Marked) => orders.killed(first, true, now),
             Ok(Reply::NoSuchSession) => orders.killed(first, false, now),
@@ -401,7 +408,8 @@ impl<C: SideConnection> Running<C> {
         // Taken, so that an answer that does not come takes the connection along.
         if let Some(mut side) = self.side.take() {
             if leads_there(&side) {
-                match self.ask(statement, &mut side, sessions).await {
+                let reply = timeout(LIMIT, self.ask(statement, &mut side, sessions)).await;
+                match reply.map_err(|_| late())? {
                     Err(error) if C::is_lost(&error) => {}
                     reply => {
                         self.side = Some(side);
@@ -409,11 +417,13 @@ impl<C: SideConnection> Running<C> {
                     }
                 }
             }
-            side.close().await;
+            drop(timeout(LIMIT, side.close()).await);
         }
-        let mut side = C::open(&self.shared.options).await?;
+        let opened = timeout(OPEN_LIMIT, C::open(&self.shared.options)).await;
+        let mut side = opened.map_err(|_| late())??;
         let reply = if leads_there(&side) {
-            self.ask(statement, &mut side, sessions).await
+            let reply = timeout(LIMIT, self.ask(statement, &mut side, sessions)).await;
+            reply.map_err(|_| late())?
         } else {
             Ok(Reply::OtherServer)
         };

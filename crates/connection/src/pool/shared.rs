@@ -48,7 +48,9 @@ struct State<B: Backend> {
     last_attempt: Attempt,
     connect_log: LogLimit,
     check_log: LogLimit,
+    clean_log: LogLimit,
     kill_log: LogLimit,
+    other_server_log: LogLimit,
     /// Connections of a generation before this one are not given out any more.
     trusted: u64,
     /// When the reaper wakes; `None` while there is none.
@@ -112,7 +114,9 @@ impl<B: Backend> Shared<B> {
                 last_attempt: Attempt::default(),
                 connect_log: LogLimit::default(),
                 check_log: LogLimit::default(),
+                clean_log: LogLimit::default(),
                 kill_log: LogLimit::default(),
+                other_server_log: LogLimit::default(),
                 trusted: 0,
                 reaping: None,
                 closed: false,
@@ -452,6 +456,17 @@ impl<B: Backend> Shared<B> {
     }
 
     /// How many failures to log now.
+    pub(super) fn clean_failed(&self) -> Option<u64> {
+        self.lock().clean_log.count(Instant::now())
+    }
+
+    /// How many such sessions to log now.
+    pub(super) fn kill_at_other_server(&self) -> Option<u64> {
+        self.counters.kills_at_other_server.add();
+        self.lock().other_server_log.count(Instant::now())
+    }
+
+    /// How many failures to log now.
     pub(super) fn kill_failed(&self) -> Option<u64> {
         self.counters.kill_failures.add();
         self.lock().kill_log.count(Instant::now())
@@ -580,6 +595,8 @@ impl<B: Backend> State<B> {
             _ => {}
         }
         self.home = Some(Home { pid, runtime: here });
+        // Nobody knows whether the last one's reaper still runs.
+        self.reaping = None;
         Ok(())
     }
 }

@@ -109,15 +109,21 @@ pub(super) async fn clean<B: Backend>(mut occupied: Occupied<B>, maintaining: Ma
         }
         Ok(Ok(state)) => tracing::debug!(?state, "a connection stayed unclean and is closed"),
         Ok(Err(error)) => {
-            tracing::warn!(%error, "a connection could not be cleaned and is closed");
+            log_unclean(&shared, &error);
             if shared.backend.classify(&error) == ErrorClass::Fatal {
                 shared.disconnected(occupied.live.checked);
                 reason = CloseReason::Dead;
             }
         }
-        Err(_) => tracing::warn!("cleaning a connection took too long, it is closed"),
+        Err(late) => log_unclean(&shared, &late),
     }
     close(occupied, reason, maintaining).await;
+}
+
+fn log_unclean<B: Backend>(shared: &Shared<B>, error: &dyn Error) {
+    if let Some(failures) = shared.clean_failed() {
+        tracing::warn!(failures, %error, "a connection could not be cleaned and is closed");
+    }
 }
 
 /// Ends a session, at the server too if an operation on it was cut off.
@@ -156,10 +162,12 @@ async fn end_at_server<B: Backend>(shared: &Shared<B>, session: &B::SessionId) {
         match timeout(limit, shared.backend.interrupt(session)).await {
             Ok(Ok(Interruption::Gone)) => return shared.counters.kills.add(),
             Ok(Ok(Interruption::OtherServer)) => {
-                shared.counters.kills_at_other_server.add();
-                let text = "a cancelled session is left to itself: the side connection leads to \
-                    another server";
-                return tracing::warn!(%session, "{text}");
+                if let Some(sessions) = shared.kill_at_other_server() {
+                    let text = "a cancelled session is left to itself: the side connection leads \
+                        to another server";
+                    tracing::warn!(sessions, %session, "{text}");
+                }
+                return;
             }
             Ok(Ok(Interruption::Unsupported)) => return,
             Ok(Err(error)) => {
@@ -168,7 +176,8 @@ async fn end_at_server<B: Backend>(shared: &Shared<B>, session: &B::SessionId) {
                     tracing::warn!(failures, %session, %error, "{text}");
                 }
                 match shared.backend.classify(&error) {
-                    ErrorClass::Fatal | ErrorClass::Busy => {}
+                    // Nor is anybody else let in then, until the session may be ended, too.
+                    ErrorClass::Fatal | ErrorClass::Busy | ErrorClass::Denied => {}
                     // The server's last word.
                     _ => return,
                 }

@@ -13,6 +13,8 @@ use crate::Interruption;
 const LINGER: Duration = Duration::from_secs(5);
 /// Between two looks at the sessions that are awaited; doubled up to the second.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(50));
+/// Before the next attempt to open a connection, after one that failed; doubled up to the second.
+const BACK_OFF: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(500));
 /// Before the next look, when the side connection has made room for another.
 const ASIDE: Duration = Duration::from_millis(250);
 
@@ -30,6 +32,9 @@ pub(super) struct Orders<C: SideConnection> {
     make_room: bool,
     /// When the side connection may have that place again, to look.
     aside_until: Instant,
+    /// Attempts to open a connection that failed, one after the other; and when the next one may.
+    refusals: u32,
+    open_at: Instant,
     closed: bool,
     /// When the last order was answered.
     quiet_since: Instant,
@@ -99,6 +104,8 @@ impl<C: SideConnection> Orders<C> {
             second: Speaking::Absent,
             make_room: false,
             aside_until: now,
+            refusals: 0,
+            open_at: now,
             closed: false,
             quiet_since: now,
             look_at: now,
@@ -115,6 +122,10 @@ impl<C: SideConnection> Orders<C> {
         now: Instant,
     ) {
         if !kill {
+            if now < self.aside_until {
+                // Its slot is not worth waiting for: the server itself keeps count.
+                return;
+            }
             self.look_soon(now);
         }
         let stage = if kill { Stage::Kill } else { Stage::Awaited { killed: false } };
@@ -173,10 +184,18 @@ impl<C: SideConnection> Orders<C> {
         !matches!((&self.first, &self.second), (Speaking::Absent, Speaking::Absent))
     }
 
-    pub(super) fn next(&mut self, speaker: Speaker, now: Instant) -> Next<C::SessionId> {
+    pub(super) fn next(
+        &mut self,
+        speaker: Speaker,
+        is_connected: bool,
+        now: Instant,
+    ) -> Next<C::SessionId> {
         let is_second = speaker == Speaker::Second;
         if is_second && !self.first_is_slow() {
             return Next::End;
+        }
+        if !is_connected && now < self.open_at && !self.waiting.is_empty() {
+            return Next::Wait(self.open_at);
         }
         if let Some(place) = self.waiting.iter().position(|order| order.stage == Stage::Kill) {
             let order = self.waiting.remove(place);
@@ -264,20 +283,29 @@ impl<C: SideConnection> Orders<C> {
         }
     }
 
-    /// A speaker gets no connection. For the first, who waits may ask again later; for the second, all
-    /// is left to the first.
+    /// A speaker has a connection.
+    pub(super) fn opened(&mut self) {
+        self.refusals = 0;
+    }
+
+    /// A speaker has none: those who wait share the next attempt. After the second's, all is left to the
+    /// first.
     pub(super) fn refused(&mut self, speaker: Speaker, now: Instant) {
         match (speaker, &mut self.first) {
             (Speaker::First, _) => {
-                self.quiet_since = now;
-                self.waiting.clear();
+                let pause = BACK_OFF.0.saturating_mul(1 << self.refusals.min(6)).min(BACK_OFF.1);
+                self.open_at = now + pause;
+                self.refusals += 1;
             }
             (Speaker::Second, Speaking::Killing { is_slow, .. }) => *is_slow = false,
             (Speaker::Second, Speaking::Absent | Speaking::Free) => {}
         }
     }
 
+    /// A connect of the pool was refused: the side connection takes somebody's place, and so may those
+    /// who only wait for a session to be gone.
     pub(super) fn make_room(&mut self, now: Instant) {
+        self.waiting.retain(|order| order.stage != Stage::Awaited { killed: false });
         let has_first = !matches!(self.first, Speaking::Absent);
         self.make_room |= has_first && now >= self.aside_until;
     }
@@ -445,18 +473,18 @@ mod tests {
         let second = order(&mut orders, TWO, false, now);
         assert_eq!(orders.speaker_wanted(), Some(Speaker::First));
         assert_eq!(orders.speaker_wanted(), None);
-        assert_eq!(orders.next(Speaker::First, now), Next::Kill(ONE));
+        assert_eq!(orders.next(Speaker::First, true, now), Next::Kill(ONE));
         orders.killed(&ONE, true, now);
-        assert_eq!(orders.next(Speaker::First, now), Next::Wait(now + MS));
+        assert_eq!(orders.next(Speaker::First, true, now), Next::Wait(now + MS));
         let now = now + MS;
-        assert_eq!(orders.next(Speaker::First, now), Next::Look(vec![TWO, ONE]));
+        assert_eq!(orders.next(Speaker::First, true, now), Next::Look(vec![TWO, ONE]));
         orders.looked(&[TWO, ONE], &[ONE], now);
         assert!(is(second, Interruption::Gone));
-        assert_eq!(orders.next(Speaker::First, now), Next::Wait(now + MS));
+        assert_eq!(orders.next(Speaker::First, true, now), Next::Wait(now + MS));
         orders.looked(&[ONE], &[], now + MS);
         assert!(is(first, Interruption::Gone));
-        assert_eq!(orders.next(Speaker::First, now + MS), Next::Wait(now + MS + LINGER));
-        assert_eq!(orders.next(Speaker::First, now + MS + LINGER), Next::End);
+        assert_eq!(orders.next(Speaker::First, true, now + MS), Next::Wait(now + MS + LINGER));
+        assert_eq!(orders.next(Speaker::First, true, now + MS + LINGER), Next::End);
     }
 
     #[test]
@@ -465,7 +493,7 @@ mod tests {
         let mut orders = Orders::new(now);
         drop(order(&mut orders, ONE, true, now));
         orders.speaker_wanted();
-        assert_eq!(orders.next(Speaker::First, now), Next::Kill(ONE));
+        assert_eq!(orders.next(Speaker::First, true, now), Next::Kill(ONE));
         let again = order(&mut orders, ONE, true, now);
         orders.killed(&ONE, false, now);
         assert!(is(again, Interruption::Gone));
@@ -478,9 +506,9 @@ mod tests {
         drop(order(&mut orders, TWO, false, now));
         drop(order(&mut orders, ONE, true, now));
         orders.speaker_wanted();
-        assert_eq!(orders.next(Speaker::First, now), Next::Kill(ONE));
+        assert_eq!(orders.next(Speaker::First, true, now), Next::Kill(ONE));
         orders.killed(&ONE, true, now);
-        assert_eq!(orders.next(Speaker::First, now), Next::Wait(now + LINGER));
+        assert_eq!(orders.next(Speaker::First, true, now), Next::Wait(now + LINGER));
     }
 
     #[test]
@@ -489,17 +517,17 @@ mod tests {
         let mut orders = Orders::new(now);
         let _first = order(&mut orders, ONE, true, now);
         assert_eq!(orders.speaker_wanted(), Some(Speaker::First));
-        orders.next(Speaker::First, now);
+        orders.next(Speaker::First, true, now);
         orders.is_slow(Speaker::First);
         assert_eq!(orders.speaker_wanted(), None, "there is nothing to do");
         let _second = order(&mut orders, TWO, true, now);
         assert_eq!(orders.speaker_wanted(), Some(Speaker::Second));
         assert_eq!(orders.speaker_wanted(), None);
-        assert_eq!(orders.next(Speaker::Second, now), Next::Kill(TWO));
+        assert_eq!(orders.next(Speaker::Second, true, now), Next::Kill(TWO));
         orders.killed(&TWO, false, now);
-        assert!(matches!(orders.next(Speaker::Second, now), Next::Wait(_)));
+        assert!(matches!(orders.next(Speaker::Second, true, now), Next::Wait(_)));
         orders.killed(&ONE, true, now);
-        assert_eq!(orders.next(Speaker::Second, now), Next::End);
+        assert_eq!(orders.next(Speaker::Second, true, now), Next::End);
         assert!(orders.may_end(Speaker::Second));
     }
 
@@ -511,7 +539,7 @@ mod tests {
         let killed = order(&mut orders, ONE, true, now);
         let waits = order(&mut orders, TWO, false, now);
         orders.speaker_wanted();
-        assert_eq!(orders.next(Speaker::First, now), Next::Kill(ONE));
+        assert_eq!(orders.next(Speaker::First, true, now), Next::Kill(ONE));
         orders.is_slow(Speaker::First);
         orders.speaker_gone(Speaker::First);
         assert!(!orders.has_speakers());
@@ -519,7 +547,7 @@ mod tests {
         let again = order(&mut orders, ONE, true, now);
         assert_eq!(orders.speaker_wanted(), Some(Speaker::First));
         assert_eq!(orders.speaker_wanted(), None);
-        assert_eq!(orders.next(Speaker::First, now), Next::Kill(ONE));
+        assert_eq!(orders.next(Speaker::First, true, now), Next::Kill(ONE));
         orders.killed(&ONE, false, now);
         assert!(is(again, Interruption::Gone));
     }
@@ -530,21 +558,21 @@ mod tests {
         let mut orders = Orders::new(now);
         let _first = order(&mut orders, ONE, true, now);
         orders.speaker_wanted();
-        orders.next(Speaker::First, now);
+        orders.next(Speaker::First, true, now);
         orders.is_slow(Speaker::First);
         let refused = order(&mut orders, TWO, true, now);
         let mut waits = order(&mut orders, (3, "a"), true, now);
         assert_eq!(orders.speaker_wanted(), Some(Speaker::Second));
-        assert_eq!(orders.next(Speaker::Second, now), Next::Kill(TWO));
+        assert_eq!(orders.next(Speaker::Second, true, now), Next::Kill(TWO));
         orders.failed(&[TWO], io::Error::other("full"), now);
         orders.refused(Speaker::Second, now);
         assert!(!is_closed(refused));
-        assert_eq!(orders.next(Speaker::Second, now), Next::End);
+        assert_eq!(orders.next(Speaker::Second, true, now), Next::End);
         assert!(orders.may_end(Speaker::Second));
         assert_eq!(orders.speaker_wanted(), None);
         assert!(waits.try_recv().is_err_and(|error| error == TryRecvError::Empty));
         orders.killed(&ONE, false, now);
-        assert_eq!(orders.next(Speaker::First, now), Next::Kill((3, "a")));
+        assert_eq!(orders.next(Speaker::First, true, now), Next::Kill((3, "a")));
     }
 
     /// Or those that come would put it off for ever.
@@ -556,7 +584,7 @@ mod tests {
         orders.speaker_wanted();
         let late = now + 2 * MS;
         let _two = order(&mut orders, TWO, false, late);
-        assert_eq!(orders.next(Speaker::First, late), Next::Look(vec![ONE, TWO]));
+        assert_eq!(orders.next(Speaker::First, true, late), Next::Look(vec![ONE, TWO]));
     }
 
     #[test]
@@ -565,12 +593,12 @@ mod tests {
         let mut orders = Orders::new(now);
         let awaited = order(&mut orders, ONE, false, now);
         orders.speaker_wanted();
-        assert!(matches!(orders.next(Speaker::First, now), Next::Wait(_)));
+        assert!(matches!(orders.next(Speaker::First, true, now), Next::Wait(_)));
         let kills = [(); 2].map(|()| order(&mut orders, ONE, true, now));
-        assert_eq!(orders.next(Speaker::First, now), Next::Kill(ONE));
+        assert_eq!(orders.next(Speaker::First, true, now), Next::Kill(ONE));
         orders.killed(&ONE, true, now);
         let again = order(&mut orders, ONE, true, now);
-        assert!(matches!(orders.next(Speaker::First, now), Next::Wait(_)), "it was killed");
+        assert!(matches!(orders.next(Speaker::First, true, now), Next::Wait(_)), "it was killed");
         orders.looked(&[ONE], &[], now);
         assert!(is(awaited, Interruption::Gone) && is(again, Interruption::Gone));
         assert!(kills.into_iter().all(|kill| is(kill, Interruption::Gone)));
@@ -582,14 +610,14 @@ mod tests {
         let mut orders = Orders::new(now);
         drop(order(&mut orders, ONE, true, now));
         assert_eq!(orders.speaker_wanted(), Some(Speaker::First));
-        orders.next(Speaker::First, now);
+        orders.next(Speaker::First, true, now);
         orders.killed(&ONE, false, now);
         let late = now + LINGER;
-        assert_eq!(orders.next(Speaker::First, late), Next::End);
+        assert_eq!(orders.next(Speaker::First, true, late), Next::End);
         let _answered = order(&mut orders, ONE, true, late);
         assert_eq!(orders.speaker_wanted(), None);
         assert!(!orders.may_end(Speaker::First));
-        assert_eq!(orders.next(Speaker::First, late), Next::Kill(ONE));
+        assert_eq!(orders.next(Speaker::First, true, late), Next::Kill(ONE));
         orders.killed(&ONE, false, late);
         assert!(orders.may_end(Speaker::First));
         assert_eq!(orders.speaker_wanted(), Some(Speaker::First));
@@ -602,10 +630,10 @@ mod tests {
         let _here = order(&mut orders, ONE, false, now);
         let there = order(&mut orders, THERE, false, now);
         let now = now + MS;
-        assert_eq!(orders.next(Speaker::First, now), Next::Look(vec![ONE]));
+        assert_eq!(orders.next(Speaker::First, true, now), Next::Look(vec![ONE]));
         orders.looked(&[ONE], &[ONE], now);
         let now = now + MS;
-        assert_eq!(orders.next(Speaker::First, now), Next::Look(vec![THERE]));
+        assert_eq!(orders.next(Speaker::First, true, now), Next::Look(vec![THERE]));
         orders.elsewhere(&[THERE], now);
         assert!(is(there, Interruption::OtherServer));
     }
@@ -614,17 +642,46 @@ mod tests {
     fn the_side_connection_makes_room_and_looks_again_later() {
         let now = Instant::now();
         let mut orders = Orders::new(now);
-        let _one = order(&mut orders, ONE, false, now);
+        let _killed = order(&mut orders, ONE, true, now);
+        let ends = order(&mut orders, TWO, false, now);
         orders.speaker_wanted();
+        assert_eq!(orders.next(Speaker::First, true, now), Next::Kill(ONE));
+        orders.killed(&ONE, true, now);
         orders.make_room(now);
-        assert_eq!(orders.next(Speaker::First, now), Next::Disconnect);
+        assert!(is_closed(ends), "nobody waits who need not");
+        assert_eq!(orders.next(Speaker::First, true, now), Next::Disconnect);
         for early in [now, now + ASIDE / 2] {
-            // Refused again, which does not put off the look; nor does another order bring it forward.
+            // Refused again, which does not put off the look; nor is one promised to anybody else.
             orders.make_room(early);
-            let _two = order(&mut orders, TWO, false, early);
-            assert_eq!(orders.next(Speaker::First, early), Next::Wait(now + ASIDE));
+            assert!(is_closed(order(&mut orders, TWO, false, early)));
+            assert_eq!(orders.next(Speaker::First, false, early), Next::Wait(now + ASIDE));
         }
-        assert_eq!(orders.next(Speaker::First, now + ASIDE), Next::Look(vec![ONE]));
+        assert_eq!(orders.next(Speaker::First, false, now + ASIDE), Next::Look(vec![ONE]));
+    }
+
+    #[test]
+    fn those_who_wait_share_the_attempts_to_connect() {
+        let mut now = Instant::now();
+        let mut orders = Orders::new(now);
+        let mut waits = order(&mut orders, TWO, true, now);
+        orders.speaker_wanted();
+        for pause in [10, 20, 40, 80, 160, 320, 500, 500] {
+            let _told = order(&mut orders, ONE, true, now);
+            let Next::Kill(session) = orders.next(Speaker::First, false, now) else {
+                panic!("nothing to do")
+            };
+            orders.failed(&[session], io::Error::other("refused"), now);
+            orders.refused(Speaker::First, now);
+            let _again = order(&mut orders, session, true, now);
+            assert_eq!(orders.next(Speaker::First, false, now), Next::Wait(now + pause * MS));
+            now += pause * MS;
+        }
+        orders.opened();
+        orders.refused(Speaker::First, now);
+        let _one = order(&mut orders, ONE, true, now);
+        assert_eq!(orders.next(Speaker::First, false, now), Next::Wait(now + 10 * MS));
+        assert!(matches!(orders.next(Speaker::First, true, now), Next::Kill(_)));
+        let _ = waits.try_recv();
     }
 
     #[test]
@@ -633,11 +690,11 @@ mod tests {
         let mut orders = Orders::new(now);
         let answered = order(&mut orders, ONE, true, now);
         orders.speaker_wanted();
-        assert_eq!(orders.next(Speaker::First, now), Next::Kill(ONE));
+        assert_eq!(orders.next(Speaker::First, true, now), Next::Kill(ONE));
         orders.close();
         assert!(is_closed(answered));
         orders.killed(&ONE, true, now);
-        assert_eq!(orders.next(Speaker::First, now), Next::End);
+        assert_eq!(orders.next(Speaker::First, true, now), Next::End);
         assert!(orders.may_end(Speaker::First));
     }
 }

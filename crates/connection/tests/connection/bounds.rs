@@ -260,6 +260,39 @@ fn a_runtime_ends_while_a_connect_hangs_and_somebody_waits() {
     assert_eq!((status.waiting, status.connecting), (0, 0), "{status:?}");
 }
 
+/// The first one's reaper may never run again.
+#[test]
+fn on_a_second_runtime_connections_expire_as_on_the_first() {
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let fake = Fake::new();
+    let pool = pool(&fake, policy().idle_timeout(Duration::from_millis(100)));
+    let (first, second) = (runtime(), runtime());
+    first.block_on(async {
+        let mut loan = acquire(&pool).await;
+        drop(acquire(&pool).await);
+        fake.kill_all();
+        loan.query().await.unwrap_err();
+        drop(loan);
+        // What is left is found broken, too.
+        drop(acquire(&pool).await);
+        fake.kill_all();
+        let mut loan = acquire(&pool).await;
+        loan.query().await.unwrap_err();
+        drop(loan);
+        settle().await;
+    });
+    assert_eq!(pool.status().opened, pool.status().closed, "{:?}", pool.status());
+    second.block_on(async {
+        drop(acquire(&pool).await);
+        let expired = async {
+            while pool.status().idle > 0 {
+                sleep(Duration::from_millis(10)).await;
+            }
+        };
+        timeout(10 * SECOND, expired).await.expect("it is closed");
+    });
+}
+
 /// A runtime that is gone takes its connections with it, and their slots.
 #[test]
 fn a_loan_dropped_after_its_runtime_is_abandoned() {

@@ -146,9 +146,12 @@ async fn two_hundred_disconnects_never_exceed_the_bound_at_the_server() {
 /// connections.md 5, behaviour 30: a slot is not free before the server has confirmed the end.
 #[tokio::test(start_paused = true)]
 async fn a_slot_stays_taken_until_the_cancelled_session_is_known_to_be_gone() {
-    for behaviour in
-        [Behaviour::Hang, Behaviour::Fail(ErrorClass::Fatal), Behaviour::Fail(ErrorClass::Busy)]
-    {
+    for behaviour in [
+        Behaviour::Hang,
+        Behaviour::Fail(ErrorClass::Fatal),
+        Behaviour::Fail(ErrorClass::Busy),
+        Behaviour::Fail(ErrorClass::Denied),
+    ] {
         let fake = Fake::new();
         fake.on_kill(behaviour);
         let pool = pool(&fake, policy().max_connections(1));

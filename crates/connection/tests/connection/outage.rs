@@ -114,6 +114,25 @@ async fn a_refusal_is_asked_for_slowly_and_logged_once_a_second() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn connections_that_cannot_be_cleaned_are_logged_once_a_second() {
+    for behaviour in [Behaviour::Hang, Behaviour::Fail(ErrorClass::Suspect)] {
+        let log = Log::here();
+        let fake = Fake::new();
+        let pool = pool(&fake, policy().max_connections(50));
+        fake.on_reset(behaviour);
+        let mut loans = Vec::new();
+        for _ in 0..50 {
+            loans.push(acquire(&pool).await);
+        }
+        for mut loan in loans {
+            loan.alter().await.unwrap();
+        }
+        sleep(2 * SECOND).await;
+        assert_eq!((pool.status().closed, log.lines().len()), (50, 1), "{:#?}", log.lines());
+    }
+}
+
 /// The server takes no new session, and answers those that it has.
 #[tokio::test(start_paused = true)]
 async fn sessions_from_before_a_refusal_do_not_end_its_pauses() {

@@ -2,15 +2,15 @@
 
 use std::time::{Duration, Instant};
 
-use farrier_connection::{AcquireError, CloseReason, Pool};
+use farrier_connection::{AcquireError, CloseReason, Policy, Pool};
 use farrier_mysql::MySql;
 use farrier_mysql::mysql_async::prelude::*;
 use farrier_mysql::mysql_async::{Error, Opts, OptsBuilder};
 use farrier_test_servers::{MariaDb, eventually};
 use futures_util::future::join_all;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
-use crate::{is_poisoned, policy, pool, pool_of_user, quiet, session};
+use crate::{MOMENT, is_poisoned, policy, pool, pool_of_user, quiet, session};
 
 /// Five clients that ask again and again.
 async fn ask_for_two_seconds(pool: &Pool<MySql>) {
@@ -130,6 +130,61 @@ async fn killed_idle_sessions_cost_nothing_with_checks_and_one_failure_without()
     is_poisoned(loan.query_drop("SELECT 1").await);
     drop(loan);
     assert_ne!(session(&pool).await, first);
+}
+
+/// Its statements run on meanwhile, and nobody may end them: their slots stay taken.
+#[tokio::test]
+async fn an_account_that_is_locked_for_a_while_does_not_double_its_sessions() {
+    let server = MariaDb::start(&[]);
+    let pool = pool_of_user(&server, "locked", policy().max_connections(4)).await;
+    let loans = join_all((0..4).map(|_| pool.acquire())).await;
+    server.run("ALTER USER locked ACCOUNT LOCK").await;
+    join_all(loans.into_iter().map(|loan| async {
+        let mut loan = loan.unwrap();
+        timeout(MOMENT, loan.query_drop("SELECT SLEEP(8)")).await.unwrap_err();
+    }))
+    .await;
+    eventually("kills are refused", async || pool.status().kill_failures > 0).await;
+    server.run("ALTER USER locked ACCOUNT UNLOCK").await;
+    let again = Instant::now();
+    let loans = join_all((0..4).map(|_| pool.acquire())).await;
+    assert!(loans.iter().all(Result::is_ok), "{loans:?}");
+    assert!(again.elapsed() < Duration::from_secs(3), "{:?}", again.elapsed());
+    let sessions = server.sessions_of("locked").await;
+    assert!(sessions.len() <= 5, "{sessions:?}");
+}
+
+/// A pool that may have all the sessions of its user, and uses each once.
+#[tokio::test]
+async fn at_the_users_limit_closing_waits_for_nobody() {
+    let server = MariaDb::shared();
+    let policy = Policy::django().max_connections(4).acquire_timeout(Duration::from_secs(60));
+    let pool = pool_of_user(server, "limited", policy).await;
+    server.run("ALTER USER limited WITH MAX_USER_CONNECTIONS 4").await;
+    let begun = Instant::now();
+    join_all((0..8).map(|_| async {
+        for _ in 0..40 {
+            session(&pool).await;
+        }
+    }))
+    .await;
+    // It was 20 in a second.
+    assert!(begun.elapsed() < Duration::from_secs(8), "{:?}: {:?}", begun.elapsed(), pool.status());
+}
+
+/// There is nobody who could answer a good-bye.
+#[tokio::test]
+async fn a_pool_closes_in_the_time_for_one_connection_while_its_server_stands_still() {
+    let server = MariaDb::start(&[]);
+    let pool =
+        pool_of_user(&server, "paused", policy().close_timeout(Duration::from_secs(2))).await;
+    drop(join_all((0..4).map(|_| pool.acquire())).await);
+    quiet(&pool).await;
+    server.pause().await;
+    let begun = Instant::now();
+    pool.close().await;
+    server.resume();
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
 }
 
 /// What a server refuses to one request says nothing about the others' connections.
