@@ -15,7 +15,7 @@ use futures_core::future::BoxFuture;
 use futures_core::stream::BoxStream;
 use sqlx::error::BoxDynError;
 use sqlx::{
-    Connection, Database, Either, Error, Execute, Executor, SqlSafeStr, SqlStr, Transaction,
+    Connection, Database, Describe, Either, Error, Execute, Executor, SqlSafeStr, SqlStr, Transaction,
 };
 
 /// What farrier must know of one of sqlx's databases.
@@ -228,6 +228,14 @@ where
     {
         let Session { connection, watch, .. } = self;
         Box::pin(watch.over::<DB, _>(connection.prepare_with(sql, parameters)))
+    }
+
+    fn describe<'e>(self, sql: SqlStr) -> BoxFuture<'e, Result<Describe<DB>, Error>>
+    where
+        'c: 'e,
+    {
+        let Session { connection, watch, .. } = self;
+        Box::pin(watch.over::<DB, _>(connection.describe(sql)))
     }
 }
 
