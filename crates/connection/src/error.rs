@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::fmt;
+use std::panic::Location;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,8 +35,8 @@ pub enum AcquireError {
     /// The request has no other connection; what its lost transaction did is undone by the server.
     Lost,
     /// Another part of the same request kept the connection borrowed for the whole
-    /// `acquire_timeout`: 500.
-    Borrowed,
+    /// `acquire_timeout`, since this place in the code: 500.
+    Borrowed(&'static Location<'static>),
     /// The request is over; work that outlives it takes its own from
     /// [`Pool::acquire`](crate::Pool::acquire): 500.
     Ended,
@@ -62,7 +63,7 @@ impl AcquireError {
             Self::TimedOut => StatusCode::GATEWAY_TIMEOUT,
             Self::Denied(_)
             | Self::Lost
-            | Self::Borrowed
+            | Self::Borrowed(_)
             | Self::Ended
             | Self::NoScope
             | Self::Forked
@@ -80,7 +81,7 @@ impl AcquireError {
 
 impl fmt::Display for AcquireError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+        let text = match self {
             Self::Exhausted => "no database connection became free in time",
             Self::QueueFull => "too many requests wait for a database connection",
             Self::Unavailable(_) => "the database server is not available",
@@ -88,13 +89,17 @@ impl fmt::Display for AcquireError {
             Self::Denied(_) => "the database server refuses the credentials or the database",
             Self::Closed => "the connection pool is closed",
             Self::Lost => "the request's database connection was lost",
-            Self::Borrowed => "another part of this request keeps the database connection borrowed",
+            Self::Borrowed(place) => {
+                let text = "another part of this request keeps the database connection borrowed";
+                return write!(f, "{text}, since {place}");
+            }
             Self::Ended => "the request that this database handle belongs to is over",
             Self::NoScope => "no connection layer for this database is around this request",
             Self::Forked => "the pool has connections from before a fork",
             Self::ForeignRuntime => "the pool has connections on another runtime",
             Self::NoRuntime => "a database connection needs a tokio runtime",
-        })
+        };
+        f.write_str(text)
     }
 }
 
@@ -107,7 +112,7 @@ impl Error for AcquireError {
             | Self::TimedOut
             | Self::Closed
             | Self::Lost
-            | Self::Borrowed
+            | Self::Borrowed(_)
             | Self::Ended
             | Self::NoScope
             | Self::Forked

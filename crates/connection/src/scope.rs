@@ -5,9 +5,11 @@ use std::cell::RefCell;
 use std::fmt;
 use std::mem;
 use std::ops::{Deref, DerefMut};
+use std::panic::Location;
 use std::ptr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{self, Arc, PoisonError};
+use std::time::Duration;
 
 use http::Extensions;
 use tokio::sync::{Mutex, MutexGuard};
@@ -54,8 +56,15 @@ pub(crate) struct Scope<B: Backend> {
     pool: Pool<B>,
     /// Empty until the first use, and again after the end.
     seat: Mutex<Option<Lease<B>>>,
+    /// Where the seat was last taken.
+    taken_at: sync::Mutex<Place>,
     ended: AtomicBool,
 }
+
+type Place = &'static Location<'static>;
+
+/// A wait for another part of the same request is worth a word in the log after this.
+const NOTICE: Duration = Duration::from_millis(100);
 
 /// What a layer keeps for a request: its scope, once something asked for it.
 ///
@@ -106,6 +115,10 @@ impl<B: Backend> Database<B> {
 
     /// Borrows the request's connection; the first time, takes it from the pool.
     ///
+    /// While another part of the request has it borrowed, this waits; if that takes longer than a
+    /// moment, both places in the code are logged. They may be the same task, which would wait for
+    /// itself: drop the first borrow, or pass it on.
+    ///
     /// # Errors
     ///
     /// After the pool's `acquire_timeout` at the latest; see [`AcquireError`] for each.
@@ -113,10 +126,15 @@ impl<B: Backend> Database<B> {
     /// # Cancel safety
     ///
     /// Dropping the future changes nothing for the request.
-    pub async fn get(&self) -> Result<Borrowed<'_, B>, AcquireError> {
+    #[track_caller]
+    pub fn get(&self) -> impl Future<Output = Result<Borrowed<'_, B>, AcquireError>> + Send {
+        self.get_at(Location::caller())
+    }
+
+    async fn get_at(&self, caller: Place) -> Result<Borrowed<'_, B>, AcquireError> {
         let scope = &*self.0;
         let deadline = scope.pool.deadline();
-        let mut borrowed = scope.sit_down(deadline).await?;
+        let mut borrowed = scope.sit_down(deadline, caller).await?;
         if scope.ended.load(Ordering::SeqCst) {
             return Err(AcquireError::Ended);
         }
@@ -151,9 +169,14 @@ impl<B: Backend> Database<B> {
     /// # Cancel safety
     ///
     /// Dropping the future changes nothing.
-    pub async fn release(&self) -> Result<(), AcquireError> {
+    #[track_caller]
+    pub fn release(&self) -> impl Future<Output = Result<(), AcquireError>> + Send {
+        self.release_at(Location::caller())
+    }
+
+    async fn release_at(&self, caller: Place) -> Result<(), AcquireError> {
         let scope = &*self.0;
-        let lease = scope.sit_down(scope.pool.deadline()).await?.lease().take();
+        let lease = scope.sit_down(scope.pool.deadline(), caller).await?.lease().take();
         drop(lease);
         Ok(())
     }
@@ -224,22 +247,47 @@ impl<B: Backend> fmt::Debug for Borrowed<'_, B> {
 
 impl<B: Backend> Scope<B> {
     fn new(pool: Pool<B>) -> Self {
-        Self { pool, seat: Mutex::new(None), ended: AtomicBool::new(false) }
+        let taken_at = sync::Mutex::new(Location::caller());
+        Self { pool, seat: Mutex::new(None), taken_at, ended: AtomicBool::new(false) }
     }
 
     /// Waits for the seat until the deadline.
-    async fn sit_down(&self, deadline: Instant) -> Result<Borrowed<'_, B>, AcquireError> {
+    async fn sit_down(
+        &self,
+        deadline: Instant,
+        caller: Place,
+    ) -> Result<Borrowed<'_, B>, AcquireError> {
         // Made before the wait: a request that ended meanwhile leaves the connection to who has or
         // gets the seat, so also one that gives up with the seat in its hands gives it back.
         let mut borrowed = Borrowed { scope: self, seat: None };
         borrowed.seat = Some(match self.seat.try_lock() {
             Ok(seat) => seat,
-            Err(_) => {
-                let seat = timeout_at(deadline, self.seat.lock()).await;
-                seat.map_err(|_| AcquireError::Borrowed)?
-            }
+            Err(_) => self.wait_for_seat(deadline, caller).await?,
         });
+        *self.taken_at() = caller;
         Ok(borrowed)
+    }
+
+    async fn wait_for_seat(
+        &self,
+        deadline: Instant,
+        caller: Place,
+    ) -> Result<MutexGuard<'_, Option<Lease<B>>>, AcquireError> {
+        let seat = self.seat.lock();
+        tokio::pin!(seat);
+        let notice = deadline.min(Instant::now() + NOTICE);
+        if let Ok(seat) = timeout_at(notice, &mut seat).await {
+            return Ok(seat);
+        }
+        let borrowed = *self.taken_at();
+        let text = "a part of a request waits for the database connection that another part of \
+            the same request has borrowed";
+        tracing::warn!(%borrowed, waits = %caller, "{text}");
+        timeout_at(deadline, seat).await.map_err(|_| AcquireError::Borrowed(*self.taken_at()))
+    }
+
+    fn taken_at(&self) -> sync::MutexGuard<'_, Place> {
+        self.taken_at.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The request is over: no further use; the connection goes back now, or when its borrower lets

@@ -15,7 +15,8 @@ use futures_core::future::BoxFuture;
 use futures_core::stream::BoxStream;
 use sqlx::error::BoxDynError;
 use sqlx::{
-    Connection, Database, Describe, Either, Error, Execute, Executor, SqlSafeStr, SqlStr, Transaction,
+    Connection, Database, Describe, Either, Error, Execute, Executor, SqlSafeStr, SqlStr,
+    Transaction,
 };
 
 /// What farrier must know of one of sqlx's databases.

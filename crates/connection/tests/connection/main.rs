@@ -2,6 +2,7 @@
 
 mod bounds;
 mod cancellation;
+mod log;
 mod outage;
 mod pool;
 mod request;

@@ -1,7 +1,5 @@
 //! While the server gives no connections: how often it is asked, what is logged, who is answered.
 
-use std::io;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::Router;
@@ -15,58 +13,11 @@ use futures_util::future::join_all;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 use tower::ServiceExt;
-use tracing::subscriber::{DefaultGuard, set_default};
 
+use crate::log::Log;
 use crate::{SECOND, acquire, fill, pass, policy, pool, settle};
 
 const MS: Duration = Duration::from_millis(1);
-
-/// What was logged on this thread while it lives.
-struct Log {
-    text: Text,
-    _default: DefaultGuard,
-}
-
-#[derive(Clone, Debug, Default)]
-struct Text(Arc<Mutex<Vec<u8>>>);
-
-// === impl Log ===
-
-impl Log {
-    fn here() -> Self {
-        let text = Text::default();
-        let writer = text.clone();
-        let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone()).finish();
-        Self { text, _default: set_default(subscriber) }
-    }
-
-    fn lines(&self) -> Vec<String> {
-        let text = self.text.0.lock().expect("a log");
-        String::from_utf8_lossy(&text).lines().map(str::to_owned).collect()
-    }
-
-    /// The failures that all lines together say.
-    fn failures(&self) -> u64 {
-        let count = |line: &String| {
-            let (_, rest) = line.split_once("failures=").expect("each line has the count");
-            let number = rest.split(' ').next().expect("a first word");
-            number.parse::<u64>().expect("a number")
-        };
-        self.lines().iter().map(count).sum()
-    }
-}
-
-impl io::Write for Text {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().expect("a log").write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-// === tests ===
 
 fn app(pool: &Pool<Fake>) -> Router {
     let handler = async |db: Database<Fake>| db.get().await.map(drop);

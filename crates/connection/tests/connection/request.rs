@@ -24,6 +24,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout};
 use tower::{Service, ServiceExt, service_fn};
 
+use crate::log::Log;
 use crate::{SECOND, assert_balanced, pass, policy, pool, settle};
 
 type Db = Database<Fake>;
@@ -336,7 +337,7 @@ async fn a_release_waits_for_the_borrower_and_not_for_ever() {
         get(async |db: Db| {
             let held = db.get().await.unwrap();
             let error = db.release().await.unwrap_err();
-            assert!(matches!(error, AcquireError::Borrowed), "{error:?}");
+            assert!(matches!(error, AcquireError::Borrowed(_)), "{error:?}");
             drop(held);
             db.release().await
         }),
@@ -344,6 +345,34 @@ async fn a_release_waits_for_the_borrower_and_not_for_ever() {
     let response = timeout(10 * SECOND, send(&app(&pool, routes), "/")).await;
     assert_eq!(response.expect("an answer").status(), 200);
     assert_balanced(&pool);
+}
+
+/// Both places are said in the log, long before the request fails.
+#[tokio::test(start_paused = true)]
+async fn a_request_that_waits_for_itself_is_told_where() {
+    let fake = Fake::new();
+    let pool = pool(&fake, policy().acquire_timeout(3 * SECOND));
+    let routes = Router::new().route(
+        "/",
+        get(async |db: Db| {
+            let held = db.get().await.unwrap();
+            let begun = Instant::now();
+            let error = db.get().await.map(drop).unwrap_err();
+            assert_eq!(begun.elapsed(), 3 * SECOND);
+            drop(held);
+            error
+        }),
+    );
+    let log = Log::here();
+    let app = app(&pool, routes);
+    let request = tokio::spawn(async move { send(&app, "/").await });
+    sleep(SECOND / 2).await;
+    let lines = log.lines();
+    let here = |line: &String| line.matches("request.rs:").count() == 2;
+    assert!(lines.len() == 1 && lines.iter().all(here), "{lines:#?}");
+    assert_eq!(request.await.unwrap().status(), 500);
+    let lines = log.lines();
+    assert!(lines.len() == 2 && lines[1].contains("borrowed, since "), "{lines:#?}");
 }
 
 /// connections.md 5, behaviour 52: a layer on the router and once more on a part of it.
