@@ -16,8 +16,8 @@ pub trait Statement: StatementLike {
 }
 
 /// Statements that read, write or make tables, or begin and end transactions, which the server
-/// reports. Not `DROP`, which may take the current database away; nor temporary tables, and locks
-/// that belong to the session.
+/// reports. Not `DROP`, which may take the current database away; nor temporary tables, locks that
+/// belong to the session, and a `COMMIT RELEASE`, after which the server hangs up.
 const PLAIN: PlainStatements = PlainStatements::new(
     Syntax::MySql,
     &[
@@ -43,7 +43,7 @@ const PLAIN: PlainStatements = PlainStatements::new(
         "SAVEPOINT",
         "RELEASE",
     ],
-    &["TEMPORARY", "GET_LOCK", "SERVICE_GET_*", "VERSION_TOKENS_LOCK_*"],
+    &["TEMPORARY", "GET_LOCK", "SERVICE_GET_*", "VERSION_TOKENS_LOCK_*", "RELEASE"],
 );
 
 pub(crate) fn alters_session(sql: &[u8]) -> bool {
@@ -102,6 +102,7 @@ mod tests {
             "CREATE TABLE t (id INT)",
             "BEGIN",
             "START TRANSACTION READ ONLY",
+            "RELEASE SAVEPOINT s",
             "with x as (select 1) select * from x",
             "/* why */ SELECT 1",
             "(SELECT 1)",
@@ -127,6 +128,7 @@ mod tests {
             "CALL p()",
             "DROP DATABASE shop",
             "PREPARE s FROM 'SELECT 1'",
+            "ROLLBACK AND NO CHAIN RELEASE",
             "",
         ] {
             assert!(alters_session(sql.as_bytes()), "{sql}");

@@ -87,6 +87,20 @@ async fn what_only_looks_dirty_is_not_reset() {
     }
 }
 
+/// The server hangs up after it.
+#[tokio::test]
+async fn after_a_commit_that_releases_the_session_the_next_request_has_another() {
+    let pool = pool("released", policy().max_connections(1).health_checks(false)).await;
+    for sql in ["COMMIT RELEASE", "ROLLBACK AND NO CHAIN RELEASE"] {
+        let mut loan = pool.acquire().await.unwrap();
+        let before = u64::from(loan.id());
+        loan.query_drop("BEGIN").await.unwrap();
+        loan.query_drop(sql).await.unwrap();
+        drop(loan);
+        assert_ne!(session(&pool).await, before, "{sql}");
+    }
+}
+
 /// The driver's mistakes with a healthy session say nothing about the others.
 #[tokio::test]
 async fn a_wrong_number_of_parameters_retires_nobody_else() {
