@@ -47,6 +47,7 @@
 
 #[cfg(feature = "axum")]
 mod axum;
+mod back_off;
 mod backend;
 mod error;
 pub mod fake;

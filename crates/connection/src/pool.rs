@@ -15,6 +15,7 @@ mod shared;
 mod slot;
 mod task;
 
+use outage::Failure;
 use shared::{Claim, Waiting};
 pub(crate) use shared::{Patience, Shared};
 pub(crate) use slot::Lease;
@@ -204,7 +205,7 @@ impl<B: Backend> Pool<B> {
     }
 
     fn log_late_check(&self) {
-        if let Some(failures) = self.0.check_late() {
+        if let Some(failures) = self.0.to_log(Failure::Check) {
             tracing::warn!(failures, "the database server did not answer a health check in time");
         }
     }

@@ -71,7 +71,7 @@ pub trait SideConnection: Sized + Send + Sync + 'static {
     fn is_lost(error: &Self::Error) -> bool;
 
     /// Closes it.
-    fn close(self) -> impl Future<Output = ()> + Send;
+    fn close(self) -> impl Future<Output = Result<(), Self::Error>> + Send;
 }
 
 /// Orders about sessions, carried out by tasks of its own over one connection, and over a second one
@@ -122,7 +122,9 @@ pub trait SideConnection: Sized + Send + Sync + 'static {
 ///     fn is_lost(_: &io::Error) -> bool {
 ///         true
 ///     }
-///     async fn close(self) {}
+///     async fn close(self) -> io::Result<()> {
+///         Ok(())
+///     }
 /// }
 ///
 /// # #[tokio::main(flavor = "current_thread")]
@@ -338,6 +340,13 @@ impl<C: SideConnection> Shared<C> {
     }
 }
 
+async fn disconnect<C: SideConnection>(side: C) {
+    // Late, it is dropped.
+    if let Ok(Err(error)) = timeout(LIMIT, side.close()).await {
+        tracing::debug!(%error, "closing the side connection failed");
+    }
+}
+
 fn late() -> io::Error {
     io::Error::new(io::ErrorKind::TimedOut, "the server does not answer")
 }
@@ -417,7 +426,7 @@ impl<C: SideConnection> Running<C> {
                     }
                 }
             }
-            drop(timeout(LIMIT, side.close()).await);
+            disconnect(side).await;
         }
         let opened = timeout(OPEN_LIMIT, C::open(&self.shared.options)).await;
         let mut side = opened.map_err(|_| late())??;
@@ -456,7 +465,7 @@ impl<C: SideConnection> Running<C> {
 
     async fn disconnect(&mut self) {
         if let Some(side) = self.side.take() {
-            drop(timeout(LIMIT, side.close()).await);
+            disconnect(side).await;
         }
     }
 }

@@ -61,9 +61,7 @@ impl SideConnection for MySqlSide {
         error::classify(error) == ErrorClass::Fatal
     }
 
-    async fn close(self) {
-        if let Err(error) = self.conn.disconnect().await {
-            tracing::debug!(%error, "closing the side connection failed");
-        }
+    async fn close(self) -> Result<()> {
+        self.conn.disconnect().await
     }
 }

@@ -6,9 +6,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::AcquireError;
+use crate::back_off::back_off;
 
-/// Before the first new attempt, doubled for each further one up to the second.
-const BACK_OFF: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(500));
 /// An outage whose next attempt was due this long ago, and that nobody asked for, is forgotten.
 const MEMORY: Duration = Duration::from_secs(1);
 /// One line of log for all failures of a kind in this time.
@@ -23,11 +22,26 @@ pub(super) struct Outage {
 
 /// When to log failures that may come in storms: at once, and then with their number.
 #[derive(Debug, Default)]
-pub(super) struct LogLimit {
+struct LogLimit {
     logged: Option<Instant>,
     /// Since then.
     failures: u64,
 }
+
+/// What may fail in storms.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Failure {
+    Connect,
+    Check,
+    Clean,
+    Kill,
+    /// A kill that would have met another server.
+    KillElsewhere,
+}
+
+/// A limit for each kind of failure.
+#[derive(Debug, Default)]
+pub(super) struct LogLimits([LogLimit; 5]);
 
 /// Which of the pool's connects it is, in the order of their beginning.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -119,8 +133,7 @@ impl Outage {
     /// pause away, so that processes do not march in step.
     pub(super) fn failed(&mut self, attempt: Attempt, error: AcquireError, now: Instant, off: f64) {
         let failures = self.failing.as_ref().map_or(0, |failing| failing.failures);
-        let pause = BACK_OFF.0.saturating_mul(1 << failures.min(6)).min(BACK_OFF.1);
-        let retry_at = now + pause.mul_f64(1.0 - 0.5 * off);
+        let retry_at = now + back_off(failures).mul_f64(1.0 - 0.5 * off);
         let failures = failures.saturating_add(1);
         self.failing = Some(Failing { error, failures, retry_at, prober: Some(attempt) });
     }
@@ -146,11 +159,19 @@ impl Outage {
     }
 }
 
+// === impl LogLimits ===
+
+impl LogLimits {
+    /// Counts a failure; how many of its kind to log now, if the last time was long enough ago.
+    pub(super) fn count(&mut self, failure: Failure, now: Instant) -> Option<u64> {
+        self.0[failure as usize].count(now)
+    }
+}
+
 // === impl LogLimit ===
 
 impl LogLimit {
-    /// Counts a failure; how many to log now, if the last time was long enough ago.
-    pub(super) fn count(&mut self, now: Instant) -> Option<u64> {
+    fn count(&mut self, now: Instant) -> Option<u64> {
         self.failures += 1;
         let last = self.logged.map(|logged| now.saturating_duration_since(logged));
         if last.is_some_and(|last| last < LOG_INTERVAL) {

@@ -15,7 +15,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
-use super::outage::{Attempt, LogLimit, Outage};
+use super::outage::{Attempt, Failure, LogLimits, Outage};
 use super::slot::{Lease, Live, Occupied, Slot};
 use super::{after, random, task};
 use crate::status::Counters;
@@ -46,11 +46,7 @@ struct State<B: Backend> {
     next_ticket: u64,
     outage: Outage,
     last_attempt: Attempt,
-    connect_log: LogLimit,
-    check_log: LogLimit,
-    clean_log: LogLimit,
-    kill_log: LogLimit,
-    other_server_log: LogLimit,
+    log_limits: LogLimits,
     /// Connections of a generation before this one are not given out any more.
     trusted: u64,
     /// When the reaper wakes; `None` while there is none.
@@ -112,11 +108,7 @@ impl<B: Backend> Shared<B> {
                 next_ticket: 0,
                 outage: Outage::default(),
                 last_attempt: Attempt::default(),
-                connect_log: LogLimit::default(),
-                check_log: LogLimit::default(),
-                clean_log: LogLimit::default(),
-                kill_log: LogLimit::default(),
-                other_server_log: LogLimit::default(),
+                log_limits: LogLimits::default(),
                 trusted: 0,
                 reaping: None,
                 closed: false,
@@ -163,13 +155,10 @@ impl<B: Backend> Shared<B> {
             }
         };
         for (live, reason) in stale {
-            self.retire(Occupied { live, slot: Slot::of_idle(Arc::clone(self)) }, reason);
+            self.retire(self.occupied(live), reason);
         }
         match claimed {
-            Ok(live) => {
-                let slot = Slot::of_idle(Arc::clone(self));
-                Ok(Claim::Ready(Lease::new(Occupied { live, slot })))
-            }
+            Ok(live) => Ok(Claim::Ready(Lease::new(self.occupied(live)))),
             Err(queued) => {
                 let (ticket, receiver) = queued?;
                 self.start_connects();
@@ -208,14 +197,16 @@ impl<B: Backend> Shared<B> {
     pub(super) fn start_connects(self: &Arc<Self>) {
         let (runtime, attempts) = {
             let mut state = self.lock();
-            let Some(home) = &state.home else {
-                return;
-            };
-            let runtime = home.runtime.clone();
             let (waiting, most) = (state.waiters.len(), self.policy.max_connecting);
             let wanted = state.outage.wanted(waiting, state.connecting, most);
             let slots = self.policy.max_connections.saturating_sub(state.slots);
-            let count = if state.closed { 0 } else { wanted.min(slots) };
+            let count = wanted.min(slots);
+            if state.closed || count == 0 {
+                return;
+            }
+            let Some(runtime) = state.home.as_ref().map(|home| home.runtime.clone()) else {
+                return;
+            };
             state.slots += count;
             state.connecting += count;
             let begin = |_| {
@@ -330,7 +321,7 @@ impl<B: Backend> Shared<B> {
             state.reaping
         };
         for (live, reason) in stale {
-            self.retire(Occupied { live, slot: Slot::of_idle(Arc::clone(self)) }, reason);
+            self.retire(self.occupied(live), reason);
         }
         next
     }
@@ -364,13 +355,17 @@ impl<B: Backend> Shared<B> {
             old
         };
         for live in distrusted {
-            let slot = Slot::of_idle(Arc::clone(self));
-            self.retire(Occupied { live, slot }, CloseReason::Generation);
+            self.retire(self.occupied(live), CloseReason::Generation);
         }
     }
 
     pub(super) fn generation(&self) -> u64 {
         self.generation.load(Ordering::Relaxed)
+    }
+
+    /// A connection that was idle, with the slot that it has.
+    fn occupied(self: &Arc<Self>, live: Live<B::Connection>) -> Occupied<B> {
+        Occupied { live, slot: Slot::of_idle(Arc::clone(self)) }
     }
 
     /// Closes a connection in the background; the slot stays taken until it is closed.
@@ -433,9 +428,9 @@ impl<B: Backend> Shared<B> {
         self.lock().outage.suspected(Instant::now());
     }
 
-    /// How many checks without an answer to log now.
-    pub(super) fn check_late(&self) -> Option<u64> {
-        self.lock().check_log.count(Instant::now())
+    /// Counts a failure; how many of its kind to log now.
+    pub(super) fn to_log(&self, failure: Failure) -> Option<u64> {
+        self.lock().log_limits.count(failure, Instant::now())
     }
 
     /// Those for whom waiting is of no use get the error; how many failures to log now.
@@ -444,7 +439,7 @@ impl<B: Backend> Shared<B> {
         let now = Instant::now();
         let mut state = self.lock();
         state.outage.failed(attempt, error.clone(), now, random::unit());
-        let to_log = state.connect_log.count(now);
+        let to_log = state.log_limits.count(Failure::Connect, now);
         let is_denied = matches!(error, AcquireError::Denied(_));
         let (impatient, patient) = mem::take(&mut state.waiters)
             .into_iter()
@@ -453,23 +448,6 @@ impl<B: Backend> Shared<B> {
         drop(state);
         fail(impatient, error);
         to_log
-    }
-
-    /// How many failures to log now.
-    pub(super) fn clean_failed(&self) -> Option<u64> {
-        self.lock().clean_log.count(Instant::now())
-    }
-
-    /// How many such sessions to log now.
-    pub(super) fn kill_at_other_server(&self) -> Option<u64> {
-        self.counters.kills_at_other_server.add();
-        self.lock().other_server_log.count(Instant::now())
-    }
-
-    /// How many failures to log now.
-    pub(super) fn kill_failed(&self) -> Option<u64> {
-        self.counters.kill_failures.add();
-        self.lock().kill_log.count(Instant::now())
     }
 
     /// Why the deadline of a waiting request has passed.
@@ -508,8 +486,7 @@ impl<B: Backend> Shared<B> {
         };
         fail(waiters, &AcquireError::Closed);
         for live in idle {
-            let slot = Slot::of_idle(Arc::clone(self));
-            self.retire(Occupied { live, slot }, CloseReason::Shutdown);
+            self.retire(self.occupied(live), CloseReason::Shutdown);
         }
     }
 

@@ -2,15 +2,15 @@
 
 use std::error::Error;
 use std::sync::{Arc, Weak};
-use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 use super::after;
-use super::outage::Attempt;
+use super::outage::{Attempt, Failure};
 use super::shared::{Maintaining, Shared};
 use super::slot::{Live, Occupied, Slot};
+use crate::back_off::back_off;
 use crate::{AcquireError, Backend, CloseReason, ErrorClass, Inspection, Interruption};
 
 /// A slot in which a connection is in the making.
@@ -121,7 +121,7 @@ pub(super) async fn clean<B: Backend>(mut occupied: Occupied<B>, maintaining: Ma
 }
 
 fn log_unclean<B: Backend>(shared: &Shared<B>, error: &dyn Error) {
-    if let Some(failures) = shared.clean_failed() {
+    if let Some(failures) = shared.to_log(Failure::Clean) {
         tracing::warn!(failures, %error, "a connection could not be cleaned and is closed");
     }
 }
@@ -157,12 +157,12 @@ pub(super) async fn close<B: Backend>(
 /// is lost by it: a server that does not let itself be told takes no new connection either.
 async fn end_at_server<B: Backend>(shared: &Shared<B>, session: &B::SessionId) {
     let limit = shared.policy.close_timeout;
-    let mut pause = Duration::from_millis(10);
-    loop {
+    for earlier in 0.. {
         match timeout(limit, shared.backend.interrupt(session)).await {
             Ok(Ok(Interruption::Gone)) => return shared.counters.kills.add(),
             Ok(Ok(Interruption::OtherServer)) => {
-                if let Some(sessions) = shared.kill_at_other_server() {
+                shared.counters.kills_at_other_server.add();
+                if let Some(sessions) = shared.to_log(Failure::KillElsewhere) {
                     let text = "a cancelled session is left to itself: the side connection leads \
                         to another server";
                     tracing::warn!(sessions, %session, "{text}");
@@ -171,7 +171,8 @@ async fn end_at_server<B: Backend>(shared: &Shared<B>, session: &B::SessionId) {
             }
             Ok(Ok(Interruption::Unsupported)) => return,
             Ok(Err(error)) => {
-                if let Some(failures) = shared.kill_failed() {
+                shared.counters.kill_failures.add();
+                if let Some(failures) = shared.to_log(Failure::Kill) {
                     let text = "a cancelled session could not be ended";
                     tracing::warn!(failures, %session, %error, "{text}");
                 }
@@ -183,7 +184,8 @@ async fn end_at_server<B: Backend>(shared: &Shared<B>, session: &B::SessionId) {
                 }
             }
             Err(_) => {
-                if let Some(failures) = shared.kill_failed() {
+                shared.counters.kill_failures.add();
+                if let Some(failures) = shared.to_log(Failure::Kill) {
                     let text = "ending a cancelled session took too long";
                     tracing::warn!(failures, %session, ?limit, "{text}");
                 }
@@ -192,8 +194,7 @@ async fn end_at_server<B: Backend>(shared: &Shared<B>, session: &B::SessionId) {
         if shared.is_closed() {
             return;
         }
-        sleep(pause).await;
-        pause = (pause * 2).min(Duration::from_millis(500));
+        sleep(back_off(earlier)).await;
     }
 }
 

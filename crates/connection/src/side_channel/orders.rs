@@ -8,13 +8,12 @@ use tokio::time::Instant;
 
 use super::SideConnection;
 use crate::Interruption;
+use crate::back_off::back_off;
 
 /// How long the side connection stays open for the next order.
 const LINGER: Duration = Duration::from_secs(5);
 /// Between two looks at the sessions that are awaited; doubled up to the second.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(50));
-/// Before the next attempt to open a connection, after one that failed; doubled up to the second.
-const BACK_OFF: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(500));
 /// Before the next look, when the side connection has made room for another.
 const ASIDE: Duration = Duration::from_millis(250);
 
@@ -293,8 +292,7 @@ impl<C: SideConnection> Orders<C> {
     pub(super) fn refused(&mut self, speaker: Speaker, now: Instant) {
         match (speaker, &mut self.first) {
             (Speaker::First, _) => {
-                let pause = BACK_OFF.0.saturating_mul(1 << self.refusals.min(6)).min(BACK_OFF.1);
-                self.open_at = now + pause;
+                self.open_at = now + back_off(self.refusals);
                 self.refusals += 1;
             }
             (Speaker::Second, Speaking::Killing { is_slow, .. }) => *is_slow = false,
@@ -442,7 +440,9 @@ mod tests {
             true
         }
 
-        async fn close(self) {}
+        async fn close(self) -> io::Result<()> {
+            Ok(())
+        }
     }
 
     const ONE: Session = (1, "a");

@@ -113,9 +113,9 @@ impl SideConnection for Side {
         true
     }
 
-    async fn close(self) {
+    async fn close(self) -> io::Result<()> {
         let how = self.0.state().closes;
-        let _ = self.0.answer(how).await;
+        self.0.answer(how).await
     }
 }
 

@@ -71,9 +71,7 @@ impl SideConnection for PgSide {
         sqlx::Postgres::classify(error) == ErrorClass::Fatal
     }
 
-    async fn close(self) {
-        if let Err(error) = self.connection.close().await {
-            tracing::debug!(%error, "closing the side connection failed");
-        }
+    async fn close(self) -> Result<(), Error> {
+        self.connection.close().await
     }
 }
