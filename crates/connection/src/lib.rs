@@ -62,7 +62,7 @@ mod status;
 pub use backend::{Backend, ErrorClass, Inspection, Interruption};
 pub use error::AcquireError;
 pub use layer::{ConnectionLayer, ConnectionService, ResponseFuture, ScopeEnd};
-pub use plain::{PlainStatements, Syntax};
+pub use plain::{Alteration, PlainStatements, Syntax};
 pub use policy::Policy;
 pub use pool::{Loan, Pool};
 pub use scope::{Borrowed, Database};

@@ -1,5 +1,10 @@
 //! What a statement's text tells: whether running it may leave something behind in the session.
 
+mod scanner;
+
+pub use scanner::Syntax;
+use scanner::{Scanner, Token};
+
 /// The statements that surely leave nothing behind in the session: what they begin with, and which words
 /// make even those suspect.
 ///
@@ -10,316 +15,155 @@
 /// # Example
 ///
 /// ```
-/// use farrier_connection::{PlainStatements, Syntax};
+/// use farrier_connection::{Alteration, PlainStatements, Syntax};
 ///
 /// const PLAIN: PlainStatements =
 ///     PlainStatements::new(Syntax::MySql, &["SELECT", "INSERT"], &["TEMPORARY", "GET_LOCK"]);
 /// assert!(PLAIN.contains(b"SELECT id FROM users WHERE mail = 'ann@example.com'; -- why"));
 /// assert!(!PLAIN.contains(b"SELECT @id := 7"));
 /// assert!(!PLAIN.contains(b"SELECT 1; SET autocommit = 0"));
-/// assert!(!PLAIN.contains(b"SELECT get_lock('a', 1)"));
+/// assert_eq!(PLAIN.alteration(b"SELECT get_lock('a', 1)"), Alteration::Resettable);
 /// ```
 #[derive(Clone, Copy, Debug)]
 pub struct PlainStatements {
     syntax: Syntax,
-    first_words: &'static [&'static str],
+    beginnings: &'static [&'static str],
     unless: &'static [&'static str],
+    transaction_local: &'static [&'static str],
+    lasting: &'static [&'static str],
 }
 
-/// Whose SQL it is: what is a comment, a literal, a name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Syntax {
-    /// MySQL and MariaDB; whatever `sql_mode` says of quotes and backslashes. A user variable is never
-    /// plain.
-    MySql,
-    /// PostgreSQL, whatever `standard_conforming_strings` says.
-    Postgres,
-    /// SQLite.
-    Sqlite,
-}
-
-/// What a backslash in a literal does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Escapes {
-    Nowhere,
-    /// In those that PostgreSQL writes `E'..'`.
-    Marked,
-    SingleQuoted,
-    BothQuoted,
-}
-
-struct Scanner<'a> {
-    sql: &'a [u8],
-    at: usize,
-    syntax: Syntax,
-    escapes: Escapes,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Token<'a> {
-    /// Keywords, and names without their quotes: those of functions count as well.
-    Word(&'a [u8]),
-    /// In quotes, which a keyword is not.
-    Name(&'a [u8]),
-    Semicolon,
-    Open,
-    /// A literal, a number, a parameter, an operator.
-    Other,
-    /// A user variable, something that the server executes though it looks like a comment, something
-    /// that does not end.
-    Suspect,
+/// What a statement may leave behind in its session, the worst last.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Alteration {
+    /// Nothing: the statement is a plain one.
+    #[default]
+    Nothing,
+    /// Something that a reset removes, such as a setting or a transaction.
+    Resettable,
+    /// Something that only goes with the session.
+    Lasting,
 }
 
 // === impl PlainStatements ===
 
 impl PlainStatements {
-    /// Statements that begin with one of `first_words` and have none of the words `unless`; one that
-    /// ends in `*` stands for all that begin like that.
+    /// Statements that begin with one of `beginnings`, of one word or two, and have none of the words
+    /// `unless`; one that ends in `*` stands for all that begin like that.
     #[must_use]
     pub const fn new(
         syntax: Syntax,
-        first_words: &'static [&'static str],
+        beginnings: &'static [&'static str],
         unless: &'static [&'static str],
     ) -> Self {
-        Self { syntax, first_words, unless }
+        Self { syntax, beginnings, unless, transaction_local: &[], lasting: &[] }
+    }
+
+    /// Words among those `unless` that are plain as a function's name if its last argument is `TRUE`,
+    /// which says that what it does ends with the transaction.
+    #[must_use]
+    pub const fn transaction_local(mut self, functions: &'static [&'static str]) -> Self {
+        self.transaction_local = functions;
+        self
+    }
+
+    /// Words with which a statement that is not plain is [`Lasting`](Alteration::Lasting).
+    #[must_use]
+    pub const fn lasting(mut self, words: &'static [&'static str]) -> Self {
+        self.lasting = words;
+        self
     }
 
     /// Whether `sql` is one such statement.
     #[must_use]
     pub fn contains(&self, sql: &[u8]) -> bool {
-        let ways: &[Escapes] = match self.syntax {
-            Syntax::Sqlite => &[Escapes::Nowhere],
-            Syntax::Postgres => &[Escapes::Marked, Escapes::SingleQuoted],
-            Syntax::MySql => &[Escapes::BothQuoted, Escapes::SingleQuoted, Escapes::Nowhere],
-        };
-        let ways = if sql.contains(&b'\\') { ways } else { &ways[..1] };
-        ways.iter()
-            .all(|&escapes| self.is_plain(Scanner { sql, at: 0, syntax: self.syntax, escapes }))
+        Scanner::ways(sql, self.syntax).all(|tokens| self.is_plain(tokens))
     }
 
-    fn is_plain<'a>(&self, mut tokens: impl Iterator<Item = Token<'a>>) -> bool {
+    /// What `sql` may leave behind.
+    #[must_use]
+    pub fn alteration(&self, sql: &[u8]) -> Alteration {
+        if self.contains(sql) {
+            Alteration::Nothing
+        } else if Scanner::ways(sql, self.syntax).any(|tokens| self.is_lasting(tokens)) {
+            Alteration::Lasting
+        } else {
+            Alteration::Resettable
+        }
+    }
+
+    fn is_plain(&self, mut tokens: Scanner<'_>) -> bool {
         let first = tokens.find(|token| *token != Token::Open);
         let Some(Token::Word(first)) = first else { return false };
-        if !self.first_words.iter().any(|word| first.eq_ignore_ascii_case(word.as_bytes())) {
+        if !self.begins(first, tokens.clone().next()) {
             return false;
         }
         while let Some(token) = tokens.next() {
             match token {
-                Token::Word(word) | Token::Name(word) if self.is_suspect(word) => return false,
+                Token::Word(word) | Token::Name(word) => {
+                    let local =
+                        || matches(self.transaction_local, word) && is_local(tokens.clone());
+                    if matches(self.unless, word) && !local() {
+                        return false;
+                    }
+                }
                 Token::Suspect => return false,
                 Token::Semicolon => return tokens.next().is_none(),
-                Token::Word(_) | Token::Name(_) | Token::Open | Token::Other => {}
+                Token::Open | Token::Close | Token::Comma | Token::Other => {}
             }
         }
         true
     }
 
-    fn is_suspect(&self, word: &[u8]) -> bool {
-        self.unless.iter().any(|suspect| match suspect.strip_suffix('*') {
-            None => word.eq_ignore_ascii_case(suspect.as_bytes()),
-            Some(start) => word
-                .get(..start.len())
-                .is_some_and(|word| word.eq_ignore_ascii_case(start.as_bytes())),
+    fn begins(&self, first: &[u8], second: Option<Token<'_>>) -> bool {
+        self.beginnings.iter().any(|beginning| match beginning.split_once(' ') {
+            None => first.eq_ignore_ascii_case(beginning.as_bytes()),
+            Some((one, two)) => {
+                first.eq_ignore_ascii_case(one.as_bytes())
+                    && matches!(second, Some(Token::Word(word))
+                        if word.eq_ignore_ascii_case(two.as_bytes()))
+            }
+        })
+    }
+
+    fn is_lasting(&self, mut tokens: Scanner<'_>) -> bool {
+        tokens.any(|token| match token {
+            Token::Word(word) | Token::Name(word) => matches(self.lasting, word),
+            _ => false,
         })
     }
 }
 
-// === impl Scanner ===
-
-impl<'a> Scanner<'a> {
-    fn peek(&self, ahead: usize) -> Option<u8> {
-        self.sql.get(self.at + ahead).copied()
-    }
-
-    fn rest(&self) -> &'a [u8] {
-        self.sql.get(self.at..).unwrap_or_default()
-    }
-
-    fn skip_space(&mut self) {
-        let is_space = |byte: &u8| byte.is_ascii_whitespace() || *byte == 0x0b;
-        self.at += self.rest().iter().take_while(|byte| is_space(byte)).count();
-    }
-
-    fn begins_line_comment(&self) -> bool {
-        let dashes = self.rest().starts_with(b"--");
-        match self.syntax {
-            Syntax::Postgres | Syntax::Sqlite => dashes,
-            // `--` needs a space after it; without, it is two times minus.
-            Syntax::MySql => {
-                let is_space = |byte: u8| byte == b' ' || byte.is_ascii_control();
-                self.peek(0) == Some(b'#') || dashes && self.peek(2).is_none_or(is_space)
-            }
+fn matches(words: &[&str], word: &[u8]) -> bool {
+    words.iter().any(|one| match one.strip_suffix('*') {
+        None => word.eq_ignore_ascii_case(one.as_bytes()),
+        Some(start) => {
+            word.get(..start.len()).is_some_and(|word| word.eq_ignore_ascii_case(start.as_bytes()))
         }
-    }
-
-    /// To the end of the line, which not every server ends at the same byte.
-    fn line_comment(&mut self) {
-        let ends = |byte: &u8| match self.syntax {
-            // MySQL's ends at a NUL, too, which is suspect by itself.
-            Syntax::MySql => matches!(byte, b'\n' | 0),
-            Syntax::Postgres => matches!(byte, b'\n' | b'\r'),
-            Syntax::Sqlite => *byte == b'\n',
-        };
-        self.at += self.rest().iter().take_while(|byte| !ends(byte)).count();
-    }
-
-    /// Whether it is only a comment, and ends.
-    fn block_comment(&mut self) -> bool {
-        let executes = self.rest().starts_with(b"/*!") || self.rest().starts_with(b"/*M!");
-        if self.syntax == Syntax::MySql && executes {
-            return false;
-        }
-        let begin = self.at;
-        self.at += 2;
-        let mut depth = 1;
-        while depth > 0 {
-            match (self.peek(0), self.peek(1)) {
-                (Some(b'*'), Some(b'/')) => {
-                    depth -= 1;
-                    self.at += 2;
-                }
-                (Some(b'/'), Some(b'*')) if self.syntax == Syntax::Postgres => {
-                    depth += 1;
-                    self.at += 2;
-                }
-                (Some(_), _) => self.at += 1,
-                (None, _) => return false,
-            }
-        }
-        let comment = self.sql.get(begin..self.at).unwrap_or_default();
-        // The end of a comment may stand in a name in an optimizer hint, and is none.
-        let is_hint = self.syntax == Syntax::MySql && comment.starts_with(b"/*+");
-        !is_hint || !comment.iter().any(|byte| matches!(byte, b'`' | b'"' | b'\''))
-    }
-
-    /// What is between a quote and the next one like it that is neither doubled nor escaped.
-    fn quoted(&mut self, escaped: bool) -> Option<&'a [u8]> {
-        let quote = self.peek(0)?;
-        let begin = self.at + 1;
-        self.at = begin;
-        loop {
-            match self.peek(0)? {
-                b'\\' if escaped => self.at += 2,
-                byte if byte == quote && self.peek(1) == Some(quote) => self.at += 2,
-                byte => {
-                    self.at += 1;
-                    if byte == quote {
-                        return self.sql.get(begin..self.at - 1);
-                    }
-                }
-            }
-        }
-    }
-
-    fn string(&mut self, escaped: bool) -> Token<'a> {
-        match self.quoted(escaped) {
-            None => Token::Suspect,
-            Some(text) if self.syntax == Syntax::Sqlite => {
-                // SQLite takes 'temp'.t for a name.
-                self.skip_space();
-                let may_be_name = matches!(self.peek(0), Some(b'.' | b'-' | b'/'));
-                if may_be_name { Token::Name(text) } else { Token::Other }
-            }
-            Some(_) => Token::Other,
-        }
-    }
-
-    fn name(&mut self) -> Token<'a> {
-        let escaped = self.escapes == Escapes::BothQuoted && self.peek(0) == Some(b'"');
-        self.quoted(escaped).map_or(Token::Suspect, Token::Name)
-    }
-
-    fn word(&mut self) -> Token<'a> {
-        let is_part =
-            |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'$' | 0x80..);
-        let length = self.rest().iter().take_while(|byte| is_part(byte)).count();
-        let word = self.rest().get(..length).unwrap_or_default();
-        self.at += length;
-        if self.syntax != Syntax::Postgres {
-            return Token::Word(word);
-        }
-        match (word, self.peek(0), self.peek(1)) {
-            (b"E" | b"e", Some(b'\''), _) => {
-                let string = self.string(true);
-                self.skip_space();
-                // The next line goes on with it, in the same way.
-                if self.peek(0) == Some(b'\'') { Token::Suspect } else { string }
-            }
-            // Names and literals with escapes of their own.
-            (b"U" | b"u", Some(b'&'), Some(b'\'' | b'"')) => Token::Suspect,
-            _ => Token::Word(word),
-        }
-    }
-
-    /// PostgreSQL's `$tag$..$tag$`, or a parameter.
-    fn dollar(&mut self) -> Token<'a> {
-        let is_tag = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | 0x80..);
-        let rest = self.rest();
-        let tag = rest.iter().skip(1).take_while(|byte| is_tag(byte)).count() + 2;
-        let is_number = rest.get(1).is_some_and(u8::is_ascii_digit);
-        let tag = match (rest.get(tag - 1), rest.get(..tag)) {
-            (Some(b'$'), Some(tag)) if !is_number => tag,
-            _ => return self.one(Token::Other),
-        };
-        let body = rest.get(tag.len()..).unwrap_or_default();
-        match body.windows(tag.len()).position(|end| end == tag) {
-            Some(end) => {
-                self.at += tag.len() + end + tag.len();
-                Token::Other
-            }
-            None => Token::Suspect,
-        }
-    }
-
-    fn one(&mut self, token: Token<'a>) -> Token<'a> {
-        self.at += 1;
-        token
-    }
+    })
 }
 
-impl<'a> Iterator for Scanner<'a> {
-    type Item = Token<'a>;
-
-    fn next(&mut self) -> Option<Token<'a>> {
-        use Syntax::{MySql, Postgres, Sqlite};
-        loop {
-            self.skip_space();
-            if self.begins_line_comment() {
-                self.line_comment();
-            } else if self.rest().starts_with(b"/*") {
-                if !self.block_comment() {
-                    return Some(Token::Suspect);
-                }
-            } else {
-                break;
-            }
-        }
-        Some(match (self.syntax, self.peek(0)?) {
-            (MySql, b'@') if self.peek(1) == Some(b'@') => {
-                self.at += 2;
-                Token::Other
-            }
-            (_, 0) | (MySql, b'@') => self.one(Token::Suspect),
-            (_, b';') => self.one(Token::Semicolon),
-            (_, b'(') => self.one(Token::Open),
-            (_, b'\'') => {
-                self.string(matches!(self.escapes, Escapes::SingleQuoted | Escapes::BothQuoted))
-            }
-            (_, b'"') | (MySql | Sqlite, b'`') => self.name(),
-            (Sqlite, b'[') => match self.rest().iter().position(|byte| *byte == b']') {
-                Some(end) => {
-                    let name = self.rest().get(1..end).unwrap_or_default();
-                    self.at += end + 1;
-                    Token::Name(name)
-                }
-                None => self.one(Token::Suspect),
-            },
-            (Postgres, b'$') => self.dollar(),
-            (_, b'_' | b'a'..=b'z' | b'A'..=b'Z' | 0x80..) => self.word(),
-            _ => self.one(Token::Other),
-        })
+/// Whether the arguments that come next end in `, TRUE`.
+fn is_local(mut tokens: Scanner<'_>) -> bool {
+    if tokens.next() != Some(Token::Open) {
+        return false;
     }
+    let mut depth = 1;
+    let mut last = [Token::Open; 2];
+    for token in tokens {
+        match token {
+            Token::Open => depth += 1,
+            Token::Close => depth -= 1,
+            Token::Suspect => return false,
+            _ => {}
+        }
+        if depth == 0 {
+            return matches!(last, [Token::Comma, Token::Word(word)]
+                if word.eq_ignore_ascii_case(b"TRUE"));
+        }
+        last = [last[1], token];
+    }
+    false
 }
 
 #[cfg(test)]
@@ -333,12 +177,15 @@ mod tests {
         Syntax::MySql,
         &["SELECT", "INSERT", "COMMIT"],
         &["TEMPORARY", "GET_LOCK"],
-    );
+    )
+    .lasting(&["RESOURCE"]);
     const POSTGRES: PlainStatements = PlainStatements::new(
         Syntax::Postgres,
-        &["SELECT", "INSERT", "CREATE"],
-        &["TEMP", "SET_CONFIG", "PG_ADVISORY_LOCK*"],
-    );
+        &["SELECT", "INSERT", "CREATE", "SET LOCAL"],
+        &["TEMP", "SET_CONFIG", "PG_ADVISORY_LOCK*", "SETSEED"],
+    )
+    .transaction_local(&["SET_CONFIG"])
+    .lasting(&["SETSEED", "LOAD"]);
     const SQLITE: PlainStatements =
         PlainStatements::new(Syntax::Sqlite, &["SELECT", "INSERT", "CREATE"], &["TEMP"]);
     const ALL: [PlainStatements; 3] = [MYSQL, POSTGRES, SQLITE];
@@ -447,6 +294,9 @@ mod tests {
                 "SELECT a[1], '@', x @> y, x::text FROM t",
                 "SELECT pg_advisory_xact_lock(1)",
                 "CREATE FUNCTION f() RETURNS int LANGUAGE sql AS $$ SELECT 1; $$",
+                "SET LOCAL search_path = a, b",
+                "set /* why */ local role to a;",
+                "SELECT set_config('a', $1, true), set_config(lower('b'), (SELECT c), TRUE)",
             ],
         );
         suspect(
@@ -454,6 +304,16 @@ mod tests {
             &[
                 "SELECT set_config('a', 'b', false)",
                 "SELECT \"set_config\"('a', 'b', false)",
+                "SELECT set_config('a', 'b', $1)",
+                "SELECT set_config('a', 'b', not true)",
+                "SELECT set_config('a', 'b', true or x), true",
+                "SELECT set_config('a', set_config('b', 'c', false), true)",
+                "SELECT set_config('a', 'b', true",
+                "SELECT set_config, true",
+                "SET search_path = local",
+                "SET \"local\" = 1",
+                "SET SESSION x = 1",
+                "SET",
                 "SELECT U&\"\\0073et_config\"('a', 'b', false)",
                 "SELECT pg_advisory_lock_shared(1)",
                 "CREATE TEMP TABLE t (id INT)",
@@ -467,6 +327,22 @@ mod tests {
                 "SELECT E'a'\n'b\\'; SET x = 1; -- '",
             ],
         );
+    }
+
+    #[test]
+    fn what_no_reset_removes() {
+        let alterations = [
+            ("SELECT load, 'setseed' FROM t", Alteration::Nothing),
+            ("SET x = 'load' -- load", Alteration::Resettable),
+            ("LOAD 'auto_explain'", Alteration::Lasting),
+            ("SET x = 1; SELECT \"setseed\"(0.5)", Alteration::Lasting),
+            (r"SET x = '\'; LOAD 'auto_explain'; -- '", Alteration::Lasting),
+        ];
+        for (sql, alteration) in alterations {
+            assert_eq!(POSTGRES.alteration(sql.as_bytes()), alteration, "{sql}");
+        }
+        let executed = b"/*!80000 SET RESOURCE GROUP a */";
+        assert_eq!(MYSQL.alteration(executed), Alteration::Lasting);
     }
 
     #[test]
@@ -528,14 +404,23 @@ mod tests {
         fn nothing_makes_it_panic(sql in prop::collection::vec(any::<u8>(), 0..64)) {
             let quoted = [b"SELECT ".as_slice(), &sql].concat();
             for statements in &ALL {
-                let _ = (statements.contains(&sql), statements.contains(&quoted));
+                let _ = (statements.alteration(&sql), statements.alteration(&quoted));
+            }
+        }
+
+        #[test]
+        fn every_token_goes_on(sql in "[-/*'\"`$@;E\\\\\\[\\]#!M& \na]{0,40}") {
+            for syntax in [Syntax::MySql, Syntax::Postgres, Syntax::Sqlite] {
+                for tokens in Scanner::ways(sql.as_bytes(), syntax) {
+                    prop_assert!(tokens.take(sql.len() + 1).count() <= sql.len());
+                }
             }
         }
 
         #[test]
         fn nor_does_a_storm_of_quotes(sql in "[-/*'\"`$@;E\\\\\\[\\]#! \na]{0,40}") {
             for statements in &ALL {
-                let _ = statements.contains(format!("SELECT {sql}").as_bytes());
+                let _ = statements.alteration(format!("SELECT {sql}").as_bytes());
             }
         }
     }
