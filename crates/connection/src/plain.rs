@@ -35,6 +35,7 @@ pub struct PlainStatements {
 
 /// What a statement may leave behind in its session, the worst last.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
 pub enum Alteration {
     /// Nothing: the statement is a plain one.
     #[default]

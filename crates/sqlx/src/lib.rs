@@ -30,6 +30,8 @@ mod postgres;
 mod session;
 #[cfg(feature = "sqlite")]
 mod sqlite;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod transaction;
 
 #[cfg(feature = "postgres")]
 pub use postgres::{PgSessionId, Postgres};
@@ -38,3 +40,5 @@ pub use session::{Engine, Session};
 #[cfg(feature = "sqlite")]
 pub use sqlite::Sqlite;
 pub use sqlx;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub use transaction::Transaction;

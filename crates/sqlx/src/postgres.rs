@@ -5,10 +5,10 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use farrier_connection::{
-    Backend, ErrorClass, Inspection, Interruption, PlainStatements, SideChannel, Syntax,
+    Alteration, Backend, ErrorClass, Inspection, Interruption, PlainStatements, SideChannel, Syntax,
 };
 use sqlx::postgres::{PgConnectOptions, PgConnection};
-use sqlx::{ConnectOptions, Connection, Error};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Error};
 
 use crate::session::{Engine, Left, Session, Watch};
 
@@ -18,17 +18,26 @@ mod side;
 pub use session_id::PgSessionId;
 use side::PgSide;
 
-/// What `DISCARD ALL` does, except for the prepared statements, which sqlx keeps a list of.
+/// What `DISCARD ALL` does, except for the prepared statements.
 const RESET: &str = "CLOSE ALL; RESET SESSION AUTHORIZATION; RESET ALL; UNLISTEN *; \
      SELECT pg_advisory_unlock_all(); DISCARD SEQUENCES; DISCARD TEMP";
+/// Those of a `PREPARE`; not those of the protocol, which sqlx keeps a list of.
+const PREPARED: &str = "SELECT 'DEALLOCATE ' || pg_catalog.quote_ident(name) \
+     FROM pg_catalog.pg_prepared_statements WHERE from_sql";
 
 /// A PostgreSQL database.
 ///
 /// A statement dropped before its first row poisons the connection for the pool: its session is
 /// ended at the server, by `pg_terminate_backend` of a side connection named `farrier`, and goes to
 /// nobody else. Within the request sqlx waits until the server is done with it. Farrier does not see
-/// it inside of a transaction or on sqlx's own connection, nor after the first row: such a session is
-/// ended when it cannot be cleaned within the policy's `reset_timeout`.
+/// it on sqlx's own connection, nor after the first row: such a session is ended when it cannot be
+/// cleaned within the policy's `reset_timeout`.
+///
+/// What a statement's text says is cleaned before the next request: settings, roles, temporary tables,
+/// advisory locks, cursors, what was prepared, `LISTEN`; and a session is closed after what cannot be
+/// undone, such as `LOAD` or `setseed`. Only the server knows what a *function* or a trigger sets in the
+/// session, and which sequence a column's default has drawn from (`lastval()`). Where that matters, end
+/// the session with each request: `Policy::max_age(Duration::ZERO)`.
 pub struct Postgres {
     options: PgConnectOptions,
     side: SideChannel<PgSide>,
@@ -104,7 +113,7 @@ impl Backend for Postgres {
             Inspection::Poisoned
         } else if session.is_in_transaction() {
             Inspection::InTransaction
-        } else if session.altered
+        } else if session.altered != Alteration::Nothing
             || read_only
             || outdated
             || left == Left::Rows
@@ -128,15 +137,24 @@ impl Backend for Postgres {
 
     async fn reset(&self, session: &mut Self::Connection) -> Result<(), Error> {
         let altered = session.altered;
+        if altered == Alteration::Lasting {
+            return Ok(());
+        }
         let Watch { read_only, outdated, .. } = session.watch;
         let reset = async |connection: &mut PgConnection| {
             // Sends what waits to be sent, and reads rows that nobody read.
             connection.ping().await?;
-            if altered {
+            if altered != Alteration::Nothing {
                 // Perhaps there is a transaction begun by a bare `BEGIN`; if not, the server only
                 // warns.
                 sqlx::raw_sql("ROLLBACK").execute(&mut *connection).await?;
                 sqlx::raw_sql(RESET).execute(&mut *connection).await?;
+                let prepared: Vec<String> =
+                    sqlx::query_scalar(PREPARED).fetch_all(&mut *connection).await?;
+                if !prepared.is_empty() {
+                    let deallocate = AssertSqlSafe(prepared.join(";"));
+                    sqlx::raw_sql(deallocate).execute(&mut *connection).await?;
+                }
             }
             if outdated {
                 connection.clear_cached_statements().await?;
@@ -182,31 +200,85 @@ impl fmt::Debug for Postgres {
     }
 }
 
-/// Statements that read, write or make tables; not temporary ones, settings, and locks that belong to
-/// the session.
+/// Statements that read, write or make tables, and those whose effect ends with the transaction; not
+/// temporary tables, settings, and what else belongs to the session.
 const PLAIN: PlainStatements = PlainStatements::new(
     Syntax::Postgres,
     &[
-        "SELECT", "INSERT", "UPDATE", "DELETE", "MERGE", "WITH", "VALUES", "TABLE", "EXPLAIN",
-        "SHOW", "CREATE", "DROP", "ALTER", "TRUNCATE", "ANALYZE", "VACUUM",
+        "SELECT",
+        "INSERT",
+        "UPDATE",
+        "DELETE",
+        "MERGE",
+        "WITH",
+        "VALUES",
+        "TABLE",
+        "EXPLAIN",
+        "SHOW",
+        "CREATE",
+        "DROP",
+        "ALTER",
+        "TRUNCATE",
+        "ANALYZE",
+        "VACUUM",
+        "REFRESH",
+        "NOTIFY",
+        "LOCK",
+        "SET LOCAL",
+        "SET TRANSACTION",
+        "SET CONSTRAINTS",
+        "DECLARE",
+        "FETCH",
+        "MOVE",
+        "CLOSE",
     ],
     &[
         "TEMP",
         "TEMPORARY",
         "PG_TEMP*",
         "SET_CONFIG",
+        "SET_LIMIT",
         "PG_ADVISORY_LOCK*",
         "PG_TRY_ADVISORY_LOCK*",
+        // A cursor that outlives its transaction.
+        "HOLD",
+        // What `currval` and `lastval` tell.
+        "NEXTVAL",
+        "SETVAL",
         "SETSEED",
         "DBLINK_CONNECT*",
+        "PG_CREATE_PHYSICAL_REPLICATION_SLOT",
+        "PG_CREATE_LOGICAL_REPLICATION_SLOT",
+        "PG_COPY_PHYSICAL_REPLICATION_SLOT",
+        "PG_COPY_LOGICAL_REPLICATION_SLOT",
+        "PG_REPLICATION_ORIGIN_*",
     ],
-);
+)
+.transaction_local(&["SET_CONFIG"])
+.lasting(&[
+    "LOAD",
+    "SETSEED",
+    "DBLINK_CONNECT*",
+    "PG_CREATE_PHYSICAL_REPLICATION_SLOT",
+    "PG_CREATE_LOGICAL_REPLICATION_SLOT",
+    "PG_COPY_PHYSICAL_REPLICATION_SLOT",
+    "PG_COPY_LOGICAL_REPLICATION_SLOT",
+    "PG_REPLICATION_ORIGIN_*",
+]);
+
+const BEGIN: PlainStatements = PlainStatements::new(Syntax::Postgres, &["BEGIN", "START"], &[]);
 
 impl Engine for sqlx::Postgres {
     type SessionId = PgSessionId;
 
-    fn alters_session(sql: &str) -> bool {
-        !PLAIN.contains(sql.as_bytes())
+    const UNSEEN: Alteration = Alteration::Resettable;
+
+    fn alteration(sql: &str) -> Alteration {
+        PLAIN.alteration(sql.as_bytes())
+    }
+
+    fn begins_transaction(sql: &str) -> bool {
+        BEGIN.contains(sql.as_bytes())
     }
 
     fn outdates_statements(error: &Error) -> bool {

@@ -9,15 +9,14 @@ use std::task::{Context, Poll, ready};
 #[cfg(feature = "postgres")]
 use std::time::Duration;
 
-use farrier_connection::ErrorClass;
+use farrier_connection::{Alteration, ErrorClass};
 use futures_core::Stream;
 use futures_core::future::BoxFuture;
 use futures_core::stream::BoxStream;
 use sqlx::error::BoxDynError;
-use sqlx::{
-    Connection, Database, Describe, Either, Error, Execute, Executor, SqlSafeStr, SqlStr,
-    Transaction,
-};
+use sqlx::{Database, Describe, Either, Error, Execute, Executor, SqlSafeStr, SqlStr};
+
+use crate::transaction::Transaction;
 
 /// What farrier must know of one of sqlx's databases.
 ///
@@ -26,9 +25,14 @@ pub trait Engine: Database {
     /// What names a session at the server.
     type SessionId: fmt::Display + fmt::Debug + Send + Sync + 'static;
 
-    /// Whether a statement may leave something behind in the session, such as a setting or a
-    /// transaction.
-    fn alters_session(sql: &str) -> bool;
+    /// What a use that is not seen may leave behind in the session.
+    const UNSEEN: Alteration;
+
+    /// What a statement may leave behind in the session, such as a setting or a transaction.
+    fn alteration(sql: &str) -> Alteration;
+
+    /// Whether a statement begins a transaction and does nothing else.
+    fn begins_transaction(sql: &str) -> bool;
 
     /// What an error says about the connection.
     fn classify(error: &Error) -> ErrorClass;
@@ -46,15 +50,15 @@ pub trait Engine: Database {
 /// `&mut` of it is an sqlx executor: `sqlx::query("..").execute(&mut *connection)`. It sees each
 /// statement, so a connection on which only plain statements ran goes to the next request as it is;
 /// after others, such as `SET`, `PRAGMA` or a bare `BEGIN`, the session is reset or closed first.
-/// The same holds after a use of the sqlx connection itself, which it dereferences to;
-/// [`begin`](Self::begin) needs no such detour.
+/// The same holds after a use of the sqlx connection itself, which it dereferences to.
+/// [`begin`](Self::begin) needs no such detour: the [`Transaction`] sees its statements, too.
 ///
 /// # Cancel safety
 ///
 /// sqlx waits out what was dropped midway before the connection's next statement, and never mixes
 /// up results. See each backend for what farrier does when such a connection goes back.
 pub struct Session<DB: Engine> {
-    connection: DB::Connection,
+    pub(crate) connection: DB::Connection,
     /// Which session it is, where there is a server.
     pub(crate) id: Option<DB::SessionId>,
     /// How long the server lets it lie unused.
@@ -63,8 +67,8 @@ pub struct Session<DB: Engine> {
     /// Its server is not the one to write to.
     #[cfg(feature = "postgres")]
     pub(crate) failed_over: bool,
-    /// Something ran that may have left state in the session.
-    pub(crate) altered: bool,
+    /// What ran may have left this in the session.
+    pub(crate) altered: Alteration,
     pub(crate) watch: Watch,
 }
 
@@ -104,7 +108,7 @@ impl<DB: Engine> Session<DB> {
             idle_limit: None,
             #[cfg(feature = "postgres")]
             failed_over: false,
-            altered: false,
+            altered: Alteration::Nothing,
             watch: Watch::default(),
         }
     }
@@ -114,34 +118,37 @@ impl<DB: Engine> Session<DB> {
     }
 
     pub(crate) fn restored(&mut self) {
-        self.altered = false;
+        self.altered = Alteration::Nothing;
         self.watch = Watch { dead: self.watch.dead, ..Watch::default() };
     }
 
-    /// Begins a transaction; dropped without a commit it is rolled back.
-    ///
-    /// What its statements set in the *session* is not seen; set that outside of it.
+    /// Begins a transaction, or a savepoint within one; dropped without a commit it is rolled back.
     ///
     /// # Errors
     ///
     /// The database's or sqlx's.
+    ///
+    /// # Cancel safety
+    ///
+    /// A transaction that the database began all the same is rolled back.
     pub async fn begin(&mut self) -> Result<Transaction<'_, DB>, Error> {
-        let Self { connection, watch, .. } = self;
-        watch.over::<DB, _>(connection.begin()).await
+        Transaction::begin(self, None).await
     }
 
     /// Begins a transaction by a statement of its own, such as `BEGIN IMMEDIATE`.
     ///
     /// # Errors
     ///
-    /// The database's or sqlx's.
+    /// The database's or sqlx's, within a transaction for one.
+    ///
+    /// # Cancel safety
+    ///
+    /// A transaction that the database began all the same is rolled back.
     pub async fn begin_with(
         &mut self,
         statement: impl SqlSafeStr,
     ) -> Result<Transaction<'_, DB>, Error> {
-        let statement = statement.into_sql_str();
-        let Self { connection, watch, .. } = self;
-        watch.over::<DB, _>(connection.begin_with(statement)).await
+        Transaction::begin(self, Some(statement.into_sql_str())).await
     }
 
     /// One of the backend's own operations: one that is cut off leaves its mark as any other.
@@ -153,8 +160,8 @@ impl<DB: Engine> Session<DB> {
         watch.over::<DB, _>(operation(connection)).await
     }
 
-    fn sees(&mut self, sql: &str) {
-        self.altered = self.altered || DB::alters_session(sql);
+    pub(crate) fn alter(&mut self, alteration: Alteration) {
+        self.altered = self.altered.max(alteration);
     }
 }
 
@@ -169,7 +176,7 @@ impl<DB: Engine> Deref for Session<DB> {
 /// What is done there is not seen, so the session counts as altered.
 impl<DB: Engine> DerefMut for Session<DB> {
     fn deref_mut(&mut self) -> &mut DB::Connection {
-        self.altered = true;
+        self.alter(DB::UNSEEN);
         &mut self.connection
     }
 }
@@ -199,7 +206,7 @@ where
         E: 'q + Execute<'q, DB>,
     {
         let query = Seen::of(query);
-        self.sees(query.sql.as_str());
+        self.alter(DB::alteration(query.sql.as_str()));
         let Session { connection, watch, .. } = self;
         let rows = connection.fetch_many(query);
         Box::pin(Watched::<DB, _> { rows, watch, engine: PhantomData })
@@ -214,7 +221,7 @@ where
         E: 'q + Execute<'q, DB>,
     {
         let query = Seen::of(query);
-        self.sees(query.sql.as_str());
+        self.alter(DB::alteration(query.sql.as_str()));
         let Session { connection, watch, .. } = self;
         Box::pin(watch.over::<DB, _>(connection.fetch_optional(query)))
     }
@@ -227,6 +234,8 @@ where
     where
         'c: 'e,
     {
+        // Preparing is running it for some of SQLite's pragmas.
+        self.alter(DB::alteration(sql.as_str()));
         let Session { connection, watch, .. } = self;
         Box::pin(watch.over::<DB, _>(connection.prepare_with(sql, parameters)))
     }
@@ -235,6 +244,7 @@ where
     where
         'c: 'e,
     {
+        self.alter(DB::alteration(sql.as_str()));
         let Session { connection, watch, .. } = self;
         Box::pin(watch.over::<DB, _>(connection.describe(sql)))
     }
@@ -244,7 +254,7 @@ where
 
 impl Watch {
     /// Runs an operation, noting how far it came.
-    async fn over<DB: Engine, T>(
+    pub(crate) async fn over<DB: Engine, T>(
         &mut self,
         operation: impl Future<Output = Result<T, Error>>,
     ) -> Result<T, Error> {

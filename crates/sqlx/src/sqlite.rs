@@ -5,7 +5,9 @@ use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
 
-use farrier_connection::{Backend, ErrorClass, Inspection, PlainStatements, Policy, Syntax};
+use farrier_connection::{
+    Alteration, Backend, ErrorClass, Inspection, PlainStatements, Policy, Syntax,
+};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode};
 use sqlx::{ConnectOptions, Connection, Error};
 
@@ -116,7 +118,7 @@ impl Backend for Sqlite {
             Inspection::Dead
         } else if session.is_in_transaction() {
             Inspection::InTransaction
-        } else if session.altered || session.watch.left != Left::Nothing {
+        } else if session.altered != Alteration::Nothing || session.watch.left != Left::Nothing {
             Inspection::Unknown
         } else {
             Inspection::Clean
@@ -148,7 +150,7 @@ impl Backend for Sqlite {
                 result?;
             }
         }
-        if self.in_memory {
+        if self.in_memory || session.altered < Alteration::Lasting {
             session.restored();
         }
         Ok(())
@@ -176,14 +178,33 @@ const PLAIN: PlainStatements = PlainStatements::new(
         "SELECT", "INSERT", "UPDATE", "DELETE", "REPLACE", "WITH", "VALUES", "EXPLAIN", "CREATE",
         "DROP", "ALTER", "ANALYZE", "REINDEX", "VACUUM",
     ],
-    &["TEMP", "TEMPORARY", "LOAD_EXTENSION"],
+    // An `EXPLAIN PRAGMA` may do it, too.
+    &["TEMP", "TEMPORARY", "LOAD_EXTENSION", "PRAGMA"],
 );
+const TRANSACTION: PlainStatements = PlainStatements::new(
+    Syntax::Sqlite,
+    &["BEGIN", "COMMIT", "END", "ROLLBACK", "SAVEPOINT", "RELEASE"],
+    &[],
+);
+const BEGIN: PlainStatements = PlainStatements::new(Syntax::Sqlite, &["BEGIN"], &[]);
 
 impl Engine for sqlx::Sqlite {
     type SessionId = Infallible;
 
-    fn alters_session(sql: &str) -> bool {
-        !PLAIN.contains(sql.as_bytes())
+    const UNSEEN: Alteration = Alteration::Lasting;
+
+    fn alteration(sql: &str) -> Alteration {
+        if PLAIN.contains(sql.as_bytes()) {
+            Alteration::Nothing
+        } else if TRANSACTION.contains(sql.as_bytes()) {
+            Alteration::Resettable
+        } else {
+            Alteration::Lasting
+        }
+    }
+
+    fn begins_transaction(sql: &str) -> bool {
+        BEGIN.contains(sql.as_bytes())
     }
 
     fn classify(error: &Error) -> ErrorClass {

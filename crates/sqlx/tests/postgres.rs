@@ -5,9 +5,9 @@
 use std::time::{Duration, Instant};
 
 use farrier_connection::{AcquireError, CloseReason, Policy, Pool};
-use farrier_sqlx::Postgres;
 use farrier_sqlx::sqlx::postgres::PgConnectOptions;
 use farrier_sqlx::sqlx::{self, AssertSqlSafe};
+use farrier_sqlx::{Postgres, Session};
 use farrier_test_servers::{Postgres as Server, eventually};
 use futures_util::StreamExt;
 use futures_util::future::join_all;
@@ -156,37 +156,214 @@ async fn a_transaction_left_open_is_rolled_back() {
     assert_eq!(session(&pool).await, first);
 }
 
+/// Everything that the manual lists under `DISCARD`, and who may say what.
+const STATE: &str = "SELECT CONCAT_WS(',', current_setting('search_path'), \
+    current_setting('TimeZone'), current_setting('statement_timeout'), \
+    current_setting('default_transaction_read_only'), \
+    current_setting('default_transaction_isolation'), \
+    NULLIF(current_setting('app.tenant', true), ''), current_user, session_user, \
+    (SELECT COUNT(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()), \
+    to_regclass('left_behind'), (SELECT COUNT(*) FROM pg_listening_channels()), \
+    (SELECT COUNT(*) FROM pg_prepared_statements WHERE from_sql), \
+    (SELECT COUNT(*) FROM pg_cursors WHERE is_holdable))";
+
+/// What a reset removes.
+const DIRTY: [&str; 24] = [
+    "SET search_path = pg_catalog",
+    "SET TimeZone = 'Asia/Tokyo'",
+    "SET SESSION statement_timeout = '7s'",
+    "SET default_transaction_read_only = on",
+    "SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL SERIALIZABLE",
+    "SET ROLE hygiene_role",
+    "SET SESSION AUTHORIZATION hygiene_role",
+    "SET app.tenant = 'left behind'",
+    "SELECT set_config('search_path', 'pg_catalog', false)",
+    "SELECT set_config('app.tenant', 'left behind', 1 = 2)",
+    "WITH a AS (SELECT set_config('role', 'hygiene_role', false)) SELECT * FROM a",
+    "SELECT pg_advisory_lock(7)",
+    "SELECT pg_try_advisory_lock_shared(7)",
+    "CREATE TEMP TABLE left_behind (id INT)",
+    "CREATE TABLE pg_temp.left_behind (id INT)",
+    "SELECT 1 AS id INTO TEMPORARY left_behind",
+    "CREATE TEMP VIEW left_behind AS SELECT 1",
+    "LISTEN left_behind",
+    "PREPARE left_behind AS SELECT 1",
+    "PREPARE \"left \"\"behind\" (int) AS SELECT $1",
+    "DECLARE left_behind CURSOR WITH HOLD FOR SELECT 1",
+    "SELECT nextval('left_behind_seq')",
+    "SELECT setval('left_behind_seq', 7)",
+    "DO $$ BEGIN PERFORM set_config('app.tenant', 'left behind', false); END $$",
+];
+
+/// A style to run a statement in.
+#[derive(Clone, Copy, Debug)]
+enum Style {
+    Text,
+    Prepared,
+    Streamed,
+    Transaction,
+    PreparedInTransaction,
+    Savepoint,
+    /// In a transaction, on sqlx's own connection.
+    Beneath,
+    Bare,
+}
+
+const STYLES: [Style; 8] = [
+    Style::Text,
+    Style::Prepared,
+    Style::Streamed,
+    Style::Transaction,
+    Style::PreparedInTransaction,
+    Style::Savepoint,
+    Style::Beneath,
+    Style::Bare,
+];
+
+async fn run_in(
+    style: Style,
+    session: &mut Session<sqlx::Postgres>,
+    sql: &'static str,
+) -> sqlx::Result<()> {
+    match style {
+        Style::Text => sqlx::raw_sql(sql).execute(session).await?,
+        Style::Prepared => sqlx::query(sql).execute(session).await?,
+        Style::Streamed => {
+            let mut rows = sqlx::query(sql).fetch(session);
+            while rows.next().await.transpose()?.is_some() {}
+            return Ok(());
+        }
+        Style::Transaction | Style::PreparedInTransaction | Style::Savepoint | Style::Beneath => {
+            let mut transaction = session.begin().await?;
+            match style {
+                Style::Transaction => sqlx::raw_sql(sql).execute(&mut *transaction).await?,
+                Style::Savepoint => {
+                    let mut savepoint = transaction.begin().await?;
+                    let done = sqlx::query(sql).execute(&mut *savepoint).await?;
+                    savepoint.commit().await?;
+                    done
+                }
+                Style::Beneath => sqlx::query(sql).execute(&mut **transaction).await?,
+                _ => sqlx::query(sql).execute(&mut *transaction).await?,
+            };
+            return transaction.commit().await;
+        }
+        Style::Bare => {
+            sqlx::raw_sql("BEGIN").execute(&mut *session).await?;
+            sqlx::query(sql).execute(&mut *session).await?;
+            sqlx::raw_sql("COMMIT").execute(session).await?
+        }
+    };
+    Ok(())
+}
+
 /// connections.md 5, behaviour 39; and what sqlx has prepared still works.
 #[tokio::test]
 async fn nothing_of_a_session_is_visible_to_the_next_request() {
-    const STATE: &str = "SELECT CONCAT_WS(',', current_setting('search_path'), \
-        current_setting('TimeZone'), current_user, \
-        (SELECT COUNT(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()), \
-        to_regclass('left_behind'), (SELECT COUNT(*) FROM pg_listening_channels()))";
     let Some(pool) = pool("hygiene", policy().max_connections(1)) else { return };
+    run("hygiene_setup", "CREATE ROLE hygiene_role; CREATE SEQUENCE left_behind_seq").await;
     let mut loan = pool.acquire().await.unwrap();
     let clean: String = sqlx::query_scalar(STATE).fetch_one(&mut *loan).await.unwrap();
     drop(loan);
     let first = session(&pool).await;
-    for dirty in [
-        "SET search_path = pg_catalog",
-        "SET TimeZone = 'Asia/Tokyo'",
-        "SELECT set_config('search_path', 'pg_catalog', false)",
-        "SELECT pg_advisory_lock(7)",
-        "CREATE TEMP TABLE left_behind (id INT)",
-        "LISTEN left_behind",
-        "BEGIN; SET TimeZone = 'Asia/Tokyo'; COMMIT",
-        "BEGIN; SELECT 1 / 0",
-    ] {
+    for dirty in DIRTY {
+        for style in STYLES {
+            let mut loan = pool.acquire().await.unwrap();
+            let done = run_in(style, &mut loan, dirty).await;
+            // What holds a cursor needs a transaction only where it is not held.
+            done.unwrap_or_else(|error| panic!("{style:?}: {dirty}: {error}"));
+            drop(loan);
+            let mut loan = pool.acquire().await.unwrap();
+            let state: String = sqlx::query_scalar(STATE).fetch_one(&mut *loan).await.unwrap();
+            assert_eq!(state, clean, "{style:?}: {dirty}");
+            let last = sqlx::query("SELECT lastval()").fetch_one(&mut *loan).await;
+            last.expect_err("nothing was drawn");
+            drop(loan);
+            assert_eq!(session(&pool).await, first, "{style:?}: {dirty}: cleaned, not replaced");
+        }
+    }
+    for broken in ["BEGIN; SELECT 1 / 0", "BEGIN; SET TimeZone = 'Asia/Tokyo'; COMMIT"] {
         let mut loan = pool.acquire().await.unwrap();
-        let _ = sqlx::raw_sql(AssertSqlSafe(dirty)).execute(&mut *loan).await;
+        let _ = sqlx::raw_sql(broken).execute(&mut *loan).await;
         drop(loan);
         let mut loan = pool.acquire().await.unwrap();
         let state: String = sqlx::query_scalar(STATE).fetch_one(&mut *loan).await.unwrap();
-        assert_eq!(state, clean, "{dirty}");
-        drop(loan);
-        assert_eq!(session(&pool).await, first, "{dirty}: cleaned, not replaced");
+        assert_eq!(state, clean, "{broken}");
     }
+}
+
+/// What a reset cannot remove goes with its session.
+#[tokio::test]
+async fn what_no_reset_removes_closes_the_connection() {
+    let Some(pool) = pool("lasting", policy().max_connections(1)) else { return };
+    for lasting in ["SELECT setseed(0.5)", "LOAD 'auto_explain'"] {
+        for style in STYLES {
+            if matches!(style, Style::Beneath) {
+                // That is not seen.
+                continue;
+            }
+            let before = session(&pool).await;
+            let mut loan = pool.acquire().await.unwrap();
+            run_in(style, &mut loan, lasting).await.unwrap();
+            drop(loan);
+            assert_ne!(session(&pool).await, before, "{style:?}: {lasting}");
+        }
+    }
+}
+
+/// What ends with its transaction is not state of the session, and costs no round trip.
+#[tokio::test]
+async fn what_ends_with_its_transaction_is_not_reset() {
+    let Some(pool) = pool("local", policy().max_connections(1)) else { return };
+    let mut loan = pool.acquire().await.unwrap();
+    let clean: String = sqlx::query_scalar(STATE).fetch_one(&mut *loan).await.unwrap();
+    drop(loan);
+    for local in [
+        "SET LOCAL app.tenant = 'seven'",
+        "SET LOCAL ROLE pg_monitor",
+        "SELECT set_config('app.tenant', 'seven', true)",
+        "SET TRANSACTION ISOLATION LEVEL SERIALIZABLE",
+        "SET CONSTRAINTS ALL DEFERRED",
+        "SELECT pg_advisory_xact_lock(7)",
+        "DECLARE c CURSOR FOR SELECT 1",
+        "NOTIFY somebody",
+    ] {
+        let mut loan = pool.acquire().await.unwrap();
+        for commit in [true, false] {
+            let mut transaction = loan.begin().await.unwrap();
+            sqlx::query(local).execute(&mut *transaction).await.unwrap();
+            if commit {
+                transaction.commit().await.unwrap();
+            } else {
+                transaction.rollback().await.unwrap();
+            }
+        }
+        drop(loan);
+        let mut loan = pool.acquire().await.unwrap();
+        let state: String = sqlx::query_scalar(STATE).fetch_one(&mut *loan).await.unwrap();
+        assert_eq!(state, clean, "{local}");
+    }
+    let status = pool.status();
+    assert_eq!((status.opened, status.resets, status.rollbacks), (1, 0, 0));
+}
+
+/// A role that `ALTER ROLE .. SET role` makes another one is that one after a reset, too.
+#[tokio::test]
+async fn a_role_that_is_set_at_login_is_set_after_a_reset() {
+    let Some(server) = Server::shared() else { return skipped() };
+    run("at_login", "CREATE ROLE at_login LOGIN SUPERUSER; CREATE ROLE its_role SUPERUSER").await;
+    run("at_login", "ALTER ROLE at_login SET role = its_role").await;
+    let options: PgConnectOptions = server.url("at_login").parse().unwrap();
+    let postgres = Postgres::from_options(options.username("at_login"));
+    let pool = Pool::new(postgres, policy().max_connections(1));
+    for _ in 0..2 {
+        let mut loan = pool.acquire().await.unwrap();
+        let role: String =
+            sqlx::query_scalar("SELECT current_user::text").fetch_one(&mut *loan).await.unwrap();
+        assert_eq!(role, "its_role");
+        sqlx::query("SET TimeZone = 'Asia/Tokyo'").execute(&mut *loan).await.unwrap();
+    }
+    assert_eq!(pool.status().opened, 1);
 }
 
 /// connections.md 5, behaviours 28 and 29: never a row of the cancelled one, and the connection
