@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use farrier_connection::{Backend, ErrorClass, Inspection, Interruption, SideChannel};
+use farrier_connection::{Alteration, Backend, ErrorClass, Inspection, Interruption, SideChannel};
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, Error, Opts, OptsBuilder, Result, UrlError};
 use tokio::time::timeout;
@@ -95,9 +95,12 @@ impl MySql {
 
     /// As little as brings the session back: a ping, or a reset.
     async fn clean(&self, connection: &mut MySqlConnection) -> Result<()> {
-        let altered = connection.is_altered();
+        let altered = connection.altered();
         let conn = connection.driver();
-        if !altered {
+        if altered == Alteration::Lasting {
+            return Ok(());
+        }
+        if altered == Alteration::Nothing {
             // After an error, or with rows left: a ping reads what is left and brings the flags
             // back, and keeps the prepared statements.
             conn.ping().await?;
@@ -109,13 +112,19 @@ impl MySql {
         if conn.opts().db_name().is_none() || !conn.reset().await? {
             conn.change_user(Default::default()).await?;
         }
-        conn.query_drop(&self.restore).await?;
+        match connection.set_role() {
+            Some(set_role) => {
+                let restore = format!("{set_role};{}", self.restore);
+                connection.driver().query_drop(restore).await?;
+            }
+            None => connection.driver().query_drop(&self.restore).await?,
+        }
         connection.restored();
         Ok(())
     }
 }
 
-/// COM_RESET_CONNECTION keeps the current database, and MySQL takes the server's global character
+/// COM_RESET_CONNECTION keeps the current role and database, and MySQL takes the server's global character
 /// set in place of the handshake's.
 fn restore(opts: &Opts, setup: Option<&str>) -> String {
     let mut restore = "SET NAMES utf8mb4 COLLATE utf8mb4_general_ci".to_owned();
@@ -144,10 +153,10 @@ impl Backend for MySql {
         if let Some(setup) = &self.setup {
             conn.query_drop(setup).await?;
         }
-        let about = About::ask(&mut conn).await?;
+        let mut about = About::ask(&mut conn).await?;
         self.note_packet(about.max_allowed_packet);
-        let wait_timeout = self.wait_timeout.or(about.wait_timeout);
-        Ok(MySqlConnection::new(conn, about.server, wait_timeout))
+        about.wait_timeout = self.wait_timeout.or(about.wait_timeout);
+        Ok(MySqlConnection::new(conn, about))
     }
 
     async fn close(&self, mut connection: MySqlConnection) {

@@ -6,14 +6,14 @@ use std::ops::Deref;
 use std::pin::Pin;
 use std::time::Duration;
 
-use farrier_connection::{ErrorClass, Inspection};
+use farrier_connection::{Alteration, ErrorClass, Inspection};
 use mysql_async::consts::StatusFlags;
 use mysql_async::prelude::{AsQuery, FromRow, Queryable, StatementLike, ToConnection};
 use mysql_async::{
     BinaryProtocol, Conn, Params, QueryResult, Result, TextProtocol, ToConnectionResult,
 };
 
-use crate::session_id::{MySqlSessionId, ServerId};
+use crate::session_id::{About, MySqlSessionId};
 use crate::{Poisoned, Statement, error, statement};
 
 /// What the driver's traits return; its own name for it is private.
@@ -33,8 +33,9 @@ type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>;
 ///
 /// After a hidden statement the session is reset, in the background, before the next request has
 /// it. What no style sees is what a stored procedure's, function's or trigger's own statements do,
-/// apart from a `CALL`, which counts as altering. `LAST_INSERT_ID()`, `FOUND_ROWS()` and the like are
-/// not cleared.
+/// apart from a `CALL`, which counts as altering; what an `INSERT` leaves for `LAST_INSERT_ID()`, and any
+/// statement for `FOUND_ROWS()` and the like, is not cleared. Where that matters, end the session with
+/// each request: `Policy::max_age(Duration::ZERO)`.
 ///
 /// # Cancel safety
 ///
@@ -45,9 +46,7 @@ type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>;
 /// when the connection goes back.
 pub struct MySqlConnection {
     conn: Conn,
-    server: Option<ServerId>,
-    /// How long the server lets it lie unused, if that is known.
-    wait_timeout: Option<Duration>,
+    about: About,
     session: Session,
 }
 
@@ -56,8 +55,8 @@ pub struct MySqlConnection {
 struct Session {
     /// Autocommit, as it is after the connect.
     autocommit: bool,
-    /// Something ran that may have left state behind.
-    altered: bool,
+    /// What ran may have left this behind.
+    altered: Alteration,
     /// An operation runs, or was dropped midway.
     midway: bool,
     link: Link,
@@ -77,24 +76,26 @@ enum Link {
 // === impl MySqlConnection ===
 
 impl MySqlConnection {
-    pub(crate) fn new(
-        conn: Conn,
-        server: Option<ServerId>,
-        wait_timeout: Option<Duration>,
-    ) -> Self {
+    pub(crate) fn new(conn: Conn, about: About) -> Self {
         let autocommit =
             flags(&conn).is_none_or(|flags| flags.contains(StatusFlags::SERVER_STATUS_AUTOCOMMIT));
-        let session = Session { autocommit, altered: false, midway: false, link: Link::Sound };
-        Self { conn, server, wait_timeout, session }
+        let session =
+            Session { autocommit, altered: Alteration::Nothing, midway: false, link: Link::Sound };
+        Self { conn, about, session }
     }
 
     pub(crate) fn session_id(&self) -> Option<MySqlSessionId> {
-        let server = self.server.clone()?;
+        let server = self.about.server.clone()?;
         Some(MySqlSessionId { number: self.conn.id(), server })
     }
 
     pub(crate) fn wait_timeout(&self) -> Option<Duration> {
-        self.wait_timeout
+        self.about.wait_timeout
+    }
+
+    /// The statement that brings back the role that it began with.
+    pub(crate) fn set_role(&self) -> Option<&str> {
+        self.about.set_role.as_deref()
     }
 
     pub(crate) fn into_inner(self) -> Conn {
@@ -112,12 +113,12 @@ impl MySqlConnection {
         result
     }
 
-    pub(crate) fn is_altered(&self) -> bool {
+    pub(crate) fn altered(&self) -> Alteration {
         self.session.altered
     }
 
     pub(crate) fn restored(&mut self) {
-        self.session.altered = false;
+        self.session.altered = Alteration::Nothing;
     }
 
     pub(crate) fn inspect(&mut self) -> Inspection {
@@ -141,7 +142,9 @@ impl MySqlConnection {
         let autocommit = flags.contains(StatusFlags::SERVER_STATUS_AUTOCOMMIT);
         if flags.contains(StatusFlags::SERVER_STATUS_IN_TRANS) {
             Inspection::InTransaction
-        } else if self.session.altered || autocommit != self.session.autocommit {
+        } else if self.session.altered != Alteration::Nothing
+            || autocommit != self.session.autocommit
+        {
             Inspection::Unknown
         } else {
             Inspection::Clean
@@ -225,7 +228,7 @@ impl MySqlConnection {
         S: Statement,
         P: Into<Params> + Send,
     {
-        self.session.begin(&self.conn, || statement.alters_session())?;
+        self.session.begin(&self.conn, || statement.alteration())?;
         let result = self.conn.exec(statement, params).await;
         self.session.end(result)
     }
@@ -241,7 +244,7 @@ impl MySqlConnection {
         S: Statement,
         P: Into<Params> + Send,
     {
-        self.session.begin(&self.conn, || statement.alters_session())?;
+        self.session.begin(&self.conn, || statement.alteration())?;
         let result = self.conn.exec_first(statement, params).await;
         self.session.end(result)
     }
@@ -256,7 +259,7 @@ impl MySqlConnection {
         S: Statement,
         P: Into<Params> + Send,
     {
-        self.session.begin(&self.conn, || statement.alters_session())?;
+        self.session.begin(&self.conn, || statement.alteration())?;
         let result = self.conn.exec_drop(statement, params).await;
         self.session.end(result)
     }
@@ -273,7 +276,7 @@ impl MySqlConnection {
         I: IntoIterator<Item = P> + Send,
         I::IntoIter: Send,
     {
-        self.session.begin(&self.conn, || statement.alters_session())?;
+        self.session.begin(&self.conn, || statement.alteration())?;
         let result = self.conn.exec_batch(statement, params).await;
         self.session.end(result)
     }
@@ -292,7 +295,7 @@ impl MySqlConnection {
         S: Statement,
         P: Into<Params> + Send,
     {
-        self.session.begin(&self.conn, || statement.alters_session())?;
+        self.session.begin(&self.conn, || statement.alteration())?;
         let result = self.conn.exec_iter(statement, params).await;
         self.session.end(result)
     }
@@ -320,7 +323,7 @@ impl Deref for MySqlConnection {
 impl Queryable for MySqlConnection {
     fn ping(&mut self) -> BoxFuture<'_, ()> {
         Box::pin(async {
-            self.session.begin(&self.conn, || false)?;
+            self.session.begin(&self.conn, || Alteration::Nothing)?;
             let result = self.conn.ping().await;
             self.session.end(result)
         })
@@ -345,7 +348,7 @@ impl Queryable for MySqlConnection {
 
     fn close(&mut self, statement: mysql_async::Statement) -> BoxFuture<'_, ()> {
         Box::pin(async {
-            self.session.begin(&self.conn, || false)?;
+            self.session.begin(&self.conn, || Alteration::Nothing)?;
             let result = self.conn.close(statement).await;
             self.session.end(result)
         })
@@ -362,7 +365,7 @@ impl Queryable for MySqlConnection {
     {
         let params = params.into();
         Box::pin(async {
-            self.session.begin(&self.conn, || true)?;
+            self.session.begin(&self.conn, || Alteration::Resettable)?;
             let result = self.conn.exec_iter(statement, params).await;
             self.session.end(result)
         })
@@ -376,7 +379,7 @@ impl Queryable for MySqlConnection {
         P: Into<Params> + Send,
     {
         Box::pin(async {
-            self.session.begin(&self.conn, || true)?;
+            self.session.begin(&self.conn, || Alteration::Resettable)?;
             let result = self.conn.exec_batch(statement, params).await;
             self.session.end(result)
         })
@@ -387,7 +390,7 @@ impl<'a> ToConnection<'a, 'static> for &'a mut MySqlConnection {
     fn to_connection(self) -> ToConnectionResult<'a, 'static> {
         match self.session.check(&self.conn) {
             Ok(()) => {
-                self.session.altered = true;
+                self.session.alter(Alteration::Resettable);
                 ToConnectionResult::Immediate((&mut self.conn).into())
             }
             Err(poisoned) => {
@@ -408,13 +411,17 @@ impl Session {
         if self.midway || conn.is_disconnected() { Err(Poisoned) } else { Ok(()) }
     }
 
+    fn alter(&mut self, alteration: Alteration) {
+        self.altered = self.altered.max(alteration);
+    }
+
     fn begin(
         &mut self,
         conn: &Conn,
-        alters: impl FnOnce() -> bool,
+        alteration: impl FnOnce() -> Alteration,
     ) -> std::result::Result<(), Poisoned> {
         self.check(conn)?;
-        self.altered = self.altered || alters();
+        self.alter(alteration());
         self.midway = true;
         Ok(())
     }
@@ -424,7 +431,7 @@ impl Session {
         conn: &Conn,
         query: &impl AsQuery,
     ) -> std::result::Result<(), Poisoned> {
-        self.begin(conn, || statement::alters_session(&query.as_query()))
+        self.begin(conn, || statement::alteration(&query.as_query()))
     }
 
     fn end<T>(&mut self, result: Result<T>) -> Result<T> {

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use farrier_connection::{PlainStatements, Syntax};
+use farrier_connection::{Alteration, PlainStatements, Syntax};
 use mysql_async::prelude::StatementLike;
 
 /// A statement whose text can be seen, so that it is known whether it changes the session.
@@ -11,8 +11,8 @@ use mysql_async::prelude::StatementLike;
 /// Strings of all kinds, and statements from
 /// [`MySqlConnection::prep`](crate::MySqlConnection::prep).
 pub trait Statement: StatementLike {
-    /// Whether running it may leave something behind that only a reset removes.
-    fn alters_session(&self) -> bool;
+    /// What running it may leave behind in the session.
+    fn alteration(&self) -> Alteration;
 }
 
 /// Statements that read, write or make tables, or begin and end transactions, which the server
@@ -43,11 +43,20 @@ const PLAIN: PlainStatements = PlainStatements::new(
         "SAVEPOINT",
         "RELEASE",
     ],
-    &["TEMPORARY", "GET_LOCK", "SERVICE_GET_*", "VERSION_TOKENS_LOCK_*", "RELEASE"],
-);
+    &[
+        "TEMPORARY",
+        "GET_LOCK",
+        "LAST_INSERT_ID",
+        "SERVICE_GET_*",
+        "VERSION_TOKENS_LOCK_*",
+        "RELEASE",
+    ],
+)
+// Locks that are not the server's own, and `SET RESOURCE GROUP`.
+.lasting(&["SERVICE_GET_*", "VERSION_TOKENS_LOCK_*", "RESOURCE"]);
 
-pub(crate) fn alters_session(sql: &[u8]) -> bool {
-    !PLAIN.contains(sql)
+pub(crate) fn alteration(sql: &[u8]) -> Alteration {
+    PLAIN.alteration(sql)
 }
 
 // === impl Statement ===
@@ -55,8 +64,8 @@ pub(crate) fn alters_session(sql: &[u8]) -> bool {
 macro_rules! by_text {
     ($($text:ty),* $(,)?) => {$(
         impl Statement for $text {
-            fn alters_session(&self) -> bool {
-                alters_session(self.as_ref())
+            fn alteration(&self) -> Alteration {
+                alteration(self.as_ref())
             }
         }
     )*};
@@ -67,8 +76,8 @@ by_text!(&[u8], Vec<u8>, Box<[u8]>, Arc<[u8]>, Cow<'_, [u8]>);
 macro_rules! by_str {
     ($($text:ty),* $(,)?) => {$(
         impl Statement for $text {
-            fn alters_session(&self) -> bool {
-                alters_session(self.as_bytes())
+            fn alteration(&self) -> Alteration {
+                alteration(self.as_bytes())
             }
         }
     )*};
@@ -78,14 +87,14 @@ by_str!(&str, String, Box<str>, Arc<str>, Cow<'_, str>);
 
 /// It was seen when it was prepared.
 impl Statement for mysql_async::Statement {
-    fn alters_session(&self) -> bool {
-        false
+    fn alteration(&self) -> Alteration {
+        Alteration::Nothing
     }
 }
 
 impl<T: Statement + Clone> Statement for &T {
-    fn alters_session(&self) -> bool {
-        T::alters_session(self)
+    fn alteration(&self) -> Alteration {
+        T::alteration(self)
     }
 }
 
@@ -109,7 +118,7 @@ mod tests {
             "SELECT id FROM users WHERE mail = 'ann@example.com' AND note <> ';'",
             "SELECT @@version",
         ] {
-            assert!(!alters_session(sql.as_bytes()), "{sql}");
+            assert_eq!(alteration(sql.as_bytes()), Alteration::Nothing, "{sql}");
         }
     }
 
@@ -129,9 +138,14 @@ mod tests {
             "DROP DATABASE shop",
             "PREPARE s FROM 'SELECT 1'",
             "ROLLBACK AND NO CHAIN RELEASE",
+            "SET ROLE a",
+            "SELECT last_insert_id(7)",
             "",
         ] {
-            assert!(alters_session(sql.as_bytes()), "{sql}");
+            assert_eq!(alteration(sql.as_bytes()), Alteration::Resettable, "{sql}");
+        }
+        for sql in ["SET RESOURCE GROUP a", "SELECT service_get_read_locks('a', 'b', 1)"] {
+            assert_eq!(alteration(sql.as_bytes()), Alteration::Lasting, "{sql}");
         }
     }
 }

@@ -216,12 +216,20 @@ async fn nothing_of_a_session_is_visible_to_the_next_request() {
     const STATE: &str = "SELECT CONCAT_WS(',', IFNULL(@x, 'none'), @@time_zone, @@tx_isolation, \
         @@sql_mode, @@autocommit, @@in_transaction, DATABASE(), @@character_set_client, \
         @@character_set_connection, @@collation_connection, @@character_set_results, \
-        IS_FREE_LOCK('farrier'))";
+        IS_FREE_LOCK('farrier'), IFNULL(CURRENT_ROLE(), 'none'), LAST_INSERT_ID(), \
+        (SELECT GROUP_CONCAT(lock_mode, lock_type) FROM information_schema.metadata_lock_info \
+            WHERE thread_id = CONNECTION_ID()))";
+    const OBJECTS: [&str; 3] =
+        ["SELECT * FROM left_behind", "EXECUTE left_behind", "HANDLER t READ FIRST"];
+    let server = MariaDb::shared();
+    server.run("INSTALL SONAME 'metadata_lock_info'").await;
     let pool = pool("hygiene", policy().max_connections(1)).await;
-    MariaDb::shared().database("hygiene_other").await;
+    server.database("hygiene_other").await;
+    server.run("CREATE TABLE hygiene.t (id INT AUTO_INCREMENT PRIMARY KEY)").await;
+    server.run("CREATE OR REPLACE ROLE hygiene_role").await;
     let mut loan = pool.acquire().await.unwrap();
     let clean: String = loan.query_first(STATE).await.unwrap().unwrap();
-    let id = loan.id();
+    let mut id = loan.id();
     drop(loan);
     for dirty in [
         "SET @x = 'left behind'",
@@ -235,23 +243,78 @@ async fn nothing_of_a_session_is_visible_to_the_next_request() {
         "USE hygiene_other",
         "SET NAMES latin1",
         "DO (SELECT @x := 'left behind')",
+        "SET ROLE hygiene_role",
+        "/*M!100005 SET ROLE hygiene_role */",
+        "SET @@last_insert_id = 7",
+        "DO LAST_INSERT_ID(7)",
+        "PREPARE left_behind FROM 'SELECT 1'",
+        "EXECUTE IMMEDIATE 'SET @x = 1'",
+        "LOCK TABLES t WRITE",
+        "FLUSH TABLES WITH READ LOCK",
+        "HANDLER t OPEN",
+        "BACKUP STAGE START",
+        "BACKUP LOCK t",
+        "XA START 'left behind'",
     ] {
-        for style in 0..3 {
+        for style in 0..5 {
             let mut loan = pool.acquire().await.unwrap();
             let done = match style {
                 0 => loan.query_drop(dirty).await,
                 1 => Queryable::query_drop(&mut *loan, dirty).await,
-                _ => dirty.ignore(&mut *loan).await,
+                2 => dirty.ignore(&mut *loan).await,
+                // Not every statement can be prepared, and not every one is allowed in a transaction.
+                3 => loan.exec_drop(dirty, ()).await.or(Ok(())),
+                _ => {
+                    loan.query_drop("BEGIN").await.unwrap();
+                    let _ = loan.query_drop(dirty).await;
+                    loan.query_drop("COMMIT").await.or(Ok(()))
+                }
             };
             done.expect(dirty);
             drop(loan);
             let mut loan = pool.acquire().await.unwrap();
             let state: String = loan.query_first(STATE).await.unwrap().unwrap();
-            assert_eq!(state, clean, "{dirty}");
-            loan.query_drop("SELECT * FROM left_behind").await.unwrap_err();
-            assert_eq!(loan.id(), id, "{dirty}: cleaned, not replaced");
+            assert_eq!(state, clean, "{dirty}, style {style}");
+            for object in OBJECTS {
+                loan.query_drop(object).await.expect_err(dirty);
+            }
+            // The server refuses to reset a distributed transaction.
+            let cleaned = if dirty.starts_with("XA") { loan.id() } else { id };
+            assert_eq!(loan.id(), cleaned, "{dirty}: cleaned, not replaced");
+            id = loan.id();
         }
     }
+}
+
+/// A reset keeps the current role; one that was dropped meanwhile costs the connection.
+#[tokio::test]
+async fn the_role_of_the_login_is_there_again_after_a_reset() {
+    let server = MariaDb::shared();
+    let pool = pool_of_user(server, "roles", policy().max_connections(1)).await;
+    for sql in [
+        "CREATE OR REPLACE ROLE `it``s`",
+        "CREATE OR REPLACE ROLE other_role",
+        "GRANT `it``s` TO roles",
+        "GRANT other_role TO roles",
+        "SET DEFAULT ROLE `it``s` FOR roles",
+    ] {
+        server.run(sql).await;
+    }
+    for dirty in ["SET ROLE NONE", "SET ROLE other_role", "SET @x = 1"] {
+        let mut loan = pool.acquire().await.unwrap();
+        loan.query_drop(dirty).await.unwrap();
+        drop(loan);
+        let mut loan = pool.acquire().await.unwrap();
+        let role: Option<Option<String>> = loan.query_first("SELECT CURRENT_ROLE()").await.unwrap();
+        assert_eq!(role.flatten().as_deref(), Some("it`s"), "{dirty}");
+    }
+    assert_eq!(pool.status().opened, 1);
+    let mut loan = pool.acquire().await.unwrap();
+    server.run("DROP ROLE `it``s`").await;
+    loan.query_drop("SET @x = 1").await.unwrap();
+    drop(loan);
+    session(&pool).await;
+    assert_eq!(pool.status().opened, 2);
 }
 
 /// connections.md 5, behaviour 39: the current database goes with the one that is dropped.
