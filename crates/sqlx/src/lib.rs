@@ -38,7 +38,7 @@ pub use postgres::{PgSessionId, Postgres};
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub use session::{Engine, Session};
 #[cfg(feature = "sqlite")]
-pub use sqlite::Sqlite;
+pub use sqlite::{Sqlite, SqliteSessionId};
 pub use sqlx;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub use transaction::Transaction;

@@ -67,6 +67,9 @@ pub struct Session<DB: Engine> {
     /// Its server is not the one to write to.
     #[cfg(feature = "postgres")]
     pub(crate) failed_over: bool,
+    /// What was dropped midway does not end.
+    #[cfg(feature = "sqlite")]
+    pub(crate) stuck: bool,
     /// What ran may have left this in the session.
     pub(crate) altered: Alteration,
     pub(crate) watch: Watch,
@@ -108,6 +111,8 @@ impl<DB: Engine> Session<DB> {
             idle_limit: None,
             #[cfg(feature = "postgres")]
             failed_over: false,
+            #[cfg(feature = "sqlite")]
+            stuck: false,
             altered: Alteration::Nothing,
             watch: Watch::default(),
         }

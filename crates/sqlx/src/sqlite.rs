@@ -1,35 +1,53 @@
 //! The SQLite backend: a file shared by many connections, or a database in one connection's memory.
 
-use std::convert::Infallible;
 use std::path::Path;
 use std::str::FromStr;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use farrier_connection::{
-    Alteration, Backend, ErrorClass, Inspection, PlainStatements, Policy, Syntax,
+    Alteration, Backend, ErrorClass, Inspection, Interruption, PlainStatements, Policy, Syntax,
 };
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode};
-use sqlx::{ConnectOptions, Connection, Error};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Error};
+use sqlx_core::transaction::TransactionManager;
 
 use crate::session::{Engine, Left, Session};
 
-/// How long a statement waits for another connection's lock.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+mod interrupt;
+mod settings;
+
+pub use interrupt::SqliteSessionId;
+use settings::Settings;
+
+/// How long a statement waits for another connection's lock: less than a request waits for a
+/// connection, as a wait cannot be interrupted.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A SQLite database.
 ///
 /// A file is created if it is missing, kept in WAL mode so that readers and the writer do not block
-/// each other, and a statement waits up to 5 s for a lock.
+/// each other, and a statement waits up to 2 s for a lock.
 ///
-/// A database in memory lives in one connection: the pool has one, never closes it, however long a
-/// statement takes, and resets it only by rolling back.
+/// What a request leaves in its session, such as a pragma, an attached file or a temporary table, goes
+/// with it: the connection is closed. Only SQLite knows which row was inserted last
+/// (`last_insert_rowid()`) and how many rows changed (`changes()`); that stays.
 ///
-/// A statement that was dropped midway is finished by SQLite's own thread all the same; the
-/// connection goes to nobody else before that, and is closed if it takes longer than the policy's
-/// `reset_timeout`.
+/// A database in memory lives in one connection: the pool has one and never closes it. It is rolled
+/// back, its pragmas are set back to what they were after the connect, temporary objects are dropped
+/// and files detached. Functions, collations and hooks that were registered on sqlx's own connection
+/// stay.
+///
+/// A statement that was dropped midway is interrupted when the connection goes back. A wait for a lock
+/// cannot be, nor can a single long step, such as a function of the application's: if that takes
+/// longer than the policy's `reset_timeout` the connection is closed, and its slot is free when SQLite
+/// is done. A progress handler of the application's own, set on sqlx's connection, takes the place of
+/// the one that interrupts.
 #[derive(Clone, Debug)]
 pub struct Sqlite {
     options: SqliteConnectOptions,
+    /// Those of a database in memory, once it is made.
+    settings: OnceLock<Settings>,
     in_memory: bool,
 }
 
@@ -47,9 +65,13 @@ impl Sqlite {
         let options = SqliteConnectOptions::from_str(url)?;
         let has = |parameter| url.contains(parameter);
         Ok(if has(":memory:") || has("mode=memory") {
-            Self { options, in_memory: true }
+            Self { options, settings: OnceLock::new(), in_memory: true }
         } else if has("mode=ro") || has("immutable=") {
-            Self { options: options.busy_timeout(BUSY_TIMEOUT), in_memory: false }
+            Self {
+                options: options.busy_timeout(BUSY_TIMEOUT),
+                settings: OnceLock::new(),
+                in_memory: false,
+            }
         } else if has("mode=rw") && !has("mode=rwc") {
             Self::in_file(options).create_if_missing(false)
         } else {
@@ -69,7 +91,8 @@ impl Sqlite {
     /// A new, empty database in memory.
     #[must_use]
     pub fn memory() -> Self {
-        Self { options: SqliteConnectOptions::new().in_memory(true), in_memory: true }
+        let options = SqliteConnectOptions::new().in_memory(true);
+        Self { options, settings: OnceLock::new(), in_memory: true }
     }
 
     fn in_file(options: SqliteConnectOptions) -> Self {
@@ -77,7 +100,7 @@ impl Sqlite {
             .create_if_missing(true)
             .busy_timeout(BUSY_TIMEOUT)
             .journal_mode(SqliteJournalMode::Wal);
-        Self { options, in_memory: false }
+        Self { options, settings: OnceLock::new(), in_memory: false }
     }
 
     /// Whether a missing file is created. On by default.
@@ -94,6 +117,7 @@ impl Sqlite {
         change: impl FnOnce(SqliteConnectOptions) -> SqliteConnectOptions,
     ) -> Self {
         self.options = change(self.options);
+        self.settings = OnceLock::new();
         self
     }
 }
@@ -101,14 +125,26 @@ impl Sqlite {
 impl Backend for Sqlite {
     type Connection = Session<sqlx::Sqlite>;
     type Error = Error;
-    type SessionId = Infallible;
+    type SessionId = SqliteSessionId;
 
     async fn connect(&self) -> Result<Self::Connection, Error> {
-        self.options.connect().await.map(Session::new)
+        let mut connection = self.options.connect().await?;
+        let id = SqliteSessionId::of(&mut connection).await?;
+        if self.in_memory && self.settings.get().is_none() {
+            let settings = Settings::of(&mut connection).await?;
+            let _ = self.settings.set(settings);
+        }
+        let mut session = Session::new(connection);
+        session.id = Some(id);
+        Ok(session)
     }
 
-    async fn close(&self, connection: Self::Connection) {
-        if let Err(error) = connection.into_inner().close().await {
+    async fn close(&self, session: Self::Connection) {
+        if session.stuck {
+            // Its thread ends with what it does.
+            return;
+        }
+        if let Err(error) = session.into_inner().close().await {
             tracing::debug!(%error, "closing a connection failed");
         }
     }
@@ -116,6 +152,8 @@ impl Backend for Sqlite {
     fn inspect(&self, session: &mut Self::Connection) -> Inspection {
         if session.watch.dead {
             Inspection::Dead
+        } else if session.stuck {
+            Inspection::Poisoned
         } else if session.is_in_transaction() {
             Inspection::InTransaction
         } else if session.altered != Alteration::Nothing || session.watch.left != Left::Nothing {
@@ -131,29 +169,45 @@ impl Backend for Sqlite {
     }
 
     async fn rollback(&self, session: &mut Self::Connection) -> Result<(), Error> {
-        // sqlx has queued the rollback when the transaction was dropped; this waits until it is
-        // done.
-        session.operate(async |connection| connection.ping().await).await
+        settle(session).await?;
+        session.operate(roll_back).await
     }
 
     /// A pragma or an attached file cannot be undone: such a connection stays unclean, and is
-    /// closed.
+    /// closed. One in memory is restored as far as that can be done.
     async fn reset(&self, session: &mut Self::Connection) -> Result<(), Error> {
-        let rollback = async |connection: &mut SqliteConnection| {
-            sqlx::raw_sql("ROLLBACK").execute(connection).await
-        };
-        match session.operate(rollback).await {
-            // "No transaction is active" has no code of its own; it comes with SQLite's general
-            // one.
-            Err(Error::Database(error)) if error.code().as_deref() == Some("1") => {}
-            result => {
-                result?;
+        settle(session).await?;
+        if !self.in_memory && session.altered == Alteration::Lasting {
+            return Ok(());
+        }
+        let settings = self.settings.get().filter(|_| session.altered == Alteration::Lasting);
+        let restored = session
+            .operate(async |connection| {
+                execute_unless_refused(connection, "ROLLBACK").await?;
+                match settings {
+                    Some(settings) => settings.restore(connection).await,
+                    None => Ok(()),
+                }
+            })
+            .await;
+        match restored {
+            Err(error) if self.in_memory && !session.watch.dead => {
+                tracing::warn!(%error, "a database in memory could not be restored entirely");
             }
+            restored => restored?,
         }
-        if self.in_memory || session.altered < Alteration::Lasting {
-            session.restored();
-        }
+        session.restored();
         Ok(())
+    }
+
+    fn session_id(&self, session: &Self::Connection) -> Option<SqliteSessionId> {
+        session.id.clone()
+    }
+
+    async fn interrupt(&self, session: &SqliteSessionId) -> Result<Interruption, Error> {
+        session.stop(true);
+        session.ended().await;
+        Ok(Interruption::Gone)
     }
 
     fn classify(&self, error: &Error) -> ErrorClass {
@@ -168,6 +222,58 @@ impl Backend for Sqlite {
         } else {
             policy
         }
+    }
+}
+
+/// Ends what was dropped midway, and waits until that is done.
+async fn settle(session: &mut Session<sqlx::Sqlite>) -> Result<(), Error> {
+    if session.watch.left == Left::Nothing {
+        return Ok(());
+    }
+    session.stuck = true;
+    if let Some(id) = &session.id {
+        id.stop(true);
+    }
+    let settled = session.operate(async |connection| connection.ping().await).await;
+    if let Some(id) = &session.id {
+        id.stop(false);
+    }
+    session.stuck = false;
+    settled
+}
+
+/// Rolls back what sqlx counts as a transaction.
+///
+/// After some errors SQLite has done so by itself, for which sqlx does not look.
+async fn roll_back(connection: &mut SqliteConnection) -> Result<(), Error> {
+    type Transactions = <sqlx::Sqlite as sqlx::Database>::TransactionManager;
+    // Is over when those are that sqlx has queued.
+    connection.ping().await?;
+    while connection.is_in_transaction() {
+        if Transactions::rollback(connection).await.is_ok() {
+            continue;
+        }
+        // One such as sqlx expects, to be rolled back.
+        execute_unless_refused(connection, "ROLLBACK").await?;
+        sqlx::raw_sql("BEGIN").execute(&mut *connection).await?;
+        for depth in 1..Transactions::get_transaction_depth(connection) {
+            let savepoint = AssertSqlSafe(format!("SAVEPOINT _sqlx_savepoint_{depth}"));
+            sqlx::raw_sql(savepoint).execute(&mut *connection).await?;
+        }
+        Transactions::rollback(connection).await?;
+    }
+    Ok(())
+}
+
+/// Runs a statement that SQLite refuses where there is nothing to do.
+async fn execute_unless_refused(
+    connection: &mut SqliteConnection,
+    sql: &'static str,
+) -> Result<(), Error> {
+    match sqlx::raw_sql(sql).execute(connection).await {
+        // "No transaction is active" has no code of its own; it comes with SQLite's general one.
+        Err(Error::Database(error)) if error.code().as_deref() == Some("1") => Ok(()),
+        result => result.map(drop),
     }
 }
 
@@ -189,7 +295,7 @@ const TRANSACTION: PlainStatements = PlainStatements::new(
 const BEGIN: PlainStatements = PlainStatements::new(Syntax::Sqlite, &["BEGIN"], &[]);
 
 impl Engine for sqlx::Sqlite {
-    type SessionId = Infallible;
+    type SessionId = SqliteSessionId;
 
     const UNSEEN: Alteration = Alteration::Lasting;
 

@@ -7,6 +7,7 @@ use farrier_connection::{AcquireError, CloseReason, Policy, Pool};
 use farrier_sqlx::sqlx::sqlite::SqliteRow;
 use farrier_sqlx::sqlx::{self, AssertSqlSafe, Executor, Row};
 use farrier_sqlx::{Session, Sqlite};
+use farrier_test_servers::eventually;
 use futures_util::{StreamExt, TryStreamExt};
 use tempfile::TempDir;
 use tokio::time::timeout;
@@ -14,6 +15,15 @@ use tokio::time::timeout;
 /// Counts for seconds.
 const SLOW: &str = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 30000000) \
     SELECT COUNT(*) FROM n";
+
+/// Never ends.
+const ENDLESS: &str = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) \
+    SELECT COUNT(*) FROM n";
+
+const COUNT_100_000: &str = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n \
+    WHERE i < 100000) SELECT COUNT(*) FROM n";
+
+const MOMENT: Duration = Duration::from_millis(50);
 
 struct Database {
     pool: Pool<Sqlite>,
@@ -128,26 +138,137 @@ async fn a_transaction_left_open_is_rolled_back() {
     }
 }
 
-/// connections.md 5, behaviour 39: what SQLite cannot undo goes with its connection.
-#[tokio::test]
-async fn what_a_session_sets_is_gone_with_it() {
-    let database = with_table(Policy::default().max_connections(1)).await;
-    for dirty in [
-        "PRAGMA foreign_keys = OFF",
-        "CREATE TEMP TABLE left_behind (id INTEGER)",
-        "ATTACH ':memory:' AS other",
+/// What a session may be left in.
+const DIRTY: [&str; 22] = [
+    "PRAGMA foreign_keys = OFF",
+    "PRAGMA query_only = ON",
+    "PRAGMA case_sensitive_like = ON",
+    "PRAGMA recursive_triggers = ON",
+    "PRAGMA reverse_unordered_selects = ON",
+    "PRAGMA ignore_check_constraints = ON",
+    "PRAGMA defer_foreign_keys = ON",
+    "PRAGMA legacy_alter_table = ON",
+    "PRAGMA trusted_schema = OFF",
+    "PRAGMA writable_schema = ON",
+    "PRAGMA synchronous = OFF",
+    "PRAGMA cache_size = 7",
+    "PRAGMA busy_timeout = 7",
+    "PRAGMA temp_store = MEMORY",
+    "PRAGMA secure_delete = ON",
+    "PRAGMA max_page_count = 77",
+    "EXPLAIN PRAGMA query_only = ON",
+    "CREATE TEMP TABLE left_behind (id INTEGER)",
+    "CREATE TABLE 'temp'.\"left \"\"behind\" (id INTEGER)",
+    "CREATE TEMP VIEW left_behind AS SELECT 1",
+    "CREATE TEMP TRIGGER left_behind AFTER INSERT ON t BEGIN SELECT 1; END",
+    "ATTACH ':memory:' AS \"left \"\"behind\"",
+];
+
+/// Everything of it that can be read.
+async fn state(session: &mut Session<sqlx::Sqlite>) -> Vec<String> {
+    let pragmas = DIRTY.iter().filter_map(|dirty| {
+        let name = dirty.strip_prefix("PRAGMA ")?.split(' ').next()?;
+        (name != "case_sensitive_like").then_some(name)
+    });
+    let mut state = Vec::new();
+    for pragma in pragmas {
+        let sql = AssertSqlSafe(format!("PRAGMA {pragma}"));
+        let row = sqlx::query(sql).fetch_one(&mut *session).await.expect("a pragma");
+        state.push(row.get_unchecked(0));
+    }
+    for sql in [
+        "SELECT 'a' LIKE 'A'",
+        "SELECT COUNT(*) FROM temp.sqlite_schema WHERE name LIKE '%behind%'",
+        "SELECT group_concat(name) FROM pragma_database_list WHERE name <> 'temp'",
     ] {
-        let mut loan = database.pool.acquire().await.unwrap();
-        sqlx::query(AssertSqlSafe(dirty)).execute(&mut *loan).await.unwrap();
-        drop(loan);
-        let mut loan = database.pool.acquire().await.unwrap();
-        let keys: i64 =
-            sqlx::query_scalar("PRAGMA foreign_keys").fetch_one(&mut *loan).await.unwrap();
-        assert_eq!(keys, 1);
-        sqlx::query("SELECT * FROM left_behind").execute(&mut *loan).await.unwrap_err();
-        let others: Vec<SqliteRow> =
-            sqlx::query("PRAGMA database_list").fetch_all(&mut *loan).await.unwrap();
-        assert_eq!(others.len(), 1, "{dirty}");
+        let row = sqlx::query(sql).fetch_one(&mut *session).await.expect("an answer");
+        state.push(row.get_unchecked(0));
+    }
+    state
+}
+
+/// connections.md 5, behaviour 39: what SQLite cannot undo goes with its connection, and a database
+/// in memory is brought back to what it was.
+#[tokio::test]
+async fn nothing_of_a_session_is_visible_to_the_next_request() {
+    let dir = TempDir::new().unwrap();
+    let file = Sqlite::file(dir.path().join("test.db"));
+    let set = |sqlite: Sqlite| sqlite.with_options(|options| options.pragma("cache_size", "100"));
+    for (in_memory, sqlite) in [(false, set(file)), (true, set(Sqlite::memory()))] {
+        let pool = Pool::new(sqlite, Policy::default().max_connections(1));
+        let mut loan = pool.acquire().await.unwrap();
+        sqlx::query("CREATE TABLE t (id INTEGER PRIMARY KEY)").execute(&mut *loan).await.unwrap();
+        let clean = state(&mut loan).await;
+        for dirty in DIRTY {
+            for style in 0..6 {
+                let mut transaction;
+                let mut savepoint;
+                match style {
+                    0 => drop(sqlx::raw_sql(dirty).execute(&mut *loan).await),
+                    1 => drop(sqlx::query(dirty).execute(&mut *loan).await),
+                    2 => drop((&mut *loan).prepare(sqlx::SqlStr::from_static(dirty)).await),
+                    _ => {
+                        transaction = loan.begin().await.unwrap();
+                        match style {
+                            3 => drop(sqlx::query(dirty).execute(&mut *transaction).await),
+                            4 => drop(sqlx::query(dirty).execute(&mut **transaction).await),
+                            _ => {
+                                savepoint = transaction.begin().await.unwrap();
+                                drop(sqlx::query(dirty).execute(&mut *savepoint).await);
+                                savepoint.commit().await.unwrap();
+                            }
+                        }
+                        // A pragma may forbid it.
+                        let _ = transaction.commit().await;
+                    }
+                }
+                drop(loan);
+                loan = pool.acquire().await.unwrap();
+                assert_eq!(state(&mut loan).await, clean, "{in_memory}, {style}: {dirty}");
+                insert(&mut loan, 1).await.unwrap();
+                sqlx::query("DELETE FROM t").execute(&mut *loan).await.unwrap();
+            }
+        }
+        assert_eq!(in_memory, pool.status().opened == 1);
+    }
+}
+
+/// SQLite has rolled back by itself, and sqlx does not know.
+#[tokio::test]
+async fn a_transaction_that_sqlite_has_rolled_back_is_over() {
+    let or_rollback = "INSERT OR ROLLBACK INTO t VALUES (1)";
+    for commit in [false, true] {
+        for nested in [false, true] {
+            let pool = Pool::new(Sqlite::memory(), Policy::default());
+            let mut loan = pool.acquire().await.unwrap();
+            sqlx::query("CREATE TABLE t (id INTEGER PRIMARY KEY)")
+                .execute(&mut *loan)
+                .await
+                .unwrap();
+            insert(&mut loan, 1).await.unwrap();
+            let mut transaction = loan.begin().await.unwrap();
+            insert(&mut transaction, 2).await.unwrap();
+            if nested {
+                let mut savepoint = transaction.begin().await.unwrap();
+                sqlx::query(or_rollback).execute(&mut *savepoint).await.unwrap_err();
+            } else {
+                sqlx::query(or_rollback).execute(&mut *transaction).await.unwrap_err();
+            }
+            if commit {
+                transaction.commit().await.unwrap_err();
+            } else {
+                drop(transaction);
+            }
+            drop(loan);
+            assert_eq!(rows(&pool).await, 1, "commit: {commit}, nested: {nested}");
+            let mut loan = pool.acquire().await.unwrap();
+            let mut transaction = loan.begin().await.unwrap();
+            insert(&mut transaction, 3).await.unwrap();
+            transaction.commit().await.unwrap();
+            drop(loan);
+            assert_eq!(rows(&pool).await, 2);
+            assert_eq!(pool.status().opened, 1);
+        }
     }
 }
 
@@ -163,20 +284,81 @@ async fn a_use_behind_farriers_back_is_not_trusted() {
     assert_eq!(keys, 1);
 }
 
-/// connections.md 5, behaviour 28: SQLite's thread finishes it, and no result goes astray.
+/// connections.md 5, behaviour 28: it is interrupted, and no result goes astray.
 #[tokio::test]
-async fn a_cancelled_statement_is_waited_out_or_its_connection_closed() {
-    let database = database(Policy::default().reset_timeout(Duration::from_millis(50)));
+async fn a_cancelled_statement_is_interrupted_and_its_connection_kept() {
+    for transaction in [false, true] {
+        let database = database(Policy::default().max_connections(1));
+        let mut loan = database.pool.acquire().await.unwrap();
+        if transaction {
+            let mut transaction = loan.begin().await.unwrap();
+            let endless = sqlx::query_scalar::<_, i64>(ENDLESS).fetch_one(&mut *transaction);
+            assert!(timeout(Duration::from_millis(20), endless).await.is_err());
+        } else {
+            let endless = sqlx::query_scalar::<_, i64>(ENDLESS).fetch_one(&mut *loan);
+            assert!(timeout(Duration::from_millis(20), endless).await.is_err());
+        }
+        drop(loan);
+        let mut loan = database.pool.acquire().await.unwrap();
+        let seven: i64 = sqlx::query_scalar("SELECT 7").fetch_one(&mut *loan).await.unwrap();
+        assert_eq!(seven, 7);
+        // Nothing is interrupted that comes later.
+        let many: i64 = sqlx::query_scalar(COUNT_100_000).fetch_one(&mut *loan).await.unwrap();
+        assert_eq!(many, 100_000);
+        let status = database.pool.status();
+        assert_eq!((status.opened, status.kills), (1, 0), "in a transaction: {transaction}");
+    }
+}
+
+/// The threads of this process whose names begin like that.
+fn threads(name: &str) -> usize {
+    let tasks = std::fs::read_dir("/proc/self/task").expect("the process's threads");
+    let names =
+        tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("comm")).ok());
+    names.filter(|comm| comm.starts_with(name)).count()
+}
+
+/// Six clients that leave during an endless statement cost neither a thread nor a slot.
+#[tokio::test]
+async fn hang_ups_leave_no_thread_at_work() {
+    for (name, in_memory) in [("endless-file", false), ("endless-mem", true)] {
+        let dir = TempDir::new().unwrap();
+        let sqlite =
+            if in_memory { Sqlite::memory() } else { Sqlite::file(dir.path().join("test.db")) };
+        let sqlite = sqlite.with_options(|options| options.thread_name(move |_| name.to_owned()));
+        let pool = Pool::new(sqlite, Policy::default().max_connections(2));
+        let mut loan = pool.acquire().await.unwrap();
+        sqlx::query("CREATE TABLE t (id INTEGER PRIMARY KEY)").execute(&mut *loan).await.unwrap();
+        drop(loan);
+        for _ in 0..6 {
+            let mut loan = pool.acquire().await.unwrap();
+            let endless = sqlx::query_scalar::<_, i64>(ENDLESS).fetch_one(&mut *loan);
+            assert!(timeout(Duration::from_millis(20), endless).await.is_err());
+        }
+        assert_eq!(rows(&pool).await, 0);
+        assert!(threads(name) <= 2);
+        pool.close().await;
+        eventually("no thread is left", async || threads(name) == 0).await;
+    }
+}
+
+/// A wait for a lock cannot be interrupted: the slot is taken until it is over.
+#[tokio::test]
+async fn a_slot_is_free_when_its_thread_is() {
+    let policy = Policy::default().reset_timeout(Duration::from_millis(50));
+    let database = with_table(policy.max_connections(2).close_timeout(MOMENT)).await;
+    let mut holder = database.pool.acquire().await.unwrap();
+    let mut held = holder.begin_with("BEGIN IMMEDIATE").await.unwrap();
+    insert(&mut held, 1).await.unwrap();
     let mut loan = database.pool.acquire().await.unwrap();
-    let slow = sqlx::query_scalar::<_, i64>(SLOW).fetch_one(&mut *loan);
-    assert!(timeout(Duration::from_millis(20), slow).await.is_err());
+    assert!(timeout(MOMENT, insert(&mut loan, 2)).await.is_err());
     drop(loan);
-    let start = Instant::now();
-    let mut loan = database.pool.acquire().await.unwrap();
-    let seven: i64 = sqlx::query_scalar("SELECT 7").fetch_one(&mut *loan).await.unwrap();
-    assert_eq!(seven, 7);
-    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
-    assert_eq!(database.pool.status().opened, 2);
+    let next = database.pool.acquire();
+    assert!(timeout(Duration::from_millis(500), next).await.is_err(), "it still waits");
+    held.commit().await.unwrap();
+    database.pool.acquire().await.unwrap();
+    let status = database.pool.status();
+    assert_eq!(status.closed_for(CloseReason::ResetFailed), 1);
 }
 
 #[tokio::test]
