@@ -5,7 +5,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use farrier::connection::{AcquireError, Backend, Database};
+use farrier::connection::{AcquireError, Backend, Database, StatementTimedOut};
 use farrier::mysql::MySql;
 use farrier::sqlx::Sqlite;
 use farrier::sqlx::sqlx;
@@ -264,7 +264,10 @@ impl<S: Store> IntoResponse for Failure<S> {
             Self::Acquire(error) => error.into_response(),
             Self::Database(error) => {
                 tracing::error!(%error, "a statement failed");
-                StatusCode::INTERNAL_SERVER_ERROR.into_response()
+                match StatementTimedOut::find(&error) {
+                    Some(_) => StatusCode::GATEWAY_TIMEOUT.into_response(),
+                    None => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+                }
             }
             Self::NoRow => (StatusCode::INTERNAL_SERVER_ERROR, "no such row").into_response(),
         }

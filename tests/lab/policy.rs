@@ -33,6 +33,9 @@ pub(crate) struct PolicyArgs {
     /// Seconds that an attempt to connect may take.
     #[arg(long)]
     connect_timeout: Option<Seconds>,
+    /// Seconds that a statement may take, or `none`.
+    #[arg(long)]
+    statement_timeout: Option<Limit>,
     /// Seconds that a health check may take.
     #[arg(long)]
     check_timeout: Option<Seconds>,
@@ -74,6 +77,7 @@ impl PolicyArgs {
         policy.health_check_bypass = seconds(self.health_check_bypass, policy.health_check_bypass);
         policy.acquire_timeout = seconds(self.acquire_timeout, policy.acquire_timeout);
         policy.connect_timeout = seconds(self.connect_timeout, policy.connect_timeout);
+        policy.statement_timeout = limit(self.statement_timeout, policy.statement_timeout);
         policy.check_timeout = seconds(self.check_timeout, policy.check_timeout);
         policy.reset_timeout = seconds(self.reset_timeout, policy.reset_timeout);
         policy.close_timeout = seconds(self.close_timeout, policy.close_timeout);

@@ -112,6 +112,35 @@ async fn no_connection_in_time_is_a_503() {
     assert_eq!(holder.await.unwrap().unwrap().status, StatusCode::OK);
 }
 
+/// A server that stands still in the middle of a statement: the client has its answer all the same, and
+/// the next one is served when the server goes on.
+#[tokio::test]
+async fn a_statement_that_takes_too_long_is_a_504() {
+    let server = MariaDb::start(&[]);
+    let url = server.database("still").await;
+    let lab = service::lab().env("LAB_DATABASE_URL", &url);
+    let lab = lab.args(["--workers=1", "--statement-timeout=0.5"]).start();
+    let address = lab.address();
+    session(&lab).await;
+    let working = tokio::spawn(client::get(address, "/db/sleep?s=60"));
+    sleep(Duration::from_millis(100)).await;
+    server.pause().await;
+    let late = working.await.unwrap().unwrap();
+    assert_eq!(late.status, StatusCode::GATEWAY_TIMEOUT);
+    assert!(lab.log().contains("did not answer a statement within 500ms"), "{}", lab.log());
+    assert!(!late.text().to_lowercase().contains("mysql"), "{}", late.text());
+    server.resume();
+    eventually_async("it serves again", async || {
+        let response = client::get(address, "/db").await.unwrap();
+        (response.status == StatusCode::OK).then_some(())
+    })
+    .await;
+    eventually_async("the late one is ended", async || {
+        (server.sessions("still").await.len() == 1).then_some(())
+    })
+    .await;
+}
+
 /// Clients that leave while the server is full of their statements: it serves again as soon as those
 /// are over, in every worker.
 #[tokio::test]

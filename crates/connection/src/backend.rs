@@ -35,6 +35,16 @@ pub trait Backend: Send + Sync + 'static {
     /// session ends with its statement, or by [`interrupt`](Self::interrupt).
     fn close(&self, connection: Self::Connection) -> impl Future<Output = ()> + Send;
 
+    /// From now on a handler's statements on this connection end with
+    /// [`StatementTimedOut`](crate::StatementTimedOut) after `limit`, and leave it
+    /// [`Poisoned`](Inspection::Poisoned).
+    ///
+    /// Called once, after [`connect`](Self::connect), where the policy has such a limit. The default has
+    /// none.
+    fn limit_statements(&self, connection: &mut Self::Connection, limit: Duration) {
+        let _ = (connection, limit);
+    }
+
     /// What state a connection is in, without I/O and without waiting.
     fn inspect(&self, connection: &mut Self::Connection) -> Inspection;
 

@@ -1,4 +1,4 @@
-//! Why a request gets no connection, and what its client is told.
+//! Why a request gets no connection or no answer on it, and what its client is told.
 
 use std::error::Error;
 use std::fmt;
@@ -121,3 +121,61 @@ impl Error for AcquireError {
         }
     }
 }
+
+/// A statement took longer than the policy's
+/// [`statement_timeout`](crate::Policy::statement_timeout): 504.
+///
+/// It comes as the source of the driver's own error. The connection is poisoned: the request gets another
+/// one after [`Database::release`](crate::Database::release).
+///
+/// # Example
+///
+/// ```
+/// use farrier_connection::StatementTimedOut;
+/// use http::StatusCode;
+///
+/// fn status(error: &(dyn std::error::Error + 'static)) -> StatusCode {
+///     match StatementTimedOut::find(error) {
+///         Some(_) => StatusCode::GATEWAY_TIMEOUT,
+///         None => StatusCode::INTERNAL_SERVER_ERROR,
+///     }
+/// }
+/// # assert_eq!(status(&std::fmt::Error), StatusCode::INTERNAL_SERVER_ERROR);
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct StatementTimedOut {
+    /// How long it was waited for.
+    pub limit: Duration,
+}
+
+// === impl StatementTimedOut ===
+
+impl StatementTimedOut {
+    /// For a backend: a statement was given up after `limit`.
+    #[must_use]
+    pub fn new(limit: Duration) -> Self {
+        Self { limit }
+    }
+
+    /// Looks for it in an error and what that came from.
+    #[must_use]
+    pub fn find<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e Self> {
+        let mut next = Some(error);
+        while let Some(error) = next {
+            if let Some(timed_out) = error.downcast_ref() {
+                return Some(timed_out);
+            }
+            next = error.source();
+        }
+        None
+    }
+}
+
+impl fmt::Display for StatementTimedOut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the database did not answer a statement within {:?}", self.limit)
+    }
+}
+
+impl Error for StatementTimedOut {}

@@ -32,9 +32,9 @@ use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use crate::{Backend, ErrorClass, Inspection, Interruption};
+use crate::{Backend, ErrorClass, Inspection, Interruption, StatementTimedOut};
 
 /// A server in memory and the backend that connects to it; clones are the same server.
 #[derive(Clone, Debug, Default)]
@@ -46,6 +46,7 @@ pub struct FakeConnection {
     session: u64,
     server: Fake,
     state: State,
+    limit: Option<Duration>,
 }
 
 /// How a [`Fake`] answers a connect, a statement, a health check, a reset or a kill.
@@ -95,6 +96,8 @@ pub enum FakeError {
     Disconnected,
     /// An earlier operation was dropped midway.
     Poisoned,
+    /// A statement took longer than the policy's `statement_timeout`.
+    TimedOut(StatementTimedOut),
     /// The test wanted an error.
     Wanted(ErrorClass),
 }
@@ -256,7 +259,7 @@ impl Backend for Fake {
         let session = server.opened;
         server.sessions.insert(session, Session::default());
         server.events.push(Event::Connect(session));
-        Ok(FakeConnection { session, server: self.clone(), state: State::Clean })
+        Ok(FakeConnection { session, server: self.clone(), state: State::Clean, limit: None })
     }
 
     async fn close(&self, connection: FakeConnection) {
@@ -265,6 +268,10 @@ impl Backend for Fake {
         if let Some(session) = server.sessions.get_mut(&connection.session) {
             session.deserted = true;
         }
+    }
+
+    fn limit_statements(&self, connection: &mut FakeConnection, limit: Duration) {
+        connection.limit = Some(limit);
     }
 
     fn inspect(&self, connection: &mut FakeConnection) -> Inspection {
@@ -302,6 +309,7 @@ impl Backend for Fake {
     fn classify(&self, error: &FakeError) -> ErrorClass {
         match error {
             FakeError::Disconnected | FakeError::Poisoned => ErrorClass::Fatal,
+            FakeError::TimedOut(_) => ErrorClass::Suspect,
             FakeError::Wanted(class) => *class,
         }
     }
@@ -346,12 +354,19 @@ impl FakeConnection {
     ///
     /// # Errors
     ///
-    /// When the session is gone or an earlier operation was dropped midway.
+    /// When the session is gone or an earlier operation was dropped midway, or when it takes longer
+    /// than the policy's `statement_timeout`.
     ///
     /// # Cancel safety
     ///
     /// None: dropped midway, the connection is poisoned, and the server works on.
     pub async fn query_for(&mut self, time: Duration) -> Result<u64, FakeError> {
+        let Some(limit) = self.limit else { return self.run_for(time).await };
+        let late = |_| FakeError::TimedOut(StatementTimedOut::new(limit));
+        timeout(limit, self.run_for(time)).await.map_err(late)?
+    }
+
+    async fn run_for(&mut self, time: Duration) -> Result<u64, FakeError> {
         let session = self.session;
         let operation = self.start(Event::Query)?;
         if !time.is_zero() {
@@ -477,9 +492,17 @@ impl fmt::Display for FakeError {
         match self {
             Self::Disconnected => f.write_str("the session is gone"),
             Self::Poisoned => f.write_str("an earlier operation was dropped midway"),
+            Self::TimedOut(_) => f.write_str("a statement took too long"),
             Self::Wanted(class) => write!(f, "an error of class {class:?}"),
         }
     }
 }
 
-impl Error for FakeError {}
+impl Error for FakeError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::TimedOut(timed_out) => Some(timed_out),
+            Self::Disconnected | Self::Poisoned | Self::Wanted(_) => None,
+        }
+    }
+}

@@ -16,6 +16,7 @@ use std::time::Duration;
 /// | [`health_check_bypass`](Self::health_check_bypass) | 0.5 s | none (0) |
 /// | [`acquire_timeout`](Self::acquire_timeout) | 3 s | none |
 /// | [`connect_timeout`](Self::connect_timeout) | 2 s | a driver option |
+/// | [`statement_timeout`](Self::statement_timeout) | none | a database option |
 /// | [`check_timeout`](Self::check_timeout) | 1 s | none |
 /// | [`reset_timeout`](Self::reset_timeout) | 1 s | none |
 /// | [`close_timeout`](Self::close_timeout) | 2 s | none |
@@ -67,6 +68,13 @@ pub struct Policy {
     ///
     /// One that is given up then leaves a session at a slow server until that notices.
     pub connect_timeout: Duration,
+    /// How long a handler's statement may wait for the database: until it is done, or, where rows are
+    /// read one at a time, for each of them; `None` is for ever. 30 s suit requests.
+    ///
+    /// Then the statement's future ends with [`StatementTimedOut`](crate::StatementTimedOut), and the
+    /// connection is poisoned and ended as when the client hangs up. The time runs here, so it does not
+    /// need a server that still answers. Statements that a backend does not see are not limited.
+    pub statement_timeout: Option<Duration>,
     /// How long a health check may take; longer counts as failed.
     pub check_timeout: Duration,
     /// How long a rollback or a reset may take; longer closes the connection.
@@ -109,6 +117,7 @@ impl Default for Policy {
             health_check_bypass: Duration::from_millis(500),
             acquire_timeout: Duration::from_secs(3),
             connect_timeout: Duration::from_secs(2),
+            statement_timeout: None,
             check_timeout: Duration::from_secs(1),
             reset_timeout: Duration::from_secs(1),
             close_timeout: Duration::from_secs(2),
@@ -188,6 +197,13 @@ impl Policy {
     #[must_use]
     pub fn connect_timeout(mut self, limit: Duration) -> Self {
         self.connect_timeout = limit;
+        self
+    }
+
+    /// Sets [`statement_timeout`](Self#structfield.statement_timeout).
+    #[must_use]
+    pub fn statement_timeout(mut self, limit: impl Into<Option<Duration>>) -> Self {
+        self.statement_timeout = limit.into();
         self
     }
 

@@ -183,6 +183,10 @@ impl Backend for MySql {
         }
     }
 
+    fn limit_statements(&self, connection: &mut MySqlConnection, limit: Duration) {
+        connection.limit_statements(limit);
+    }
+
     fn inspect(&self, connection: &mut MySqlConnection) -> Inspection {
         connection.inspect()
     }

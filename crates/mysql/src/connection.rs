@@ -6,12 +6,14 @@ use std::ops::Deref;
 use std::pin::Pin;
 use std::time::Duration;
 
-use farrier_connection::{Alteration, ErrorClass, Inspection};
+use farrier_connection::{Alteration, ErrorClass, Inspection, StatementTimedOut};
 use mysql_async::consts::StatusFlags;
 use mysql_async::prelude::{AsQuery, FromRow, Queryable, StatementLike, ToConnection};
 use mysql_async::{
-    BinaryProtocol, Conn, Params, QueryResult, Result, TextProtocol, ToConnectionResult,
+    BinaryProtocol, Conn, Error, Params, QueryResult, Result, TextProtocol, ToConnectionResult,
 };
+
+use tokio::time::timeout;
 
 use crate::session_id::{About, MySqlSessionId};
 use crate::{Poisoned, Statement, error, statement};
@@ -29,7 +31,8 @@ type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>;
 ///   closed, and one that the server has ended retires those that are as old;
 /// - mysql_async's `Queryable`: the same for the `query` family, while the `exec` family hides its
 ///   text;
-/// - mysql_async's `"SELECT 1".first(&mut *connection)`, which hides both.
+/// - mysql_async's `"SELECT 1".first(&mut *connection)`, which hides both, and is not limited by the
+///   policy's `statement_timeout`.
 ///
 /// After a hidden statement the session is reset, in the background, before the next request has
 /// it. What no style sees is what a stored procedure's, function's or trigger's own statements do,
@@ -59,6 +62,8 @@ struct Session {
     altered: Alteration,
     /// An operation runs, or was dropped midway.
     midway: bool,
+    /// How long a statement may take.
+    limit: Option<Duration>,
     link: Link,
 }
 
@@ -79,8 +84,13 @@ impl MySqlConnection {
     pub(crate) fn new(conn: Conn, about: About) -> Self {
         let autocommit =
             flags(&conn).is_none_or(|flags| flags.contains(StatusFlags::SERVER_STATUS_AUTOCOMMIT));
-        let session =
-            Session { autocommit, altered: Alteration::Nothing, midway: false, link: Link::Sound };
+        let session = Session {
+            autocommit,
+            altered: Alteration::Nothing,
+            midway: false,
+            limit: None,
+            link: Link::Sound,
+        };
         Self { conn, about, session }
     }
 
@@ -115,6 +125,10 @@ impl MySqlConnection {
 
     pub(crate) fn altered(&self) -> Alteration {
         self.session.altered
+    }
+
+    pub(crate) fn limit_statements(&mut self, limit: Duration) {
+        self.session.limit = Some(limit);
     }
 
     pub(crate) fn restored(&mut self) {
@@ -162,8 +176,7 @@ impl MySqlConnection {
         Q: AsQuery,
     {
         self.session.begin_query(&self.conn, &query)?;
-        let result = self.conn.query(query).await;
-        self.session.end(result)
+        self.session.run(self.conn.query(query)).await
     }
 
     /// Runs a text query and returns its first row.
@@ -177,8 +190,7 @@ impl MySqlConnection {
         Q: AsQuery,
     {
         self.session.begin_query(&self.conn, &query)?;
-        let result = self.conn.query_first(query).await;
-        self.session.end(result)
+        self.session.run(self.conn.query_first(query)).await
     }
 
     /// Runs a text query and drops its result.
@@ -188,8 +200,7 @@ impl MySqlConnection {
     /// The server's, the driver's, or [`Poisoned`].
     pub async fn query_drop<Q: AsQuery>(&mut self, query: Q) -> Result<()> {
         self.session.begin_query(&self.conn, &query)?;
-        let result = self.conn.query_drop(query).await;
-        self.session.end(result)
+        self.session.run(self.conn.query_drop(query)).await
     }
 
     /// Runs a text query; its result is read by the caller, a row at a time.
@@ -202,8 +213,7 @@ impl MySqlConnection {
         query: Q,
     ) -> Result<QueryResult<'a, 'static, TextProtocol>> {
         self.session.begin_query(&self.conn, &query)?;
-        let result = self.conn.query_iter(query).await;
-        self.session.end(result)
+        self.session.run(self.conn.query_iter(query)).await
     }
 
     /// Prepares a statement, or finds it among those that the connection has prepared.
@@ -213,8 +223,7 @@ impl MySqlConnection {
     /// The server's, the driver's, or [`Poisoned`].
     pub async fn prep<Q: AsQuery>(&mut self, query: Q) -> Result<mysql_async::Statement> {
         self.session.begin_query(&self.conn, &query)?;
-        let result = self.conn.prep(query).await;
-        self.session.end(result)
+        self.session.run(self.conn.prep(query)).await
     }
 
     /// Executes a prepared statement and collects the rows of its first result set.
@@ -229,8 +238,7 @@ impl MySqlConnection {
         P: Into<Params> + Send,
     {
         self.session.begin(&self.conn, || statement.alteration())?;
-        let result = self.conn.exec(statement, params).await;
-        self.session.end(result)
+        self.session.run(self.conn.exec(statement, params)).await
     }
 
     /// Executes a prepared statement and returns its first row.
@@ -245,8 +253,7 @@ impl MySqlConnection {
         P: Into<Params> + Send,
     {
         self.session.begin(&self.conn, || statement.alteration())?;
-        let result = self.conn.exec_first(statement, params).await;
-        self.session.end(result)
+        self.session.run(self.conn.exec_first(statement, params)).await
     }
 
     /// Executes a prepared statement and drops its result.
@@ -260,8 +267,7 @@ impl MySqlConnection {
         P: Into<Params> + Send,
     {
         self.session.begin(&self.conn, || statement.alteration())?;
-        let result = self.conn.exec_drop(statement, params).await;
-        self.session.end(result)
+        self.session.run(self.conn.exec_drop(statement, params)).await
     }
 
     /// Executes a prepared statement once for each item of `params`.
@@ -277,8 +283,7 @@ impl MySqlConnection {
         I::IntoIter: Send,
     {
         self.session.begin(&self.conn, || statement.alteration())?;
-        let result = self.conn.exec_batch(statement, params).await;
-        self.session.end(result)
+        self.session.run(self.conn.exec_batch(statement, params)).await
     }
 
     /// Executes a prepared statement; its result is read by the caller, a row at a time.
@@ -296,8 +301,7 @@ impl MySqlConnection {
         P: Into<Params> + Send,
     {
         self.session.begin(&self.conn, || statement.alteration())?;
-        let result = self.conn.exec_iter(statement, params).await;
-        self.session.end(result)
+        self.session.run(self.conn.exec_iter(statement, params)).await
     }
 }
 
@@ -324,8 +328,7 @@ impl Queryable for MySqlConnection {
     fn ping(&mut self) -> BoxFuture<'_, ()> {
         Box::pin(async {
             self.session.begin(&self.conn, || Alteration::Nothing)?;
-            let result = self.conn.ping().await;
-            self.session.end(result)
+            self.session.run(self.conn.ping()).await
         })
     }
 
@@ -349,8 +352,7 @@ impl Queryable for MySqlConnection {
     fn close(&mut self, statement: mysql_async::Statement) -> BoxFuture<'_, ()> {
         Box::pin(async {
             self.session.begin(&self.conn, || Alteration::Nothing)?;
-            let result = self.conn.close(statement).await;
-            self.session.end(result)
+            self.session.run(self.conn.close(statement)).await
         })
     }
 
@@ -366,8 +368,7 @@ impl Queryable for MySqlConnection {
         let params = params.into();
         Box::pin(async {
             self.session.begin(&self.conn, || Alteration::Resettable)?;
-            let result = self.conn.exec_iter(statement, params).await;
-            self.session.end(result)
+            self.session.run(self.conn.exec_iter(statement, params)).await
         })
     }
 
@@ -380,8 +381,7 @@ impl Queryable for MySqlConnection {
     {
         Box::pin(async {
             self.session.begin(&self.conn, || Alteration::Resettable)?;
-            let result = self.conn.exec_batch(statement, params).await;
-            self.session.end(result)
+            self.session.run(self.conn.exec_batch(statement, params)).await
         })
     }
 }
@@ -434,7 +434,15 @@ impl Session {
         self.begin(conn, || statement::alteration(&query.as_query()))
     }
 
-    fn end<T>(&mut self, result: Result<T>) -> Result<T> {
+    /// Runs what was begun. Cut off, it stays midway.
+    async fn run<T>(&mut self, operation: impl Future<Output = Result<T>>) -> Result<T> {
+        let result = match self.limit {
+            None => operation.await,
+            Some(limit) => match timeout(limit, operation).await {
+                Ok(result) => result,
+                Err(_) => return Err(Error::Other(Box::new(StatementTimedOut::new(limit)))),
+            },
+        };
         self.midway = false;
         self.note(&result);
         result

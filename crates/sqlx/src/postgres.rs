@@ -103,8 +103,12 @@ impl Backend for Postgres {
         }
     }
 
+    fn limit_statements(&self, session: &mut Self::Connection, limit: Duration) {
+        session.watch.limit = Some(limit);
+    }
+
     fn inspect(&self, session: &mut Self::Connection) -> Inspection {
-        let Watch { left, dead, read_only, outdated } = session.watch;
+        let Watch { left, dead, read_only, outdated, .. } = session.watch;
         if dead {
             Inspection::Dead
         } else if session.failed_over {

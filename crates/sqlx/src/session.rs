@@ -6,15 +6,15 @@ use std::mem;
 use std::ops::{Deref, DerefMut};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-#[cfg(feature = "postgres")]
 use std::time::Duration;
 
-use farrier_connection::{Alteration, ErrorClass};
+use farrier_connection::{Alteration, ErrorClass, StatementTimedOut};
 use futures_core::Stream;
 use futures_core::future::BoxFuture;
 use futures_core::stream::BoxStream;
 use sqlx::error::BoxDynError;
 use sqlx::{Database, Describe, Either, Error, Execute, Executor, SqlSafeStr, SqlStr};
+use tokio::time::{Sleep, sleep, timeout};
 
 use crate::transaction::Transaction;
 
@@ -86,6 +86,10 @@ pub(crate) struct Watch {
     pub(crate) read_only: bool,
     /// One failed because of what was prepared before a table was altered.
     pub(crate) outdated: bool,
+    /// One took longer than the limit; no other is begun. The backend clears it, if it can.
+    pub(crate) timed_out: bool,
+    /// How long a handler's may take.
+    pub(crate) limit: Option<Duration>,
 }
 
 /// What the last operation left.
@@ -124,7 +128,8 @@ impl<DB: Engine> Session<DB> {
 
     pub(crate) fn restored(&mut self) {
         self.altered = Alteration::Nothing;
-        self.watch = Watch { dead: self.watch.dead, ..Watch::default() };
+        let Watch { dead, limit, .. } = self.watch;
+        self.watch = Watch { dead, limit, ..Watch::default() };
     }
 
     /// Begins a transaction, or a savepoint within one; dropped without a commit it is rolled back.
@@ -214,7 +219,7 @@ where
         self.alter(DB::alteration(query.sql.as_str()));
         let Session { connection, watch, .. } = self;
         let rows = connection.fetch_many(query);
-        Box::pin(Watched::<DB, _> { rows, watch, engine: PhantomData })
+        Box::pin(Watched::<DB, _> { rows: Some(rows), watch, wait: None, engine: PhantomData })
     }
 
     fn fetch_optional<'e, 'q: 'e, E>(
@@ -228,7 +233,7 @@ where
         let query = Seen::of(query);
         self.alter(DB::alteration(query.sql.as_str()));
         let Session { connection, watch, .. } = self;
-        Box::pin(watch.over::<DB, _>(connection.fetch_optional(query)))
+        Box::pin(watch.limited::<DB, _>(connection.fetch_optional(query)))
     }
 
     fn prepare_with<'e>(
@@ -242,7 +247,7 @@ where
         // Preparing is running it for some of SQLite's pragmas.
         self.alter(DB::alteration(sql.as_str()));
         let Session { connection, watch, .. } = self;
-        Box::pin(watch.over::<DB, _>(connection.prepare_with(sql, parameters)))
+        Box::pin(watch.limited::<DB, _>(connection.prepare_with(sql, parameters)))
     }
 
     fn describe<'e>(self, sql: SqlStr) -> BoxFuture<'e, Result<Describe<DB>, Error>>
@@ -251,13 +256,26 @@ where
     {
         self.alter(DB::alteration(sql.as_str()));
         let Session { connection, watch, .. } = self;
-        Box::pin(watch.over::<DB, _>(connection.describe(sql)))
+        Box::pin(watch.limited::<DB, _>(connection.describe(sql)))
     }
 }
 
 // === impl Watch ===
 
 impl Watch {
+    /// Runs an operation of a handler's, for no longer than the limit.
+    pub(crate) async fn limited<DB: Engine, T>(
+        &mut self,
+        operation: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Error> {
+        self.refuse()?;
+        let Some(limit) = self.limit else { return self.over::<DB, T>(operation).await };
+        match timeout(limit, self.over::<DB, T>(operation)).await {
+            Ok(result) => result,
+            Err(_) => Err(self.time_out(limit)),
+        }
+    }
+
     /// Runs an operation, noting how far it came.
     pub(crate) async fn over<DB: Engine, T>(
         &mut self,
@@ -272,6 +290,19 @@ impl Watch {
         result
     }
 
+    /// After one that timed out nothing is run that would only wait for it.
+    fn refuse(&self) -> Result<(), Error> {
+        match self.limit {
+            Some(limit) if self.timed_out => Err(timed_out(limit)),
+            _ => Ok(()),
+        }
+    }
+
+    fn time_out(&mut self, limit: Duration) -> Error {
+        self.timed_out = true;
+        timed_out(limit)
+    }
+
     fn note<DB: Engine>(&mut self, error: &Error) {
         match DB::classify(error) {
             ErrorClass::Fatal => self.dead = true,
@@ -279,6 +310,10 @@ impl Watch {
             _ => self.outdated |= DB::outdates_statements(error),
         }
     }
+}
+
+fn timed_out(limit: Duration) -> Error {
+    Error::AnyDriverError(Box::new(StatementTimedOut::new(limit)))
 }
 
 /// A query taken apart, to see its text before it runs.
@@ -322,8 +357,11 @@ impl<DB: Database> Execute<'_, DB> for Seen<DB> {
 
 /// The rows of an operation, noting how far it came.
 struct Watched<'e, DB, S> {
-    rows: S,
+    /// `None` after the time-out.
+    rows: Option<S>,
     watch: &'e mut Watch,
+    /// For the next row, where there is a limit.
+    wait: Option<Pin<Box<Sleep>>>,
     engine: PhantomData<fn() -> DB>,
 }
 
@@ -337,11 +375,26 @@ where
     type Item = Result<T, Error>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let Self { rows, watch, .. } = &mut *self;
+        let Self { rows, watch, wait, .. } = &mut *self;
+        let Some(stream) = rows else { return Poll::Ready(None) };
+        if let Err(error) = watch.refuse() {
+            *rows = None;
+            return Poll::Ready(Some(Err(error)));
+        }
         if watch.left == Left::Nothing {
             watch.left = Left::Operation;
         }
-        let item = ready!(Pin::new(rows).poll_next(cx));
+        let item = match (Pin::new(stream).poll_next(cx), watch.limit) {
+            (Poll::Pending, Some(limit)) => {
+                ready!(wait.get_or_insert_with(|| Box::pin(sleep(limit))).as_mut().poll(cx));
+                // Not rows that were dropped: one that runs.
+                watch.left = Left::Operation;
+                *rows = None;
+                return Poll::Ready(Some(Err(watch.time_out(limit))));
+            }
+            (item, _) => ready!(item),
+        };
+        *wait = None;
         watch.left = match &item {
             Some(Ok(_)) => Left::Rows,
             Some(Err(_)) | None => Left::Nothing,

@@ -149,6 +149,10 @@ impl Backend for Sqlite {
         }
     }
 
+    fn limit_statements(&self, session: &mut Self::Connection, limit: Duration) {
+        session.watch.limit = Some(limit);
+    }
+
     fn inspect(&self, session: &mut Self::Connection) -> Inspection {
         if session.watch.dead {
             Inspection::Dead
@@ -239,6 +243,7 @@ async fn settle(session: &mut Session<sqlx::Sqlite>) -> Result<(), Error> {
         id.stop(false);
     }
     session.stuck = false;
+    session.watch.timed_out = false;
     settled
 }
 

@@ -55,7 +55,7 @@ impl<'c, DB: Engine> Transaction<'c, DB> {
         // Cut off or failed, it may have begun all the same.
         let transaction = Self { session, open: true };
         let Session { connection, watch, .. } = &mut *transaction.session;
-        watch.over::<DB, _>(DB::TransactionManager::begin(connection, statement)).await?;
+        watch.limited::<DB, _>(DB::TransactionManager::begin(connection, statement)).await?;
         Ok(transaction)
     }
 
@@ -70,7 +70,7 @@ impl<'c, DB: Engine> Transaction<'c, DB> {
     /// Whether it is committed is not known then.
     pub async fn commit(mut self) -> Result<(), Error> {
         let Session { connection, watch, .. } = &mut *self.session;
-        watch.over::<DB, _>(DB::TransactionManager::commit(connection)).await?;
+        watch.limited::<DB, _>(DB::TransactionManager::commit(connection)).await?;
         self.open = false;
         Ok(())
     }
@@ -86,7 +86,7 @@ impl<'c, DB: Engine> Transaction<'c, DB> {
     /// It is rolled back all the same.
     pub async fn rollback(mut self) -> Result<(), Error> {
         let Session { connection, watch, .. } = &mut *self.session;
-        watch.over::<DB, _>(DB::TransactionManager::rollback(connection)).await?;
+        watch.limited::<DB, _>(DB::TransactionManager::rollback(connection)).await?;
         self.open = false;
         Ok(())
     }

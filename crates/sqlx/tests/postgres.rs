@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use farrier_connection::{AcquireError, CloseReason, Policy, Pool};
+use farrier_connection::{AcquireError, CloseReason, Policy, Pool, StatementTimedOut};
 use farrier_sqlx::sqlx::postgres::PgConnectOptions;
 use farrier_sqlx::sqlx::{self, AssertSqlSafe};
 use farrier_sqlx::{Postgres, Session};
@@ -668,4 +668,52 @@ async fn a_server_that_refuses_is_told_apart_from_one_that_is_not_there() {
     let pool = Pool::new(Postgres::new("postgres://farrier@127.0.0.1:1/x").unwrap(), policy());
     let error = pool.acquire_once().await.unwrap_err();
     assert!(matches!(error, AcquireError::Unavailable(_)), "{error:?}");
+}
+
+/// The policy's `statement_timeout`, in every style.
+#[tokio::test]
+async fn a_statement_that_takes_too_long_is_given_up_and_its_session_ended() {
+    const LIMIT: Duration = Duration::from_millis(100);
+    #[track_caller]
+    fn is_late<T: std::fmt::Debug>(result: sqlx::Result<T>) {
+        let error = result.expect_err("it takes too long");
+        assert_eq!(StatementTimedOut::find(&error).expect("typed").limit, LIMIT, "{error:?}");
+    }
+    let limited = policy().statement_timeout(LIMIT).max_connections(1);
+    let Some(pool) = pool("late", limited) else { return };
+    run("late", "CREATE TABLE late (id INT)").await;
+    for style in 0..5 {
+        let before = session(&pool).await;
+        let mut loan = pool.acquire().await.unwrap();
+        let slow = "SELECT pg_sleep(60)";
+        match style {
+            0 => is_late(sqlx::query(slow).execute(&mut *loan).await),
+            1 => is_late(sqlx::query(slow).fetch_optional(&mut *loan).await),
+            2 => is_late(sqlx::raw_sql(slow).execute(&mut *loan).await),
+            3 => {
+                let sql = "SELECT pg_sleep(0.02) FROM generate_series(1, 20) UNION ALL SELECT pg_sleep(60)";
+                let rows: Vec<_> = sqlx::query(sql).fetch(&mut *loan).collect().await;
+                assert_eq!(rows.iter().filter(|row| row.is_ok()).count(), rows.len() - 1);
+                is_late(rows.into_iter().last().unwrap().map(drop));
+            }
+            _ => {
+                let mut transaction = loan.begin().await.unwrap();
+                sqlx::query("INSERT INTO late VALUES (1)")
+                    .execute(&mut *transaction)
+                    .await
+                    .unwrap();
+                is_late(sqlx::query(slow).execute(&mut *transaction).await);
+                is_late(sqlx::query("SELECT 1").execute(&mut *transaction).await);
+                is_late(transaction.commit().await);
+            }
+        }
+        is_late(sqlx::query("SELECT 1").execute(&mut *loan).await);
+        drop(loan);
+        assert_ne!(session(&pool).await, before, "style {style}");
+    }
+    let mut loan = pool.acquire().await.unwrap();
+    let rows: i64 =
+        sqlx::query_scalar("SELECT COUNT(*) FROM late").fetch_one(&mut *loan).await.unwrap();
+    assert_eq!(rows, 0);
+    assert_eq!(pool.status().closed_for(CloseReason::Poisoned), 5);
 }

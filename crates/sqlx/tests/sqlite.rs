@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use farrier_connection::{AcquireError, CloseReason, Policy, Pool};
+use farrier_connection::{AcquireError, CloseReason, Policy, Pool, StatementTimedOut};
 use farrier_sqlx::sqlx::sqlite::SqliteRow;
 use farrier_sqlx::sqlx::{self, AssertSqlSafe, Executor, Row};
 use farrier_sqlx::{Session, Sqlite};
@@ -468,4 +468,24 @@ async fn closing_a_pool_closes_its_files() {
     database.pool.close().await;
     let status = database.pool.status();
     assert_eq!((status.opened, status.closed_for(CloseReason::Shutdown)), (1, 1));
+}
+
+/// The policy's `statement_timeout`: it is interrupted, and a database in memory stays.
+#[tokio::test]
+async fn a_statement_that_takes_too_long_is_given_up() {
+    let pool = Pool::new(Sqlite::memory(), Policy::default().statement_timeout(MOMENT));
+    let mut loan = pool.acquire().await.unwrap();
+    sqlx::query("CREATE TABLE t (id INTEGER PRIMARY KEY)").execute(&mut *loan).await.unwrap();
+    for _ in 0..2 {
+        let mut transaction = loan.begin().await.unwrap();
+        insert(&mut transaction, 1).await.unwrap();
+        let late = sqlx::query(ENDLESS).execute(&mut *transaction).await.unwrap_err();
+        assert_eq!(StatementTimedOut::find(&late).unwrap().limit, MOMENT);
+        let late = transaction.commit().await.unwrap_err();
+        assert!(StatementTimedOut::find(&late).is_some());
+        drop(loan);
+        assert_eq!(rows(&pool).await, 0);
+        loan = pool.acquire().await.unwrap();
+    }
+    assert_eq!(pool.status().opened, 1);
 }

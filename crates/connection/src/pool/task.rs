@@ -41,7 +41,10 @@ pub(super) async fn connect<B: Backend>(mut connecting: Connecting<B>) {
             continue;
         }
         let error = match timeout(shared.policy.connect_timeout, shared.backend.connect()).await {
-            Ok(Ok(connection)) => {
+            Ok(Ok(mut connection)) => {
+                if let Some(limit) = shared.policy.statement_timeout {
+                    shared.backend.limit_statements(&mut connection, limit);
+                }
                 let now = Instant::now();
                 let live = Live {
                     idle_timeout: shared.idle_timeout(&connection),

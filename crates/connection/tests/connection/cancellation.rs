@@ -4,8 +4,8 @@ use std::future::poll_fn;
 use std::task::Poll;
 use std::time::Duration;
 
-use farrier_connection::fake::{Behaviour, Event, Fake};
-use farrier_connection::{CloseReason, ErrorClass};
+use farrier_connection::fake::{Behaviour, Event, Fake, FakeError};
+use farrier_connection::{CloseReason, ErrorClass, StatementTimedOut};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::{SECOND, acquire, assert_balanced, pass, policy, poll_times, pool, settle};
@@ -250,4 +250,23 @@ async fn a_poisoned_connection_does_nothing_more() {
     assert!(timeout(SECOND, loan.query_for(2 * SECOND)).await.is_err());
     sleep(10 * SECOND).await;
     loan.query().await.unwrap_err();
+}
+
+/// The policy's `statement_timeout`: a typed error, and the session is ended.
+#[tokio::test(start_paused = true)]
+async fn a_statement_that_takes_too_long_is_given_up_and_its_session_ended() {
+    let fake = Fake::new();
+    let pool = pool(&fake, policy().statement_timeout(Duration::from_secs(30)));
+    let mut loan = pool.acquire().await.unwrap();
+    loan.query_for(Duration::from_secs(29)).await.unwrap();
+    let start = Instant::now();
+    let error = loan.query_for(Duration::from_secs(60)).await.unwrap_err();
+    assert_eq!(start.elapsed(), Duration::from_secs(30));
+    let timed_out = StatementTimedOut::find(&error).unwrap();
+    assert_eq!(timed_out.limit, Duration::from_secs(30));
+    assert_eq!(loan.query().await, Err(FakeError::Poisoned));
+    drop(loan);
+    settle().await;
+    assert_eq!(pool.status().closed_for(CloseReason::Poisoned), 1);
+    assert!(fake.events().contains(&Event::Kill(1)));
 }

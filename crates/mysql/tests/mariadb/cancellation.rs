@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use farrier_connection::{Backend, CloseReason, Interruption, Policy, Pool};
+use farrier_connection::{Backend, CloseReason, Interruption, Policy, Pool, StatementTimedOut};
 use farrier_mysql::mysql_async::prelude::*;
 use farrier_mysql::mysql_async::{Conn, Opts, OptsBuilder, Row};
 use farrier_mysql::{MySql, MySqlConnection};
@@ -318,4 +318,37 @@ async fn a_query_cancelled_while_its_rows_come_is_poisoned_too() {
     }
     quiet(&pool).await;
     assert_eq!((pool.status().kills, pool.status().closed_for(CloseReason::Poisoned)), (3, 3));
+}
+
+/// The policy's `statement_timeout`, also at a server that does nothing any more.
+#[tokio::test]
+async fn a_statement_that_takes_too_long_is_given_up_and_its_session_ended() {
+    let server = MariaDb::shared();
+    let limited = policy().statement_timeout(MOMENT).max_connections(1);
+    let pool = pool_of_user(server, "late", limited).await;
+    let mut loan = pool.acquire().await.unwrap();
+    loan.query_drop("CREATE TABLE t (id INT PRIMARY KEY)").await.unwrap();
+    drop(loan);
+    let before = session(&pool).await;
+    for style in 0..3 {
+        let mut loan = pool.acquire().await.unwrap();
+        loan.query_drop("BEGIN").await.unwrap();
+        loan.query_drop("INSERT INTO t VALUES (1)").await.unwrap();
+        let late = match style {
+            0 => loan.query_drop(SLOW).await,
+            1 => loan.exec_drop(SLOW, ()).await,
+            _ => Queryable::query_drop(&mut *loan, SLOW).await,
+        };
+        let error = late.unwrap_err();
+        assert_eq!(StatementTimedOut::find(&error).unwrap().limit, MOMENT, "{error:?}");
+        is_poisoned(loan.query_drop("COMMIT").await);
+        drop(loan);
+        let mut loan = pool.acquire().await.unwrap();
+        let rows: Option<u32> = loan.query_first("SELECT COUNT(*) FROM t").await.unwrap();
+        assert_eq!(rows, Some(0));
+    }
+    assert_ne!(session(&pool).await, before);
+    quiet(&pool).await;
+    let status = pool.status();
+    assert_eq!((status.closed_for(CloseReason::Poisoned), status.kills), (3, 3));
 }
