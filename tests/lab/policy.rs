@@ -81,7 +81,7 @@ impl PolicyArgs {
         policy.check_timeout = seconds(self.check_timeout, policy.check_timeout);
         policy.reset_timeout = seconds(self.reset_timeout, policy.reset_timeout);
         policy.close_timeout = seconds(self.close_timeout, policy.close_timeout);
-        policy.max_waiting = self.max_waiting.or(policy.max_waiting);
+        policy.max_waiting = self.max_waiting.unwrap_or(policy.max_waiting);
         policy.max_connecting = self.max_connecting.unwrap_or(policy.max_connecting);
         policy.kill_cancelled = self.kill_cancelled.unwrap_or(policy.kill_cancelled);
         policy

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use farrier_test_servers::MariaDb;
 use harness::client;
 use harness::eventually_async;
+use harness::load::{Load, Reuse};
 use harness::process::Signal;
 use harness::service::{self, Service};
 use hyper::StatusCode;
@@ -110,6 +111,55 @@ async fn no_connection_in_time_is_a_503() {
     assert!(refused.headers.contains_key("retry-after"));
     assert!(!refused.text().to_lowercase().contains("mysql"), "{}", refused.text());
     assert_eq!(holder.await.unwrap().unwrap().status, StatusCode::OK);
+}
+
+/// What is "too many connections" elsewhere: 80 clients at once with statements of a second, on 20
+/// connections, at a server that takes 60. All are served, and the bound holds at every look.
+#[tokio::test]
+async fn more_clients_than_connections_wait_and_are_all_served() {
+    tokio::join!(eighty_clients(Reuse::KeepAlive), eighty_clients(Reuse::Close));
+}
+
+async fn eighty_clients(reuse: Reuse) {
+    let server = MariaDb::start(&["--max-connections=60"]);
+    let url = server.database("many").await;
+    let lab = service::lab().env("LAB_DATABASE_URL", &url);
+    let lab = lab.args(["--workers=1", "--max-connections=20"]).start();
+    let address = lab.address();
+    let load = Load::start(address, "/db/sleep?s=1", 80, reuse);
+    let start = Instant::now();
+    let mut most = 0;
+    // Four waves for each of five rounds, the last of which is answered after the stop.
+    while start.elapsed() < Duration::from_secs(18) {
+        most = most.max(server.sessions("many").await.len());
+        sleep(Duration::from_millis(100)).await;
+    }
+    let report = load.stop().await;
+    assert_eq!(report.failed, [""; 0], "{reuse:?}: {}", lab.log());
+    assert!(report.ok >= 400, "{reuse:?}: {}", report.ok);
+    assert_eq!(most, 20, "{reuse:?}");
+    let before = server.status("Connections").await;
+    let load = Load::start(address, "/db", 80, reuse);
+    sleep(Duration::from_secs(2)).await;
+    let quick = load.stop().await;
+    assert_eq!(quick.failed, [""; 0], "{reuse:?}");
+    // The second look is one, too.
+    let opened = server.status("Connections").await - before - 1;
+    assert!(opened * 10_000 <= quick.ok * 40, "{reuse:?}: {opened} for {} requests", quick.ok);
+}
+
+/// A burst that is longer than the pool is wide waits, too.
+#[tokio::test]
+async fn a_burst_waits_for_its_turn() {
+    let (lab, _) = lab_on("burst", &["--max-connections=8"]).await;
+    let address = lab.address();
+    let mut clients = JoinSet::new();
+    for _ in 0..200 {
+        clients.spawn(client::get(address, "/db/sleep?s=0.05"));
+    }
+    for response in clients.join_all().await {
+        assert_eq!(response.expect("a whole response").status, StatusCode::OK, "{}", lab.log());
+    }
 }
 
 /// A server that stands still in the middle of a statement: the client has its answer all the same, and

@@ -27,7 +27,7 @@
 //!
 //! - *Bound*: never more than `max_connections` sessions, at the server: a slot is free again when its
 //!   session is over. (To end what was cancelled, a backend may need one or two beside them.) Who waits is
-//!   served in order, and answered by one deadline for everything.
+//!   served in order, and answered by one deadline for everything; see [`too_many_connections`].
 //! - *Scope*: one connection per request, taken at first use, shared by middleware and handler, given
 //!   back at the last of handler, response body and clones; a request that does not use it costs nothing.
 //! - *Hygiene*: a transaction or session state that a request leaves is gone before the next request has
@@ -44,6 +44,9 @@
 //!
 //! Jobs, command-line tools and sockets after an upgrade take their connection from [`Pool::acquire`].
 #![forbid(unsafe_code)]
+
+#[doc = include_str!("../docs/too-many-connections.md")]
+pub mod too_many_connections {}
 
 #[cfg(feature = "axum")]
 mod axum;

@@ -14,13 +14,13 @@ use std::time::Duration;
 /// | [`idle_timeout`](Self::idle_timeout) | 600 s | none |
 /// | [`health_checks`](Self::health_checks) | on | `CONN_HEALTH_CHECKS` (off) |
 /// | [`health_check_bypass`](Self::health_check_bypass) | 0.5 s | none (0) |
-/// | [`acquire_timeout`](Self::acquire_timeout) | 3 s | none |
+/// | [`acquire_timeout`](Self::acquire_timeout) | 5 s | none |
 /// | [`connect_timeout`](Self::connect_timeout) | 2 s | a driver option |
 /// | [`statement_timeout`](Self::statement_timeout) | none | a database option |
 /// | [`check_timeout`](Self::check_timeout) | 1 s | none |
 /// | [`reset_timeout`](Self::reset_timeout) | 1 s | none |
 /// | [`close_timeout`](Self::close_timeout) | 2 s | none |
-/// | [`max_waiting`](Self::max_waiting) | 10 × `max_connections` | none |
+/// | [`max_waiting`](Self::max_waiting) | 1,000 | none |
 /// | [`max_connecting`](Self::max_connecting) | 4 | none |
 /// | [`kill_cancelled`](Self::kill_cancelled) | on | none |
 ///
@@ -63,6 +63,9 @@ pub struct Policy {
     /// A connection that was in use so recently is not checked.
     pub health_check_bypass: Duration,
     /// How long a request waits for its connection in all: for a slot, the check and the connect.
+    ///
+    /// The default lets four times as many clients as there are connections take turns with statements
+    /// of a second, and answers well before a load balancer gives up.
     pub acquire_timeout: Duration,
     /// How long one attempt to connect may take.
     ///
@@ -82,9 +85,11 @@ pub struct Policy {
     /// How long closing may take, and how long the pool waits for one attempt to end a cancelled
     /// session before it counts as failed and is repeated.
     pub close_timeout: Duration,
-    /// How many requests may wait for a slot; the next is refused at once. `None` is ten for each
-    /// slot.
-    pub max_waiting: Option<usize>,
+    /// How many requests may wait for a slot; the next is refused at once.
+    ///
+    /// By default as many as a worker has clients at most (gunicorn's `worker_connections`), so that it
+    /// is `acquire_timeout` that limits a burst.
+    pub max_waiting: usize,
     /// How many connections may be in the making at once; at least 1.
     ///
     /// While connects fail it is one, after a pause that grows from 10 ms to half a second.
@@ -115,13 +120,13 @@ impl Default for Policy {
             idle_timeout: Some(Duration::from_secs(600)),
             health_checks: true,
             health_check_bypass: Duration::from_millis(500),
-            acquire_timeout: Duration::from_secs(3),
+            acquire_timeout: Duration::from_secs(5),
             connect_timeout: Duration::from_secs(2),
             statement_timeout: None,
             check_timeout: Duration::from_secs(1),
             reset_timeout: Duration::from_secs(1),
             close_timeout: Duration::from_secs(2),
-            max_waiting: None,
+            max_waiting: 1_000,
             max_connecting: 4,
             kill_cancelled: true,
         }
@@ -230,8 +235,8 @@ impl Policy {
 
     /// Sets [`max_waiting`](Self#structfield.max_waiting).
     #[must_use]
-    pub fn max_waiting(mut self, requests: impl Into<Option<usize>>) -> Self {
-        self.max_waiting = requests.into();
+    pub fn max_waiting(mut self, requests: usize) -> Self {
+        self.max_waiting = requests;
         self
     }
 
@@ -247,10 +252,6 @@ impl Policy {
     pub fn kill_cancelled(mut self, on: bool) -> Self {
         self.kill_cancelled = on;
         self
-    }
-
-    pub(crate) fn waiting_limit(&self) -> usize {
-        self.max_waiting.unwrap_or_else(|| self.max_connections.saturating_mul(10))
     }
 
     /// The fields are public, so a zero can come past the setters.

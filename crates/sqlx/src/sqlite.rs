@@ -22,12 +22,12 @@ use settings::Settings;
 
 /// How long a statement waits for another connection's lock: less than a request waits for a
 /// connection, as a wait cannot be interrupted.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
+const BUSY_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// A SQLite database.
 ///
 /// A file is created if it is missing, kept in WAL mode so that readers and the writer do not block
-/// each other, and a statement waits up to 2 s for a lock.
+/// each other, and a statement waits up to 3 s for a lock.
 ///
 /// What a request leaves in its session, such as a pragma, an attached file or a temporary table, goes
 /// with it: the connection is closed. Only SQLite knows which row was inserted last

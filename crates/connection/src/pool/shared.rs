@@ -177,7 +177,7 @@ impl<B: Backend> Shared<B> {
         // A request whose connection is in the making, or may be made at once, does not wait for a
         // slot.
         let coming = state.connecting + self.policy.max_connections.saturating_sub(state.slots);
-        if !first && state.waiters.len() >= self.policy.waiting_limit().saturating_add(coming) {
+        if !first && state.waiters.len() >= self.policy.max_waiting.saturating_add(coming) {
             self.counters.rejected.add();
             return Err(AcquireError::QueueFull);
         }
