@@ -73,7 +73,8 @@ impl fmt::Display for Offence {
             Self::Runtime(what) => write!(
                 f,
                 "the launcher forks and must come before any runtime, but there is one already ({what}): \
-                 use a plain `fn main`, not #[tokio::main]"
+                 use a plain `fn main`, not #[tokio::main], and close what a runtime from before \
+                 `run` has opened, such as a database pool"
             ),
             Self::Blind(error) => write!(f, "the audit before a fork cannot read /proc: {error}"),
         }

@@ -130,10 +130,10 @@ impl<B: Backend> Shared<B> {
         let mut stale = Vec::new();
         let claimed = {
             let mut state = self.lock();
-            state.come_home()?;
             if state.closed {
                 return Err(AcquireError::Closed);
             }
+            state.come_home()?;
             let fit = loop {
                 match state.idle.pop() {
                     None => break None,
@@ -461,11 +461,13 @@ impl<B: Backend> Shared<B> {
     }
 
     pub(super) fn slot_free(&self) {
-        let drained = {
+        let (drained, home) = {
             let mut state = self.lock();
             state.slots -= 1;
-            state.slots == 0
+            (state.slots == 0, state.leave_home())
         };
+        // Perhaps the runtime's last handle: not under the lock.
+        drop(home);
         if drained {
             self.drained.notify_waiters();
         }
@@ -479,11 +481,12 @@ impl<B: Backend> Shared<B> {
 
     /// Refuses new checkouts and closes what is idle.
     pub(super) fn shut(self: &Arc<Self>) {
-        let (idle, waiters) = {
+        let (idle, waiters, home) = {
             let mut state = self.lock();
             state.closed = true;
-            (mem::take(&mut state.idle), mem::take(&mut state.waiters))
+            (mem::take(&mut state.idle), mem::take(&mut state.waiters), state.leave_home())
         };
+        drop(home);
         fail(waiters, &AcquireError::Closed);
         for live in idle {
             self.retire(self.occupied(live), CloseReason::Shutdown);
@@ -576,6 +579,11 @@ impl<B: Backend> State<B> {
         self.reaping = None;
         Ok(())
     }
+
+    /// A closed pool without connections keeps nothing of its runtime.
+    fn leave_home(&mut self) -> Option<Home> {
+        if self.closed && self.slots == 0 { self.home.take() } else { None }
+    }
 }
 
 // === impl Waiting ===
@@ -617,6 +625,27 @@ mod tests {
         state.slots = slots;
         drop(state);
         shared
+    }
+
+    /// Its descriptors would be there at a fork.
+    #[test]
+    fn a_closed_pool_keeps_no_runtime() {
+        let shared = Arc::new(Shared::new(Fake::new(), Policy::default()));
+        runtime().block_on(async {
+            let claimed = shared.claim(false, Patience::UntilDeadline);
+            let Ok(Claim::Wait(mut waiting)) = claimed else { panic!("nothing was open") };
+            drop((&mut waiting.receiver).await.expect("a turn").expect("a connection"));
+            shared.shut();
+            while !shared.is_drained() {
+                tokio::task::yield_now().await;
+            }
+        });
+        assert!(shared.lock().home.is_none());
+        runtime().block_on(async {
+            let claimed = shared.claim(false, Patience::UntilDeadline);
+            assert!(matches!(claimed, Err(AcquireError::Closed)));
+        });
+        assert!(shared.lock().home.is_none());
     }
 
     /// connections.md 5, behaviour 58.
