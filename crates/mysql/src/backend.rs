@@ -112,9 +112,9 @@ impl MySql {
         if conn.opts().db_name().is_none() || !conn.reset().await? {
             conn.change_user(Default::default()).await?;
         }
-        match connection.set_role() {
-            Some(set_role) => {
-                let restore = format!("{set_role};{}", self.restore);
+        match connection.restore() {
+            Some(own) => {
+                let restore = format!("{own};{}", self.restore);
                 connection.driver().query_drop(restore).await?;
             }
             None => connection.driver().query_drop(&self.restore).await?,

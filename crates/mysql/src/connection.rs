@@ -103,9 +103,9 @@ impl MySqlConnection {
         self.about.wait_timeout
     }
 
-    /// The statement that brings back the role that it began with.
-    pub(crate) fn set_role(&self) -> Option<&str> {
-        self.about.set_role.as_deref()
+    /// Statements to run after a reset.
+    pub(crate) fn restore(&self) -> Option<&str> {
+        self.about.restore.as_deref()
     }
 
     pub(crate) fn into_inner(self) -> Conn {

@@ -31,8 +31,9 @@ pub(crate) struct About {
     pub(crate) wait_timeout: Option<Duration>,
     /// The largest packet that it takes and sends, in bytes.
     pub(crate) max_allowed_packet: Option<usize>,
-    /// The statement that sets the current role, where there are roles.
-    pub(crate) set_role: Option<String>,
+    /// Statements that bring back what a reset keeps, or takes from the server's settings of its day: the
+    /// current role and `wait_timeout`.
+    pub(crate) restore: Option<String>,
 }
 
 // === impl MySqlSessionId ===
@@ -52,9 +53,9 @@ impl About {
         const UNKNOWN: [u16; 5] = [1105, 1064, 1193, 1235, 1305];
         // MariaDB has no `SET ROLE DEFAULT`, MySQL no single role, and older ones have neither.
         let sql = "SELECT CONCAT(@@hostname, ':', @@port, ':', SUBSTRING(UUID(), 20)), \
-            @@wait_timeout, @@max_allowed_packet, CONCAT(\
-            /*M!100005 'SET ROLE ', IFNULL(CONCAT('`', REPLACE(CURRENT_ROLE(), '`', '``'), '`'), 'NONE'), */ \
-            /*!80002 'SET ROLE ', IF(@@activate_all_roles_on_login, 'ALL', 'DEFAULT'), */ '')";
+            @@wait_timeout, @@max_allowed_packet, CONCAT('SET wait_timeout = ', @@wait_timeout\
+            /*M!100005 , ';SET ROLE ', IFNULL(CONCAT('`', REPLACE(CURRENT_ROLE(), '`', '``'), '`'), 'NONE') */ \
+            /*!80002 , ';SET ROLE ', IF(@@activate_all_roles_on_login, 'ALL', 'DEFAULT') */)";
         let row = match conn.query_first::<Row, _>(sql).await {
             Ok(Some(row)) => row,
             Ok(None) => return Ok(Self::default()),
@@ -64,13 +65,12 @@ impl About {
             Err(error) => return Err(error),
         };
         let server = row.get_opt::<String, _>(0).and_then(|server| server.ok());
-        let set_role = row.get_opt::<String, _>(3).and_then(|set_role| set_role.ok());
         let seconds = row.get_opt(1).and_then(|seconds| seconds.ok());
         Ok(Self {
             server: server.map(|server| ServerId(server.into())),
             wait_timeout: seconds.map(Duration::from_secs),
             max_allowed_packet: row.get_opt(2).and_then(|bytes| bytes.ok()),
-            set_role: set_role.filter(|set_role| !set_role.is_empty()),
+            restore: row.get_opt(3).and_then(|restore| restore.ok()),
         })
     }
 }

@@ -286,6 +286,22 @@ async fn nothing_of_a_session_is_visible_to_the_next_request() {
     }
 }
 
+/// A reset gives a session the server's settings of today; what is known of it is of the day of its connect.
+#[tokio::test]
+async fn a_reset_does_not_shorten_a_sessions_wait_timeout() {
+    let server = MariaDb::start(&["--wait-timeout=100"]);
+    let url = server.database("wait").await;
+    let pool = Pool::new(MySql::new(&url).unwrap(), policy().max_connections(1));
+    for _ in 0..3 {
+        let mut loan = pool.acquire().await.unwrap();
+        let timeout: Option<u32> = loan.query_first("SELECT @@wait_timeout").await.unwrap();
+        assert_eq!(timeout, Some(100));
+        loan.query_drop("SET @x = 1").await.unwrap();
+        server.run("SET GLOBAL wait_timeout = 7").await;
+    }
+    assert_eq!((pool.status().opened, pool.status().resets), (1, 2));
+}
+
 /// A reset keeps the current role; one that was dropped meanwhile costs the connection.
 #[tokio::test]
 async fn the_role_of_the_login_is_there_again_after_a_reset() {
