@@ -84,13 +84,13 @@ impl Sink {
     }
 
     fn line(&self, line: &[u8]) {
-        let lost = LOST.load(Ordering::Relaxed);
-        if lost > 0 {
-            if !self.offer(format!("{lost} lines of the log were lost\n").as_bytes()) {
-                LOST.fetch_add(1, Ordering::Relaxed);
+        if LOST.load(Ordering::Relaxed) > 0 {
+            // Taken: no other thread tells the same ones.
+            let lost = LOST.swap(0, Ordering::Relaxed);
+            if lost > 0 && !self.offer(format!("{lost} lines of the log were lost\n").as_bytes()) {
+                LOST.fetch_add(lost + 1, Ordering::Relaxed);
                 return;
             }
-            LOST.fetch_sub(lost, Ordering::Relaxed);
         }
         if self.offer(line) {
             self.stalled.store(false, Ordering::Relaxed);
@@ -171,14 +171,18 @@ pub(crate) fn forget_losses() {
 mod tests {
     use std::io::Read;
     use std::os::unix::net::UnixStream;
+    use std::sync::Mutex;
     use std::time::{Duration, Instant};
 
     use super::*;
 
-    /// Each way of not waiting, on a pipe or a socket that is full, and then read again. One test, since
-    /// the count of losses is the process's.
+    /// One test at a time: the count of losses is the process's.
+    static LOSSES: Mutex<()> = Mutex::new(());
+
+    /// Each way of not waiting, on a pipe or a socket that is full, and then read again.
     #[test]
     fn a_reader_that_does_not_read_holds_nobody_up() {
+        let _one = LOSSES.lock().unwrap();
         for manner in [Manner::Asked, Manner::Reopened, Manner::Socket] {
             let (mut reader, file) = if matches!(manner, Manner::Socket) {
                 let (reader, writer) = UnixStream::pair().unwrap();
@@ -221,8 +225,49 @@ mod tests {
         }
     }
 
+    /// Threads that log while the reader is slow: each line is read or counted as lost, once.
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "a slow reader is what this is about")]
+    fn each_line_is_read_or_counted_as_lost() {
+        const THREADS: usize = 16;
+        const LINES: usize = 2_000;
+        let _one = LOSSES.lock().unwrap();
+        let (reader, writer) = nix::unistd::pipe().unwrap();
+        let sink = Sink::new(writer.into(), Manner::Asked);
+        let slow = std::thread::spawn(move || {
+            let (mut reader, mut text, mut piece) = (File::from(reader), Vec::new(), [0; 10_000]);
+            while let Ok(read @ 1..) = reader.read(&mut piece) {
+                text.extend(&piece[..read]);
+                std::thread::sleep(2 * Duration::from_millis(PATIENCE.into()));
+            }
+            String::from_utf8(text).unwrap()
+        });
+        let line = [[b'x'; 199].as_slice(), b"\n"].concat();
+        std::thread::scope(|scope| {
+            for _ in 0..THREADS {
+                scope.spawn(|| {
+                    for _ in 0..LINES {
+                        sink.line(&line);
+                        std::thread::sleep(Duration::from_micros(100));
+                    }
+                });
+            }
+        });
+        drop(sink);
+        let text = slow.join().unwrap();
+        let (written, lost): (Vec<&str>, Vec<&str>) =
+            text.lines().partition(|line| line.starts_with('x'));
+        let lost =
+            lost.iter().map(|line| line.split(' ').next().unwrap().parse::<usize>().unwrap());
+        let untold = usize::try_from(LOST.swap(0, Ordering::Relaxed)).unwrap();
+        let lost: Vec<usize> = lost.collect();
+        assert!(!lost.is_empty(), "the reader was not slow");
+        assert_eq!(written.len() + lost.iter().sum::<usize>() + untold, THREADS * LINES);
+    }
+
     #[test]
     fn a_reader_that_is_gone_is_no_error() {
+        let _one = LOSSES.lock().unwrap();
         let (reader, writer) = nix::unistd::pipe().unwrap();
         drop(reader);
         let mut sink = &Sink::file(writer.into());
