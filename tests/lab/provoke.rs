@@ -8,6 +8,7 @@ use axum::Router;
 use axum::extract::Query;
 use axum::routing::get;
 use serde::Deserialize;
+use tokio::signal::unix::{SignalKind, signal};
 
 pub(crate) fn routes() -> Router {
     Router::new()
@@ -20,6 +21,21 @@ pub(crate) fn routes() -> Router {
         .route("/exit", get(exit))
         .route("/abort", get(abort))
         .route("/leak", get(leak))
+        .route("/spawn", get(spawn))
+        .route("/usr1", get(usr1))
+}
+
+/// Starts another program and leaves it running; gives its pid.
+async fn spawn() -> String {
+    let child = tokio::process::Command::new("sleep").arg("60").spawn();
+    child.ok().and_then(|child| child.id()).map_or_else(String::new, |id| id.to_string())
+}
+
+/// Waits for SIGUSR1, which the app takes for itself.
+async fn usr1() -> &'static str {
+    let Ok(mut usr1) = signal(SignalKind::user_defined1()) else { return "no signal" };
+    usr1.recv().await;
+    "USR1"
 }
 
 #[derive(Clone, Copy, Debug, Deserialize)]

@@ -152,6 +152,51 @@ async fn term_serves_what_is_queued() {
     assert_eq!(lab.wait().code(), Some(0));
 }
 
+/// A program that a handler starts has the signals that a shell would give it.
+#[tokio::test]
+async fn a_handlers_child_has_no_signal_blocked() {
+    let lab = service::lab().args(["--workers=1"]).start();
+    let child = client::get(lab.address(), "/spawn").await.unwrap();
+    let child: u32 = child.text().parse().expect("a pid");
+    eventually("it runs", || {
+        let comm = fs::read_to_string(format!("/proc/{child}/comm")).unwrap_or_default();
+        (comm == "sleep\n").then_some(())
+    });
+    let of = |pid: &str, mask: &str| {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        status.lines().find(|line| line.starts_with(mask)).unwrap().to_owned()
+    };
+    assert_eq!(of(&child.to_string(), "SigBlk:"), "SigBlk:\t0000000000000000");
+    // Beyond these are the C library's own.
+    let ignored = of(&child.to_string(), "SigIgn:");
+    let ignored = u64::from_str_radix(ignored.split('\t').nth(1).unwrap(), 16).unwrap();
+    assert_eq!(ignored & 0x7fff_ffff, 0);
+    process::kill(child, Signal::SIGTERM);
+    eventually("it ends", || (!process::is_alive(child)).then_some(()));
+}
+
+/// What the launcher ignores in a worker the app may take, and no signal to a worker that is not an order
+/// ends it.
+#[tokio::test]
+async fn an_app_can_wait_for_a_signal() {
+    let lab = service::lab().args(["--workers=1"]).start();
+    let worker = pid_of_a_worker(&lab).await;
+    let asked = tokio::spawn(client::get(lab.address(), "/usr1"));
+    eventually_async("the app has it", async || {
+        process::kill(worker, Signal::SIGUSR1);
+        asked.is_finished().then_some(())
+    })
+    .await;
+    assert_eq!(asked.await.unwrap().unwrap().text(), "USR1");
+    for other in
+        [Signal::SIGHUP, Signal::SIGUSR2, Signal::SIGTTIN, Signal::SIGTTOU, Signal::SIGWINCH]
+    {
+        process::kill(worker, other);
+    }
+    assert_eq!(pid_of_a_worker(&lab).await, worker);
+    assert_eq!(lab.workers(), [worker]);
+}
+
 /// A master that was paused blames nobody for the beats that it could not see.
 #[tokio::test]
 async fn a_paused_master_kills_nobody() {

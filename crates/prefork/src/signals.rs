@@ -1,12 +1,16 @@
-//! Signals as events: blocked, and read from a descriptor in a poll.
+//! Signals as events, read from a descriptor in a poll: blocked ones in the master, handled ones in a worker.
 
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollTimeout, poll};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use signal_hook::iterator::backend::SignalDelivery;
+use signal_hook::iterator::exfiltrator::SignalOnly;
 
 use crate::sys;
 
@@ -24,9 +28,16 @@ const ORDERS: [Signal; 9] = [
     Signal::SIGWINCH,
 ];
 
-/// The signals that this process takes as events.
+/// The signals that the master takes as events.
 #[derive(Debug)]
 pub(crate) struct Signals(SignalFd);
+
+/// The signals that a worker takes as events.
+///
+/// None is blocked: the app's own children would inherit that, and its own handlers never run. A handler
+/// writes to a socket instead, and the app's come beside it.
+#[derive(Debug)]
+pub(crate) struct WorkerSignals(SignalDelivery<UnixStream, SignalOnly>);
 
 // === impl Signals ===
 
@@ -42,19 +53,6 @@ impl Signals {
         // Who started the master may have ignored it, and that is inherited: children would vanish
         // without a word.
         sys::default_action(Signal::SIGCHLD)?;
-        Self::take(set)
-    }
-
-    /// The orders only: children of a worker are the app's.
-    ///
-    /// # Errors
-    ///
-    /// The kernel's: no descriptor.
-    pub(crate) fn of_worker() -> nix::Result<Self> {
-        Self::take(ORDERS.into_iter().collect())
-    }
-
-    fn take(set: SigSet) -> nix::Result<Self> {
         sigprocmask(SigmaskHow::SIG_SETMASK, Some(&set), None)?;
         let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
         SignalFd::with_flags(&set, flags).map(Self)
@@ -78,6 +76,35 @@ impl Signals {
 impl AsFd for Signals {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
+    }
+}
+
+// === impl WorkerSignals ===
+
+impl WorkerSignals {
+    /// The orders only: children of a worker are the app's.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's: no descriptor.
+    pub(crate) fn take() -> io::Result<Self> {
+        let (read, write) = UnixStream::pair()?;
+        let orders = ORDERS.map(|signal| signal as i32);
+        let delivery = SignalDelivery::with_pipe(read, write, SignalOnly, orders)?;
+        // Those that came since the fork, too: the mask was the master's until here.
+        reset()?;
+        Ok(Self(delivery))
+    }
+
+    /// The signals that are waiting.
+    pub(crate) fn pending(&mut self) -> impl Iterator<Item = Signal> {
+        self.0.pending().filter_map(|number| Signal::try_from(number).ok())
+    }
+}
+
+impl AsFd for WorkerSignals {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.get_read().as_fd()
     }
 }
 

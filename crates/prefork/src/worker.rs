@@ -30,7 +30,7 @@ use tower_service::Service;
 
 use crate::board::{Board, BoardPulse, Seat};
 use crate::exit_work::ExitWork;
-use crate::signals::{self, Signals};
+use crate::signals::{self, WorkerSignals};
 use crate::sockets::WorkerListener;
 use crate::{Settings, sys};
 
@@ -93,7 +93,7 @@ pub(crate) type Prepare = Box<dyn FnOnce(&Runtime) -> Result<(), BoxError> + Sen
 
 /// The forked thread's view of the process.
 struct Watch {
-    signals: Signals,
+    signals: WorkerSignals,
     alive: Option<OwnedFd>,
     /// Ends when the fresh thread does.
     done: OwnedFd,
@@ -267,9 +267,8 @@ fn leave(code: i32) -> ! {
 }
 
 /// What a process does first after the fork.
-fn settle_in(seed: &Seed) -> nix::Result<Signals> {
-    // The order: the mask is the master's until here, so no signal is lost in between.
-    let signals = Signals::of_worker()?;
+fn settle_in(seed: &Seed) -> io::Result<WorkerSignals> {
+    let signals = WorkerSignals::take()?;
     follow(seed.master)?;
     name(&format!("farrier:{}", seed.slot));
     Ok(signals)
@@ -419,7 +418,8 @@ impl Watch {
                 self.drain();
             }
             if signalled {
-                while let Some(signal) = self.signals.next() {
+                let signals: Vec<Signal> = self.signals.pending().collect();
+                for signal in signals {
                     match signal {
                         Signal::SIGTERM => self.drain(),
                         Signal::SIGINT | Signal::SIGQUIT => self.stop_now(),
