@@ -179,3 +179,29 @@ impl fmt::Display for StatementTimedOut {
 }
 
 impl Error for StatementTimedOut {}
+
+/// An earlier operation on the connection was cut off; the connection does nothing more.
+///
+/// It comes as the source of the driver's own error. The request's next connection is a new one; see
+/// [`Database::release`](crate::Database::release).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Poisoned;
+
+// === impl Poisoned ===
+
+impl Poisoned {
+    /// For a backend.
+    #[must_use]
+    pub fn new() -> Self {
+        Self
+    }
+}
+
+impl fmt::Display for Poisoned {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an earlier operation on this connection was cancelled or lost the connection")
+    }
+}
+
+impl Error for Poisoned {}

@@ -63,7 +63,7 @@ mod side_channel;
 mod status;
 
 pub use backend::{Backend, ErrorClass, Inspection, Interruption};
-pub use error::{AcquireError, StatementTimedOut};
+pub use error::{AcquireError, Poisoned, StatementTimedOut};
 pub use layer::{ConnectionLayer, ConnectionService, ResponseFuture, ScopeEnd};
 pub use plain::{Alteration, PlainStatements, Syntax};
 pub use policy::Policy;

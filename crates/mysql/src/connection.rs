@@ -16,7 +16,7 @@ use mysql_async::{
 use tokio::time::timeout;
 
 use crate::session_id::{About, MySqlSessionId};
-use crate::{Poisoned, Statement, error, statement};
+use crate::{Statement, error, statement};
 
 /// What the driver's traits return; its own name for it is private.
 type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>;
@@ -42,7 +42,7 @@ type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>;
 ///
 /// # Cancel safety
 ///
-/// An operation dropped midway poisons the connection: every further one fails with [`Poisoned`],
+/// An operation dropped midway poisons the connection: every further one fails with [`Poisoned`](crate::Poisoned),
 /// and the session is ended at the server when the connection goes back. Only rows are different
 /// that were asked for by `query_iter`, `exec_iter` or a style of mysql_async's: those dropped unread
 /// are read and discarded by the next operation, or, for as long as the policy's `reset_timeout`,
@@ -169,7 +169,7 @@ impl MySqlConnection {
     ///
     /// # Errors
     ///
-    /// The server's, the driver's, or [`Poisoned`].
+    /// The server's, the driver's, or [`Poisoned`](crate::Poisoned).
     pub async fn query<T, Q>(&mut self, query: Q) -> Result<Vec<T>>
     where
         T: FromRow + Send + 'static,
@@ -183,7 +183,7 @@ impl MySqlConnection {
     ///
     /// # Errors
     ///
-    /// The server's, the driver's, or [`Poisoned`].
+    /// The server's, the driver's, or [`Poisoned`](crate::Poisoned).
     pub async fn query_first<T, Q>(&mut self, query: Q) -> Result<Option<T>>
     where
         T: FromRow + Send + 'static,
@@ -197,7 +197,7 @@ impl MySqlConnection {
     ///
     /// # Errors
     ///
-    /// The server's, the driver's, or [`Poisoned`].
+    /// The server's, the driver's, or [`Poisoned`](crate::Poisoned).
     pub async fn query_drop<Q: AsQuery>(&mut self, query: Q) -> Result<()> {
         self.session.begin_query(&self.conn, &query)?;
         self.session.run(self.conn.query_drop(query)).await
@@ -207,7 +207,7 @@ impl MySqlConnection {
     ///
     /// # Errors
     ///
-    /// The server's, the driver's, or [`Poisoned`].
+    /// The server's, the driver's, or [`Poisoned`](crate::Poisoned).
     pub async fn query_iter<'a, Q: AsQuery + 'a>(
         &'a mut self,
         query: Q,
@@ -220,7 +220,7 @@ impl MySqlConnection {
     ///
     /// # Errors
     ///
-    /// The server's, the driver's, or [`Poisoned`].
+    /// The server's, the driver's, or [`Poisoned`](crate::Poisoned).
     pub async fn prep<Q: AsQuery>(&mut self, query: Q) -> Result<mysql_async::Statement> {
         self.session.begin_query(&self.conn, &query)?;
         self.session.run(self.conn.prep(query)).await
@@ -230,7 +230,7 @@ impl MySqlConnection {
     ///
     /// # Errors
     ///
-    /// The server's, the driver's, or [`Poisoned`].
+    /// The server's, the driver's, or [`Poisoned`](crate::Poisoned).
     pub async fn exec<T, S, P>(&mut self, statement: S, params: P) -> Result<Vec<T>>
     where
         T: FromRow + Send + 'static,
@@ -245,7 +245,7 @@ impl MySqlConnection {
     ///
     /// # Errors
     ///
-    /// The server's, the driver's, or [`Poisoned`].
+    /// The server's, the driver's, or [`Poisoned`](crate::Poisoned).
     pub async fn exec_first<T, S, P>(&mut self, statement: S, params: P) -> Result<Option<T>>
     where
         T: FromRow + Send + 'static,
@@ -260,7 +260,7 @@ impl MySqlConnection {
     ///
     /// # Errors
     ///
-    /// The server's, the driver's, or [`Poisoned`].
+    /// The server's, the driver's, or [`Poisoned`](crate::Poisoned).
     pub async fn exec_drop<S, P>(&mut self, statement: S, params: P) -> Result<()>
     where
         S: Statement,
@@ -274,7 +274,7 @@ impl MySqlConnection {
     ///
     /// # Errors
     ///
-    /// The server's, the driver's, or [`Poisoned`].
+    /// The server's, the driver's, or [`Poisoned`](crate::Poisoned).
     pub async fn exec_batch<S, P, I>(&mut self, statement: S, params: I) -> Result<()>
     where
         S: Statement,
@@ -290,7 +290,7 @@ impl MySqlConnection {
     ///
     /// # Errors
     ///
-    /// The server's, the driver's, or [`Poisoned`].
+    /// The server's, the driver's, or [`Poisoned`](crate::Poisoned).
     pub async fn exec_iter<S, P>(
         &mut self,
         statement: S,
@@ -393,9 +393,7 @@ impl<'a> ToConnection<'a, 'static> for &'a mut MySqlConnection {
                 self.session.alter(Alteration::Resettable);
                 ToConnectionResult::Immediate((&mut self.conn).into())
             }
-            Err(poisoned) => {
-                ToConnectionResult::Mediate(Box::pin(async move { Err(poisoned.into()) }))
-            }
+            Err(poisoned) => ToConnectionResult::Mediate(Box::pin(async move { Err(poisoned) })),
         }
     }
 }
@@ -405,32 +403,24 @@ impl<'a> ToConnection<'a, 'static> for &'a mut MySqlConnection {
 impl Session {
     /// The check before every operation: once poisoned, the driver would serve an earlier one's
     /// answer.
-    fn check(&self, conn: &Conn) -> std::result::Result<(), Poisoned> {
+    fn check(&self, conn: &Conn) -> Result<()> {
         // The driver marks itself before each command and clears the mark after it, but not while
         // rows are read.
-        if self.midway || conn.is_disconnected() { Err(Poisoned) } else { Ok(()) }
+        if self.midway || conn.is_disconnected() { Err(error::poisoned()) } else { Ok(()) }
     }
 
     fn alter(&mut self, alteration: Alteration) {
         self.altered = self.altered.max(alteration);
     }
 
-    fn begin(
-        &mut self,
-        conn: &Conn,
-        alteration: impl FnOnce() -> Alteration,
-    ) -> std::result::Result<(), Poisoned> {
+    fn begin(&mut self, conn: &Conn, alteration: impl FnOnce() -> Alteration) -> Result<()> {
         self.check(conn)?;
         self.alter(alteration());
         self.midway = true;
         Ok(())
     }
 
-    fn begin_query(
-        &mut self,
-        conn: &Conn,
-        query: &impl AsQuery,
-    ) -> std::result::Result<(), Poisoned> {
+    fn begin_query(&mut self, conn: &Conn, query: &impl AsQuery) -> Result<()> {
         self.begin(conn, || statement::alteration(&query.as_query()))
     }
 

@@ -1,33 +1,10 @@
 //! What the server's error numbers say about a connection.
 
-use std::error;
-use std::fmt;
-
-use farrier_connection::ErrorClass;
+use farrier_connection::{ErrorClass, Poisoned};
 use mysql_async::{DriverError, Error};
 
-/// An earlier operation on the connection was dropped midway; the connection does nothing more.
-///
-/// It comes as [`mysql_async::Error::Other`]. The request's next connection is a new one; see
-/// [`Database::release`](farrier_connection::Database::release).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Poisoned;
-
-// === impl Poisoned ===
-
-impl fmt::Display for Poisoned {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an earlier operation on this connection was cancelled or lost the connection")
-    }
-}
-
-impl error::Error for Poisoned {}
-
-impl From<Poisoned> for Error {
-    fn from(poisoned: Poisoned) -> Self {
-        Self::Other(Box::new(poisoned))
-    }
+pub(crate) fn poisoned() -> Error {
+    Error::Other(Box::new(Poisoned::new()))
 }
 
 pub(crate) fn classify(error: &Error) -> ErrorClass {
@@ -89,7 +66,7 @@ mod tests {
     #[test]
     fn a_lost_link_is_fatal_and_a_poisoned_one_too() {
         assert_eq!(classify(&DriverError::ConnectionClosed.into()), ErrorClass::Fatal);
-        assert_eq!(classify(&Poisoned.into()), ErrorClass::Fatal);
+        assert_eq!(classify(&poisoned()), ErrorClass::Fatal);
         assert_eq!(classify_code(1927), ErrorClass::Fatal);
     }
 
@@ -99,7 +76,7 @@ mod tests {
         assert!(is_disconnect(&shutdown.clone().into()));
         assert!(is_disconnect(&Error::from(std::io::Error::from(ErrorKind::BrokenPipe))));
         assert!(!is_disconnect(&ServerError { code: 1062, ..shutdown }.into()));
-        assert!(!is_disconnect(&Poisoned.into()));
+        assert!(!is_disconnect(&poisoned()));
         let mismatch = DriverError::StmtParamsMismatch { required: 1, supplied: 2 };
         assert!(!is_disconnect(&mismatch.into()));
     }

@@ -31,7 +31,7 @@ mod statement;
 
 pub use backend::MySql;
 pub use connection::MySqlConnection;
-pub use error::Poisoned;
+pub use farrier_connection::Poisoned;
 pub use mysql_async;
 pub use session_id::MySqlSessionId;
 pub use statement::Statement;

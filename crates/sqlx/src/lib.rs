@@ -41,4 +41,4 @@ pub use session::{Engine, Session};
 pub use sqlite::{Sqlite, SqliteSessionId};
 pub use sqlx;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
-pub use transaction::Transaction;
+pub use transaction::{Transaction, TransactionAborted};

@@ -21,9 +21,10 @@ use side::PgSide;
 /// What `DISCARD ALL` does, except for the prepared statements.
 const RESET: &str = "CLOSE ALL; RESET SESSION AUTHORIZATION; RESET ALL; UNLISTEN *; \
      SELECT pg_advisory_unlock_all(); DISCARD SEQUENCES; DISCARD TEMP";
-/// Those of a `PREPARE`; not those of the protocol, which sqlx keeps a list of.
-const PREPARED: &str = "SELECT 'DEALLOCATE ' || pg_catalog.quote_ident(name) \
-     FROM pg_catalog.pg_prepared_statements WHERE from_sql";
+/// How many statements sqlx has prepared, by the protocol; and what removes those of a `PREPARE`.
+const PREPARED: &str = "SELECT COUNT(*) FILTER (WHERE NOT from_sql), \
+     string_agg('DEALLOCATE ' || pg_catalog.quote_ident(name), ';') FILTER (WHERE from_sql) \
+     FROM pg_catalog.pg_prepared_statements";
 
 /// A PostgreSQL database.
 ///
@@ -108,7 +109,7 @@ impl Backend for Postgres {
     }
 
     fn inspect(&self, session: &mut Self::Connection) -> Inspection {
-        let Watch { left, dead, read_only, outdated, .. } = session.watch;
+        let Watch { left, dead, read_only, outdated, lost, .. } = session.watch;
         if dead {
             Inspection::Dead
         } else if session.failed_over {
@@ -120,6 +121,7 @@ impl Backend for Postgres {
         } else if session.altered != Alteration::Nothing
             || read_only
             || outdated
+            || lost
             || left == Left::Rows
             || session.should_flush()
         {
@@ -144,7 +146,7 @@ impl Backend for Postgres {
         if altered == Alteration::Lasting {
             return Ok(());
         }
-        let Watch { read_only, outdated, .. } = session.watch;
+        let Watch { read_only, mut outdated, .. } = session.watch;
         let reset = async |connection: &mut PgConnection| {
             // Sends what waits to be sent, and reads rows that nobody read.
             connection.ping().await?;
@@ -153,12 +155,14 @@ impl Backend for Postgres {
                 // warns.
                 sqlx::raw_sql("ROLLBACK").execute(&mut *connection).await?;
                 sqlx::raw_sql(RESET).execute(&mut *connection).await?;
-                let prepared: Vec<String> =
-                    sqlx::query_scalar(PREPARED).fetch_all(&mut *connection).await?;
-                if !prepared.is_empty() {
-                    let deallocate = AssertSqlSafe(prepared.join(";"));
-                    sqlx::raw_sql(deallocate).execute(&mut *connection).await?;
+                let prepared = sqlx::query_as(PREPARED).persistent(false);
+                let (cached, deallocate): (i64, Option<String>) =
+                    prepared.fetch_one(&mut *connection).await?;
+                if let Some(deallocate) = deallocate {
+                    sqlx::raw_sql(AssertSqlSafe(deallocate)).execute(&mut *connection).await?;
                 }
+                // A `DEALLOCATE ALL` has taken sqlx's, too.
+                outdated |= usize::try_from(cached) != Ok(connection.cached_statements_size());
             }
             if outdated {
                 connection.clear_cached_statements().await?;
@@ -276,6 +280,7 @@ impl Engine for sqlx::Postgres {
     type SessionId = PgSessionId;
 
     const UNSEEN: Alteration = Alteration::Resettable;
+    const ABORTS_ON_ERROR: bool = true;
 
     fn alteration(sql: &str) -> Alteration {
         PLAIN.alteration(sql.as_bytes())

@@ -8,7 +8,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use farrier_connection::{Alteration, ErrorClass, StatementTimedOut};
+use farrier_connection::{Alteration, ErrorClass, Poisoned, StatementTimedOut};
 use futures_core::Stream;
 use futures_core::future::BoxFuture;
 use futures_core::stream::BoxStream;
@@ -34,6 +34,9 @@ pub trait Engine: Database {
     /// Whether a statement begins a transaction and does nothing else.
     fn begins_transaction(sql: &str) -> bool;
 
+    /// Whether any error aborts the transaction that it comes in.
+    const ABORTS_ON_ERROR: bool;
+
     /// What an error says about the connection.
     fn classify(error: &Error) -> ErrorClass;
 
@@ -55,8 +58,11 @@ pub trait Engine: Database {
 ///
 /// # Cancel safety
 ///
-/// sqlx waits out what was dropped midway before the connection's next statement, and never mixes
-/// up results. See each backend for what farrier does when such a connection goes back.
+/// An operation that is dropped before it gave anything poisons the connection: every further one fails
+/// with [`Poisoned`](farrier_connection::Poisoned), as it would have to wait for the first and be told
+/// that one's error. Rows that are dropped unread are read and discarded by the next operation, whose
+/// error a late one of theirs then is. See each backend for what becomes of such a connection when it
+/// goes back.
 pub struct Session<DB: Engine> {
     pub(crate) connection: DB::Connection,
     /// Which session it is, where there is a server.
@@ -86,8 +92,12 @@ pub(crate) struct Watch {
     pub(crate) read_only: bool,
     /// One failed because of what was prepared before a table was altered.
     pub(crate) outdated: bool,
-    /// One took longer than the limit; no other is begun. The backend clears it, if it can.
+    /// The last one took longer than the limit.
     pub(crate) timed_out: bool,
+    /// What sqlx counts as a transaction is not what the database does.
+    pub(crate) lost: bool,
+    /// The server failed one, which may abort the transaction.
+    pub(crate) failed: bool,
     /// How long a handler's may take.
     pub(crate) limit: Option<Duration>,
 }
@@ -140,7 +150,7 @@ impl<DB: Engine> Session<DB> {
     ///
     /// # Cancel safety
     ///
-    /// A transaction that the database began all the same is rolled back.
+    /// One that the database began all the same is rolled back when the connection goes back.
     pub async fn begin(&mut self) -> Result<Transaction<'_, DB>, Error> {
         Transaction::begin(self, None).await
     }
@@ -153,7 +163,7 @@ impl<DB: Engine> Session<DB> {
     ///
     /// # Cancel safety
     ///
-    /// A transaction that the database began all the same is rolled back.
+    /// One that the database began all the same is rolled back when the connection goes back.
     pub async fn begin_with(
         &mut self,
         statement: impl SqlSafeStr,
@@ -168,6 +178,16 @@ impl<DB: Engine> Session<DB> {
     ) -> Result<T, Error> {
         let Self { connection, watch, .. } = self;
         watch.over::<DB, _>(operation(connection)).await
+    }
+
+    /// Notes what a statement may leave behind; one that the drivers would cut short or never end is
+    /// refused.
+    fn see(&mut self, sql: &str) -> Result<(), Error> {
+        if sql.as_bytes().contains(&0) {
+            return Err(Error::Protocol("a statement has a NUL in it".to_owned()));
+        }
+        self.alter(DB::alteration(sql));
+        Ok(())
     }
 
     pub(crate) fn alter(&mut self, alteration: Alteration) {
@@ -216,10 +236,17 @@ where
         E: 'q + Execute<'q, DB>,
     {
         let query = Seen::of(query);
-        self.alter(DB::alteration(query.sql.as_str()));
+        let refused = self.see(query.sql.as_str()).err();
         let Session { connection, watch, .. } = self;
         let rows = connection.fetch_many(query);
-        Box::pin(Watched::<DB, _> { rows: Some(rows), watch, wait: None, engine: PhantomData })
+        Box::pin(Watched::<DB, _> {
+            rows: Some(rows),
+            refused,
+            begun: false,
+            watch,
+            wait: None,
+            engine: PhantomData,
+        })
     }
 
     fn fetch_optional<'e, 'q: 'e, E>(
@@ -231,9 +258,12 @@ where
         E: 'q + Execute<'q, DB>,
     {
         let query = Seen::of(query);
-        self.alter(DB::alteration(query.sql.as_str()));
+        let seen = self.see(query.sql.as_str());
         let Session { connection, watch, .. } = self;
-        Box::pin(watch.limited::<DB, _>(connection.fetch_optional(query)))
+        Box::pin(async move {
+            seen?;
+            watch.limited::<DB, _>(connection.fetch_optional(query)).await
+        })
     }
 
     fn prepare_with<'e>(
@@ -245,18 +275,24 @@ where
         'c: 'e,
     {
         // Preparing is running it for some of SQLite's pragmas.
-        self.alter(DB::alteration(sql.as_str()));
+        let seen = self.see(sql.as_str());
         let Session { connection, watch, .. } = self;
-        Box::pin(watch.limited::<DB, _>(connection.prepare_with(sql, parameters)))
+        Box::pin(async move {
+            seen?;
+            watch.limited::<DB, _>(connection.prepare_with(sql, parameters)).await
+        })
     }
 
     fn describe<'e>(self, sql: SqlStr) -> BoxFuture<'e, Result<Describe<DB>, Error>>
     where
         'c: 'e,
     {
-        self.alter(DB::alteration(sql.as_str()));
+        let seen = self.see(sql.as_str());
         let Session { connection, watch, .. } = self;
-        Box::pin(watch.limited::<DB, _>(connection.describe(sql)))
+        Box::pin(async move {
+            seen?;
+            watch.limited::<DB, _>(connection.describe(sql)).await
+        })
     }
 }
 
@@ -290,10 +326,12 @@ impl Watch {
         result
     }
 
-    /// After one that timed out nothing is run that would only wait for it.
+    /// The check before every operation of a handler's: after one that was cut off the next would wait for
+    /// it, and take its error for an own one.
     fn refuse(&self) -> Result<(), Error> {
         match self.limit {
             Some(limit) if self.timed_out => Err(timed_out(limit)),
+            _ if self.lost || self.left == Left::Operation => Err(poisoned()),
             _ => Ok(()),
         }
     }
@@ -304,12 +342,17 @@ impl Watch {
     }
 
     fn note<DB: Engine>(&mut self, error: &Error) {
+        self.failed |= error.as_database_error().is_some();
         match DB::classify(error) {
             ErrorClass::Fatal => self.dead = true,
             ErrorClass::Failover => self.read_only = true,
             _ => self.outdated |= DB::outdates_statements(error),
         }
     }
+}
+
+pub(crate) fn poisoned() -> Error {
+    Error::AnyDriverError(Box::new(Poisoned::new()))
 }
 
 fn timed_out(limit: Duration) -> Error {
@@ -357,8 +400,12 @@ impl<DB: Database> Execute<'_, DB> for Seen<DB> {
 
 /// The rows of an operation, noting how far it came.
 struct Watched<'e, DB, S> {
-    /// `None` after the time-out.
+    /// `None` when it is over before its end.
     rows: Option<S>,
+    /// Why it is not run at all.
+    refused: Option<Error>,
+    /// Whether it was asked for rows.
+    begun: bool,
     watch: &'e mut Watch,
     /// For the next row, where there is a limit.
     wait: Option<Pin<Box<Sleep>>>,
@@ -375,13 +422,13 @@ where
     type Item = Result<T, Error>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let Self { rows, watch, wait, .. } = &mut *self;
+        let Self { rows, refused, begun, watch, wait, .. } = &mut *self;
         let Some(stream) = rows else { return Poll::Ready(None) };
-        if let Err(error) = watch.refuse() {
-            *rows = None;
-            return Poll::Ready(Some(Err(error)));
-        }
-        if watch.left == Left::Nothing {
+        if !mem::replace(begun, true) {
+            if let Some(error) = refused.take().or_else(|| watch.refuse().err()) {
+                *rows = None;
+                return Poll::Ready(Some(Err(error)));
+            }
             watch.left = Left::Operation;
         }
         let item = match (Pin::new(stream).poll_next(cx), watch.limit) {

@@ -160,7 +160,10 @@ impl Backend for Sqlite {
             Inspection::Poisoned
         } else if session.is_in_transaction() {
             Inspection::InTransaction
-        } else if session.altered != Alteration::Nothing || session.watch.left != Left::Nothing {
+        } else if session.altered != Alteration::Nothing
+            || session.watch.left != Left::Nothing
+            || session.watch.lost
+        {
             Inspection::Unknown
         } else {
             Inspection::Clean
@@ -231,7 +234,8 @@ impl Backend for Sqlite {
 
 /// Ends what was dropped midway, and waits until that is done.
 async fn settle(session: &mut Session<sqlx::Sqlite>) -> Result<(), Error> {
-    if session.watch.left == Left::Nothing {
+    // What ran on sqlx's own connection was not seen.
+    if session.watch.left == Left::Nothing && session.altered != Alteration::Lasting {
         return Ok(());
     }
     session.stuck = true;
@@ -303,6 +307,8 @@ impl Engine for sqlx::Sqlite {
     type SessionId = SqliteSessionId;
 
     const UNSEEN: Alteration = Alteration::Lasting;
+    // Some do, and then the `COMMIT` fails.
+    const ABORTS_ON_ERROR: bool = false;
 
     fn alteration(sql: &str) -> Alteration {
         if PLAIN.contains(sql.as_bytes()) {
@@ -334,7 +340,8 @@ impl Engine for sqlx::Sqlite {
                 }
             }
             Error::Configuration(_) => ErrorClass::Denied,
-            Error::Io(_) | Error::Protocol(_) | Error::WorkerCrashed => ErrorClass::Fatal,
+            // Not `Protocol`, which tells of statements and parameters that do not fit.
+            Error::WorkerCrashed => ErrorClass::Fatal,
             _ => ErrorClass::Harmless,
         }
     }

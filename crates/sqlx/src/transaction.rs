@@ -38,9 +38,18 @@ use crate::session::{Engine, Session};
 #[must_use = "a transaction that is dropped is rolled back"]
 pub struct Transaction<'c, DB: Engine> {
     session: &'c mut Session<DB>,
+    /// 1, and one more for each savepoint.
+    depth: usize,
     /// Whether it is to be rolled back when it is dropped.
     open: bool,
 }
+
+/// An earlier error has aborted the transaction, so that it could not be committed.
+///
+/// It comes as the source of [`sqlx::Error::AnyDriverError`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TransactionAborted;
 
 // === impl Transaction ===
 
@@ -49,27 +58,46 @@ impl<'c, DB: Engine> Transaction<'c, DB> {
         session: &'c mut Session<DB>,
         statement: Option<SqlStr>,
     ) -> Result<Self, Error> {
-        if statement.as_ref().is_some_and(|statement| !DB::begins_transaction(statement.as_str())) {
-            session.alter(DB::UNSEEN);
+        let depth = DB::TransactionManager::get_transaction_depth(&session.connection);
+        if let Some(statement) = &statement {
+            if depth > 0 {
+                return Err(Error::InvalidSavePointStatement);
+            }
+            let statement = statement.as_str();
+            if !DB::begins_transaction(statement) {
+                session.alter(DB::alteration(statement).max(DB::UNSEEN));
+            }
         }
-        // Cut off or failed, it may have begun all the same.
-        let transaction = Self { session, open: true };
-        let Session { connection, watch, .. } = &mut *transaction.session;
-        watch.limited::<DB, _>(DB::TransactionManager::begin(connection, statement)).await?;
-        Ok(transaction)
+        let Session { connection, watch, .. } = &mut *session;
+        let begun =
+            watch.limited::<DB, _>(DB::TransactionManager::begin(connection, statement)).await;
+        if depth == 0 {
+            watch.failed = false;
+        } else if begun.is_err() {
+            // sqlx rolls back the transaction around it then, and counts down.
+            watch.lost = true;
+        }
+        begun?;
+        Ok(Self { session, depth: depth + 1, open: true })
     }
 
     /// Commits; a savepoint becomes part of the transaction that it is in.
     ///
     /// # Errors
     ///
-    /// The database's or sqlx's.
+    /// The database's or sqlx's; [`TransactionAborted`] where an earlier error has aborted the
+    /// transaction, which PostgreSQL's own `COMMIT` does not say: it is rolled back then.
     ///
     /// # Cancel safety
     ///
     /// Whether it is committed is not known then.
     pub async fn commit(mut self) -> Result<(), Error> {
         let Session { connection, watch, .. } = &mut *self.session;
+        if DB::ABORTS_ON_ERROR && watch.failed && self.depth == 1 {
+            watch.limited::<DB, _>(DB::TransactionManager::rollback(connection)).await?;
+            self.open = false;
+            return Err(Error::AnyDriverError(Box::new(TransactionAborted)));
+        }
         watch.limited::<DB, _>(DB::TransactionManager::commit(connection)).await?;
         self.open = false;
         Ok(())
@@ -87,6 +115,7 @@ impl<'c, DB: Engine> Transaction<'c, DB> {
     pub async fn rollback(mut self) -> Result<(), Error> {
         let Session { connection, watch, .. } = &mut *self.session;
         watch.limited::<DB, _>(DB::TransactionManager::rollback(connection)).await?;
+        watch.failed = false;
         self.open = false;
         Ok(())
     }
@@ -114,9 +143,22 @@ impl<DB: Engine> fmt::Debug for Transaction<'_, DB> {
 
 impl<DB: Engine> Drop for Transaction<'_, DB> {
     fn drop(&mut self) {
-        if self.open {
+        let now = DB::TransactionManager::get_transaction_depth(&self.session.connection);
+        // Deeper or not as deep, sqlx has lost count, and the session is refused.
+        if self.open && now == self.depth {
+            self.session.watch.failed = false;
             // Sent with the next operation.
             DB::TransactionManager::start_rollback(&mut self.session.connection);
         }
     }
 }
+
+// === impl TransactionAborted ===
+
+impl fmt::Display for TransactionAborted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an earlier error has aborted the transaction: it is rolled back")
+    }
+}
+
+impl std::error::Error for TransactionAborted {}

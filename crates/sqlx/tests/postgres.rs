@@ -4,13 +4,13 @@
 
 use std::time::{Duration, Instant};
 
-use farrier_connection::{AcquireError, CloseReason, Policy, Pool, StatementTimedOut};
+use farrier_connection::{AcquireError, CloseReason, Poisoned, Policy, Pool, StatementTimedOut};
 use farrier_sqlx::sqlx::postgres::PgConnectOptions;
 use farrier_sqlx::sqlx::{self, AssertSqlSafe};
-use farrier_sqlx::{Postgres, Session};
+use farrier_sqlx::{Postgres, Session, TransactionAborted};
 use farrier_test_servers::{Postgres as Server, eventually};
-use futures_util::StreamExt;
 use futures_util::future::join_all;
+use futures_util::{FutureExt, StreamExt};
 use tokio::time::{sleep, timeout};
 
 fn policy() -> Policy {
@@ -29,6 +29,13 @@ fn pool(name: &str, policy: Policy) -> Option<Pool<Postgres>> {
 #[expect(clippy::print_stdout, reason = "who reads the output of a test run should know")]
 fn skipped() {
     println!("skipped: PostgreSQL is not installed");
+}
+
+#[track_caller]
+fn is_poisoned<T: std::fmt::Debug>(result: sqlx::Result<T>) {
+    let error = result.expect_err("poisoned");
+    let sqlx::Error::AnyDriverError(inner) = &error else { panic!("{error:?}") };
+    assert!(inner.is::<Poisoned>(), "{error:?}");
 }
 
 async fn session(pool: &Pool<Postgres>) -> i32 {
@@ -127,6 +134,8 @@ async fn a_server_that_is_a_standby_now_is_connected_to_anew() {
     sqlx::query("BEGIN READ ONLY").execute(&mut *loan).await.unwrap();
     sqlx::query("INSERT INTO written VALUES (1)").execute(&mut *loan).await.unwrap_err();
     drop(loan);
+    // Who comes before may have a new one.
+    eventually("it is cleaned", async || pool.status().maintaining == 0).await;
     assert_eq!(session(&pool).await, first);
     assert_eq!(pool.status().closed_for(CloseReason::Dead), 3, "{:?}", pool.status());
 }
@@ -374,10 +383,10 @@ async fn a_cancelled_statement_is_never_mixed_up_and_its_connection_closed() {
     let mut loan = pool.acquire().await.unwrap();
     let slow = sqlx::query_scalar::<_, i32>("SELECT 1 FROM pg_sleep(0.3)").fetch_one(&mut *loan);
     assert!(timeout(Duration::from_millis(50), slow).await.is_err());
-    let seven: i32 = sqlx::query_scalar("SELECT 7").fetch_one(&mut *loan).await.unwrap();
-    assert_eq!(seven, 7);
-    let slow = sqlx::query("SELECT pg_sleep(60)").execute(&mut *loan);
-    assert!(timeout(Duration::from_millis(50), slow).await.is_err());
+    is_poisoned(sqlx::query("SELECT 7").fetch_one(&mut *loan).await);
+    is_poisoned(sqlx::query("SELECT 7").fetch_optional(&mut *loan).await);
+    is_poisoned(sqlx::raw_sql("ROLLBACK").execute(&mut *loan).await);
+    is_poisoned(loan.begin().await);
     drop(loan);
     let start = Instant::now();
     session(&pool).await;
@@ -716,4 +725,117 @@ async fn a_statement_that_takes_too_long_is_given_up_and_its_session_ended() {
         sqlx::query_scalar("SELECT COUNT(*) FROM late").fetch_one(&mut *loan).await.unwrap();
     assert_eq!(rows, 0);
     assert_eq!(pool.status().closed_for(CloseReason::Poisoned), 5);
+}
+
+async fn insert(session: &mut Session<sqlx::Postgres>, table: &str, id: i32) -> sqlx::Result<()> {
+    let sql = AssertSqlSafe(format!("INSERT INTO {table} VALUES ($1)"));
+    sqlx::query(sql).bind(id).execute(session).await.map(drop)
+}
+
+async fn ids(pool: &Pool<Postgres>, table: &str) -> Vec<i32> {
+    let mut loan = pool.acquire().await.expect("a connection");
+    let sql = AssertSqlSafe(format!("SELECT id FROM {table} ORDER BY id"));
+    sqlx::query_scalar(sql).fetch_all(&mut *loan).await.expect("rows")
+}
+
+/// A `BEGIN` that was cut off may have begun: nobody writes into that.
+#[tokio::test]
+async fn after_a_cancelled_begin_no_write_is_lost() {
+    let Some(pool) = pool("begun", policy().max_connections(1)) else { return };
+    run("begun", "CREATE TABLE begun (id INT)").await;
+    for polls in 1..4 {
+        let mut loan = pool.acquire().await.unwrap();
+        poll_times(async { drop(loan.begin().await) }, polls).await;
+        let written = insert(&mut loan, "begun", 0).await;
+        drop(loan);
+        let mut loan = pool.acquire().await.unwrap();
+        insert(&mut loan, "begun", polls as i32).await.unwrap();
+        drop(loan);
+        let expected = written.is_ok();
+        let found = ids(&pool, "begun").await;
+        assert_eq!(found.contains(&0), expected, "{polls} polls: {found:?}");
+        assert!(found.contains(&(polls as i32)), "{polls} polls: {found:?}");
+        run("begun", "DELETE FROM begun").await;
+    }
+}
+
+/// A savepoint that fails or is cut off takes the transaction with it, and the commit says so.
+#[tokio::test]
+async fn a_savepoint_that_cannot_be_set_costs_no_half_transaction() {
+    let Some(pool) = pool("halves", policy().max_connections(1)) else { return };
+    run("halves", "CREATE TABLE halves (id INT)").await;
+    let mut loan = pool.acquire().await.unwrap();
+    let mut transaction = loan.begin().await.unwrap();
+    insert(&mut transaction, "halves", 1).await.unwrap();
+    let refused = transaction.begin_with("BEGIN").await.map(drop);
+    assert!(matches!(refused, Err(sqlx::Error::InvalidSavePointStatement)));
+    insert(&mut transaction, "halves", 2).await.unwrap();
+    transaction.commit().await.unwrap();
+    drop(loan);
+    assert_eq!(ids(&pool, "halves").await, [1, 2]);
+    for cut_off in [false, true] {
+        let mut loan = pool.acquire().await.unwrap();
+        let mut transaction = loan.begin().await.unwrap();
+        insert(&mut transaction, "halves", 3).await.unwrap();
+        if cut_off {
+            // The server may have answered before it is read from.
+            while transaction.begin().now_or_never().is_some() {}
+        } else {
+            sqlx::query("SELECT 1 / 0").execute(&mut *transaction).await.unwrap_err();
+            transaction.begin().await.unwrap_err();
+        }
+        is_poisoned(insert(&mut transaction, "halves", 4).await);
+        is_poisoned(transaction.commit().await);
+        drop(loan);
+        assert_eq!(ids(&pool, "halves").await, [1, 2], "cut off: {cut_off}");
+    }
+}
+
+/// PostgreSQL answers the `COMMIT` of an aborted transaction as if nothing were wrong.
+#[tokio::test]
+async fn a_commit_of_an_aborted_transaction_fails() {
+    let Some(pool) = pool("aborted", policy().max_connections(1)) else { return };
+    run("aborted", "CREATE TABLE aborted (id INT PRIMARY KEY)").await;
+    let first = session(&pool).await;
+    let mut loan = pool.acquire().await.unwrap();
+    let mut transaction = loan.begin().await.unwrap();
+    insert(&mut transaction, "aborted", 1).await.unwrap();
+    insert(&mut transaction, "aborted", 1).await.unwrap_err();
+    let error = transaction.commit().await.unwrap_err();
+    let sqlx::Error::AnyDriverError(inner) = &error else { panic!("{error:?}") };
+    assert!(inner.is::<TransactionAborted>());
+    // A savepoint contains it.
+    let mut transaction = loan.begin().await.unwrap();
+    insert(&mut transaction, "aborted", 2).await.unwrap();
+    for back in [true, false] {
+        let mut savepoint = transaction.begin().await.unwrap();
+        insert(&mut savepoint, "aborted", 2).await.unwrap_err();
+        if back {
+            savepoint.rollback().await.unwrap();
+        } else {
+            drop(savepoint);
+        }
+    }
+    transaction.commit().await.unwrap();
+    drop(loan);
+    assert_eq!(ids(&pool, "aborted").await, [2]);
+    assert_eq!(session(&pool).await, first);
+}
+
+/// What sqlx has prepared is prepared again after a request has dropped it.
+#[tokio::test]
+async fn statements_that_a_request_deallocated_are_prepared_again() {
+    let Some(pool) = pool("deallocated", policy().max_connections(1)) else { return };
+    for sql in ["DEALLOCATE ALL", "DISCARD ALL", "PREPARE a AS SELECT 1"] {
+        let mut loan = pool.acquire().await.unwrap();
+        let _: i32 =
+            sqlx::query_scalar("SELECT $1 + 1").bind(1).fetch_one(&mut *loan).await.unwrap();
+        sqlx::raw_sql(sql).execute(&mut *loan).await.unwrap();
+        drop(loan);
+        let mut loan = pool.acquire().await.unwrap();
+        let two: i32 =
+            sqlx::query_scalar("SELECT $1 + 1").bind(1).fetch_one(&mut *loan).await.unwrap();
+        assert_eq!(two, 2, "{sql}");
+    }
+    assert_eq!(pool.status().opened, 1);
 }

@@ -8,7 +8,7 @@ use farrier_sqlx::sqlx::sqlite::SqliteRow;
 use farrier_sqlx::sqlx::{self, AssertSqlSafe, Executor, Row};
 use farrier_sqlx::{Session, Sqlite};
 use farrier_test_servers::eventually;
-use futures_util::{StreamExt, TryStreamExt};
+use futures_util::{FutureExt, StreamExt, TryStreamExt};
 use tempfile::TempDir;
 use tokio::time::timeout;
 
@@ -488,4 +488,46 @@ async fn a_statement_that_takes_too_long_is_given_up() {
         loan = pool.acquire().await.unwrap();
     }
     assert_eq!(pool.status().opened, 1);
+}
+
+/// A mistake in a statement is no reason to lose a database in memory.
+#[tokio::test]
+async fn a_database_in_memory_outlives_mistakes() {
+    let pool = Pool::new(Sqlite::memory(), Policy::default());
+    let mut loan = pool.acquire().await.unwrap();
+    sqlx::query("CREATE TABLE t (id INTEGER PRIMARY KEY)").execute(&mut *loan).await.unwrap();
+    insert(&mut loan, 1).await.unwrap();
+    drop(loan);
+    for mistake in ["SELECT :name", "SELECT $name", "SELECT 1 \0", "NONSENSE", "SELECT ?, ?"] {
+        let mut loan = pool.acquire().await.unwrap();
+        let failed = sqlx::query(mistake).bind(1).fetch_one(&mut *loan);
+        let _ = timeout(Duration::from_secs(1), failed).await.expect("an end");
+        let _ = loan.begin_with(mistake).await;
+        let mut transaction = loan.begin().await.unwrap();
+        let _ = transaction.begin_with("BEGIN IMMEDIATE").await;
+        let _ = transaction.begin_with("BEGIN IMMEDIATE").now_or_never();
+        let _ = transaction.begin().now_or_never();
+        drop(transaction);
+        drop(loan);
+        assert_eq!(rows(&pool).await, 1, "{mistake}");
+    }
+    assert_eq!(pool.status().opened, 1);
+}
+
+/// Cancelled on sqlx's own connection, which farrier does not see.
+#[tokio::test]
+async fn what_runs_beneath_is_interrupted_too() {
+    for in_memory in [false, true] {
+        let dir = TempDir::new().unwrap();
+        let file = Sqlite::file(dir.path().join("test.db"));
+        let sqlite = if in_memory { Sqlite::memory() } else { file };
+        let pool = Pool::new(sqlite, Policy::default().max_connections(1));
+        for _ in 0..3 {
+            let mut loan = pool.acquire().await.unwrap();
+            let endless = sqlx::query(ENDLESS).execute(&mut **loan);
+            assert!(timeout(MOMENT, endless).await.is_err());
+        }
+        pool.acquire().await.unwrap();
+        assert_eq!(pool.status().kills, 0);
+    }
 }

@@ -7,7 +7,7 @@ use sqlx::{AssertSqlSafe, Error, Row};
 
 /// The pragmas that belong to a connection and can be read. The process' are not among them, nor those
 /// that are the database's own, such as `user_version`.
-const PRAGMAS: [&str; 29] = [
+const PRAGMAS: [&str; 30] = [
     "analysis_limit",
     "automatic_index",
     "busy_timeout",
@@ -36,14 +36,12 @@ const PRAGMAS: [&str; 29] = [
     "temp_store",
     "threads",
     "trusted_schema",
+    "wal_autocheckpoint",
     "writable_schema",
 ];
 
-/// What outlives a statement in the `temp` schema, and other files; as statements that remove it.
-const LEFT_BEHIND: &str = "\
-    SELECT format('DROP %s IF EXISTS temp.\"%w\"', type, name) FROM temp.sqlite_schema \
-    WHERE type IN ('trigger', 'view', 'table') AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' \
-    UNION ALL SELECT format('DETACH \"%w\"', name) FROM pragma_database_list \
+/// Other files, as statements that detach them.
+const ATTACHED: &str = "SELECT format('DETACH \"%w\"', name) FROM pragma_database_list \
     WHERE name NOT IN ('main', 'temp')";
 
 /// A connection's settings as they were after the connect, as statements that bring them back.
@@ -54,7 +52,8 @@ pub(super) struct Settings(String);
 
 impl Settings {
     pub(super) async fn of(connection: &mut SqliteConnection) -> Result<Self, Error> {
-        let mut restore = String::new();
+        // Another store for temporary objects drops those that there are.
+        let mut restore = "PRAGMA temp_store = 1;PRAGMA temp_store = 2;".to_owned();
         for pragma in PRAGMAS {
             let sql = AssertSqlSafe(format!("PRAGMA {pragma}"));
             // Not every SQLite is built with each.
@@ -73,9 +72,10 @@ impl Settings {
     /// Brings them back, and removes temporary objects and attached files.
     pub(super) async fn restore(&self, connection: &mut SqliteConnection) -> Result<(), Error> {
         sqlx::raw_sql(AssertSqlSafe(self.0.as_str())).execute(&mut *connection).await?;
-        let left: Vec<String> = sqlx::query_scalar(LEFT_BEHIND).fetch_all(&mut *connection).await?;
-        for remove in left {
-            sqlx::raw_sql(AssertSqlSafe(remove)).execute(&mut *connection).await?;
+        let attached: Vec<String> =
+            sqlx::query_scalar(ATTACHED).fetch_all(&mut *connection).await?;
+        for detach in attached {
+            sqlx::raw_sql(AssertSqlSafe(detach)).execute(&mut *connection).await?;
         }
         Ok(())
     }
