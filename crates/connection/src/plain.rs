@@ -29,6 +29,7 @@ pub struct PlainStatements {
     syntax: Syntax,
     beginnings: &'static [&'static str],
     unless: &'static [&'static str],
+    if_made: &'static [&'static str],
     transaction_local: &'static [&'static str],
     lasting: &'static [&'static str],
 }
@@ -57,7 +58,15 @@ impl PlainStatements {
         beginnings: &'static [&'static str],
         unless: &'static [&'static str],
     ) -> Self {
-        Self { syntax, beginnings, unless, transaction_local: &[], lasting: &[] }
+        Self { syntax, beginnings, unless, if_made: &[], transaction_local: &[], lasting: &[] }
+    }
+
+    /// Words that make a statement suspect only where it makes something: somewhere after a `CREATE`, or
+    /// right after an `INTO`.
+    #[must_use]
+    pub const fn if_made(mut self, words: &'static [&'static str]) -> Self {
+        self.if_made = words;
+        self
     }
 
     /// Words among those `unless` that are plain as a function's name if its last argument is `TRUE`,
@@ -96,34 +105,43 @@ impl PlainStatements {
     fn is_plain(&self, mut tokens: Scanner<'_>) -> bool {
         let first = tokens.find(|token| *token != Token::Open);
         let Some(Token::Word(first)) = first else { return false };
-        if !self.begins(first, tokens.clone().next()) {
+        if !self.begins(first, &tokens) {
             return false;
         }
+        let mut creates = first.eq_ignore_ascii_case(b"CREATE");
+        let mut into = false;
         while let Some(token) = tokens.next() {
             match token {
                 Token::Word(word) | Token::Name(word) => {
                     let local =
                         || matches(self.transaction_local, word) && is_local(tokens.clone());
-                    if matches(self.unless, word) && !local() {
+                    if matches(self.unless, word) && !local()
+                        || (creates || into) && matches(self.if_made, word)
+                    {
                         return false;
                     }
+                    creates |= word.eq_ignore_ascii_case(b"CREATE");
+                    into = word.eq_ignore_ascii_case(b"INTO");
                 }
                 Token::Suspect => return false,
                 Token::Semicolon => return tokens.next().is_none(),
-                Token::Open | Token::Close | Token::Comma | Token::Other => {}
+                Token::Open | Token::Close | Token::Comma | Token::Other => into = false,
             }
         }
         true
     }
 
-    fn begins(&self, first: &[u8], second: Option<Token<'_>>) -> bool {
+    /// Of two words there must be a third: `SET LOCAL.x` is no `SET LOCAL`.
+    fn begins(&self, first: &[u8], rest: &Scanner<'_>) -> bool {
+        let is = |word: &[u8], beginning: &str| word.eq_ignore_ascii_case(beginning.as_bytes());
         self.beginnings.iter().any(|beginning| match beginning.split_once(' ') {
-            None => first.eq_ignore_ascii_case(beginning.as_bytes()),
-            Some((one, two)) => {
-                first.eq_ignore_ascii_case(one.as_bytes())
-                    && matches!(second, Some(Token::Word(word))
-                        if word.eq_ignore_ascii_case(two.as_bytes()))
+            None => is(first, beginning),
+            Some((one, two)) if is(first, one) => {
+                let mut rest = rest.clone();
+                matches!(rest.next(), Some(Token::Word(second)) if is(second, two))
+                    && matches!(rest.next(), Some(Token::Word(_) | Token::Name(_)))
             }
+            Some(_) => false,
         })
     }
 
@@ -182,13 +200,15 @@ mod tests {
     .lasting(&["RESOURCE"]);
     const POSTGRES: PlainStatements = PlainStatements::new(
         Syntax::Postgres,
-        &["SELECT", "INSERT", "CREATE", "SET LOCAL"],
-        &["TEMP", "SET_CONFIG", "PG_ADVISORY_LOCK*", "SETSEED"],
+        &["SELECT", "INSERT", "EXPLAIN", "CREATE", "SET LOCAL"],
+        &["SET_CONFIG", "PG_ADVISORY_LOCK*", "SETSEED"],
     )
+    .if_made(&["TEMP"])
     .transaction_local(&["SET_CONFIG"])
     .lasting(&["SETSEED", "LOAD"]);
     const SQLITE: PlainStatements =
-        PlainStatements::new(Syntax::Sqlite, &["SELECT", "INSERT", "CREATE"], &["TEMP"]);
+        PlainStatements::new(Syntax::Sqlite, &["SELECT", "INSERT", "CREATE"], &["TEMP"])
+            .if_made(&["TEMPORARY"]);
     const ALL: [PlainStatements; 3] = [MYSQL, POSTGRES, SQLITE];
 
     #[track_caller]
@@ -297,6 +317,8 @@ mod tests {
                 "CREATE FUNCTION f() RETURNS int LANGUAGE sql AS $$ SELECT 1; $$",
                 "SET LOCAL search_path = a, b",
                 "set /* why */ local role to a;",
+                "SELECT temp, temp.a FROM temp",
+                "INSERT INTO t (temp) VALUES (1)",
                 "SELECT set_config('a', $1, true), set_config(lower('b'), (SELECT c), TRUE)",
             ],
         );
@@ -314,6 +336,10 @@ mod tests {
                 "SET search_path = local",
                 "SET \"local\" = 1",
                 "SET SESSION x = 1",
+                "SET LOCAL.x = 1",
+                "SET LOCAL",
+                "SELECT 1 INTO TEMP t",
+                "EXPLAIN ANALYZE CREATE TEMP TABLE t AS SELECT 1",
                 "SET",
                 "SELECT U&\"\\0073et_config\"('a', 'b', false)",
                 "SELECT pg_advisory_lock_shared(1)",
@@ -348,7 +374,15 @@ mod tests {
 
     #[test]
     fn sqlite() {
-        plain(&SQLITE, &["SELECT [a;b], `c;d` FROM t", "SELECT 'temp' FROM t", r"SELECT '\'"]);
+        plain(
+            &SQLITE,
+            &[
+                "SELECT [a;b], `c;d`, $a, @b, :c, ?1 FROM t",
+                "SELECT temporary FROM t",
+                "SELECT 'temp' FROM t",
+                r"SELECT '\'",
+            ],
+        );
         suspect(
             &SQLITE,
             &[
@@ -359,6 +393,11 @@ mod tests {
                 "CREATE TABLE 'temp' /**/ .t (id INT)",
                 r"SELECT '\'; SET x = 1; --'",
                 "SELECT [a; SET x = 1",
+                "CREATE \u{feff}TEMP TABLE t (id INT)",
+                "CREATE TABLE 'temp'\u{feff}.t (id INT)",
+                "SELECT $a('); SET x = 1; --'",
+                "SELECT @a::b('); SET x = 1; --'",
+                "SELECT :a('); SET x = 1; --'",
             ],
         );
     }

@@ -150,10 +150,12 @@ impl Backend for MySql {
             }
             conn => conn?,
         };
+        let mut about = About::ask(&mut conn).await?;
         if let Some(setup) = &self.setup {
             conn.query_drop(setup).await?;
+            // It runs after each reset, too: what it needs for that is what there was before it.
+            about.wait_timeout = About::ask(&mut conn).await?.wait_timeout;
         }
-        let mut about = About::ask(&mut conn).await?;
         self.note_packet(about.max_allowed_packet);
         about.wait_timeout = self.wait_timeout.or(about.wait_timeout);
         Ok(MySqlConnection::new(conn, about))

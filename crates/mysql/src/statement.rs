@@ -15,9 +15,8 @@ pub trait Statement: StatementLike {
     fn alteration(&self) -> Alteration;
 }
 
-/// Statements that read, write or make tables, or begin and end transactions, which the server
-/// reports. Not `DROP`, which may take the current database away; nor temporary tables, locks that
-/// belong to the session, and a `COMMIT RELEASE`, after which the server hangs up.
+/// Statements that read, write or make tables. Not any `DROP`, which may take the current database away;
+/// nor temporary tables, locks that belong to the session, and what `LASTVAL` tells.
 const PLAIN: PlainStatements = PlainStatements::new(
     Syntax::MySql,
     &[
@@ -36,27 +35,25 @@ const PLAIN: PlainStatements = PlainStatements::new(
         "CREATE",
         "ALTER",
         "TRUNCATE",
-        "BEGIN",
-        "START",
-        "COMMIT",
-        "ROLLBACK",
-        "SAVEPOINT",
-        "RELEASE",
+        "DROP TABLE",
+        "DROP VIEW",
+        "DROP INDEX",
     ],
-    &[
-        "TEMPORARY",
-        "GET_LOCK",
-        "LAST_INSERT_ID",
-        "SERVICE_GET_*",
-        "VERSION_TOKENS_LOCK_*",
-        "RELEASE",
-    ],
+    &["TEMPORARY", "GET_LOCK", "NEXTVAL", "SETVAL", "SERVICE_GET_*", "VERSION_TOKENS_LOCK_*"],
 )
-// Locks that are not the server's own, and `SET RESOURCE GROUP`.
-.lasting(&["SERVICE_GET_*", "VERSION_TOKENS_LOCK_*", "RESOURCE"]);
+// Locks and profiles that are not in a reset's reach, and `SET RESOURCE GROUP`.
+.lasting(&["SERVICE_GET_*", "VERSION_TOKENS_LOCK_*", "PROFILING", "RESOURCE"]);
+
+/// Those that begin and end transactions, which the server reports; not a `COMMIT RELEASE`, after which it
+/// hangs up.
+const TRANSACTION: PlainStatements = PlainStatements::new(
+    Syntax::MySql,
+    &["BEGIN", "START", "COMMIT", "ROLLBACK", "SAVEPOINT", "RELEASE"],
+    &["RELEASE"],
+);
 
 pub(crate) fn alteration(sql: &[u8]) -> Alteration {
-    PLAIN.alteration(sql)
+    if TRANSACTION.contains(sql) { Alteration::Nothing } else { PLAIN.alteration(sql) }
 }
 
 // === impl Statement ===
@@ -117,6 +114,10 @@ mod tests {
             "(SELECT 1)",
             "SELECT id FROM users WHERE mail = 'ann@example.com' AND note <> ';'",
             "SELECT @@version",
+            "SELECT LAST_INSERT_ID()",
+            "SELECT `release`, release FROM versions",
+            "DROP TABLE IF EXISTS t",
+            "COMMIT AND CHAIN",
         ] {
             assert_eq!(alteration(sql.as_bytes()), Alteration::Nothing, "{sql}");
         }
@@ -139,12 +140,15 @@ mod tests {
             "PREPARE s FROM 'SELECT 1'",
             "ROLLBACK AND NO CHAIN RELEASE",
             "SET ROLE a",
-            "SELECT last_insert_id(7)",
             "",
         ] {
             assert_eq!(alteration(sql.as_bytes()), Alteration::Resettable, "{sql}");
         }
-        for sql in ["SET RESOURCE GROUP a", "SELECT service_get_read_locks('a', 'b', 1)"] {
+        for sql in [
+            "SET RESOURCE GROUP a",
+            "SET profiling = 1",
+            "SELECT service_get_read_locks('a', 'b', 1)",
+        ] {
             assert_eq!(alteration(sql.as_bytes()), Alteration::Lasting, "{sql}");
         }
     }

@@ -235,21 +235,17 @@ const PLAIN: PlainStatements = PlainStatements::new(
         "SET LOCAL",
         "SET TRANSACTION",
         "SET CONSTRAINTS",
-        "DECLARE",
-        "FETCH",
-        "MOVE",
-        "CLOSE",
+        "COMMENT",
+        "GRANT",
+        "REVOKE",
+        "REINDEX",
     ],
     &[
-        "TEMP",
-        "TEMPORARY",
         "PG_TEMP*",
         "SET_CONFIG",
         "SET_LIMIT",
         "PG_ADVISORY_LOCK*",
         "PG_TRY_ADVISORY_LOCK*",
-        // A cursor that outlives its transaction.
-        "HOLD",
         // What `currval` and `lastval` tell.
         "NEXTVAL",
         "SETVAL",
@@ -260,11 +256,15 @@ const PLAIN: PlainStatements = PlainStatements::new(
         "PG_COPY_PHYSICAL_REPLICATION_SLOT",
         "PG_COPY_LOGICAL_REPLICATION_SLOT",
         "PG_REPLICATION_ORIGIN_*",
+        "PG_BACKUP_START",
+        "PG_START_BACKUP",
     ],
 )
+.if_made(&["TEMP", "TEMPORARY"])
 .transaction_local(&["SET_CONFIG"])
 .lasting(&[
     "LOAD",
+    "SEED",
     "SETSEED",
     "DBLINK_CONNECT*",
     "PG_CREATE_PHYSICAL_REPLICATION_SLOT",
@@ -272,6 +272,8 @@ const PLAIN: PlainStatements = PlainStatements::new(
     "PG_COPY_PHYSICAL_REPLICATION_SLOT",
     "PG_COPY_LOGICAL_REPLICATION_SLOT",
     "PG_REPLICATION_ORIGIN_*",
+    "PG_BACKUP_START",
+    "PG_START_BACKUP",
 ]);
 
 const BEGIN: PlainStatements = PlainStatements::new(Syntax::Postgres, &["BEGIN", "START"], &[]);

@@ -294,8 +294,9 @@ const PLAIN: PlainStatements = PlainStatements::new(
         "DROP", "ALTER", "ANALYZE", "REINDEX", "VACUUM",
     ],
     // An `EXPLAIN PRAGMA` may do it, too.
-    &["TEMP", "TEMPORARY", "LOAD_EXTENSION", "PRAGMA"],
-);
+    &["LOAD_EXTENSION", "PRAGMA"],
+)
+.if_made(&["TEMP", "TEMPORARY"]);
 const TRANSACTION: PlainStatements = PlainStatements::new(
     Syntax::Sqlite,
     &["BEGIN", "COMMIT", "END", "ROLLBACK", "SAVEPOINT", "RELEASE"],

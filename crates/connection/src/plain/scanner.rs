@@ -72,7 +72,14 @@ impl<'a> Scanner<'a> {
 
     fn skip_space(&mut self) {
         let is_space = |byte: &u8| byte.is_ascii_whitespace() || *byte == 0x0b;
-        self.at += self.rest().iter().take_while(|byte| is_space(byte)).count();
+        loop {
+            self.at += self.rest().iter().take_while(|byte| is_space(byte)).count();
+            // SQLite takes a byte order mark for one.
+            if self.syntax != Syntax::Sqlite || !self.rest().starts_with(b"\xef\xbb\xbf") {
+                return;
+            }
+            self.at += 3;
+        }
     }
 
     fn begins_line_comment(&self) -> bool {
@@ -207,6 +214,15 @@ impl<'a> Scanner<'a> {
         }
     }
 
+    /// SQLite's parameter with a name, which may have anything in parentheses at its end.
+    fn parameter(&mut self) -> Token<'a> {
+        let is_part =
+            |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'$' | b':' | 0x80..);
+        self.at += 1;
+        self.at += self.rest().iter().take_while(|byte| is_part(byte)).count();
+        if self.peek(0) == Some(b'(') { Token::Suspect } else { Token::Other }
+    }
+
     fn one(&mut self, token: Token<'a>) -> Token<'a> {
         self.at += 1;
         token
@@ -253,6 +269,7 @@ impl<'a> Iterator for Scanner<'a> {
                 None => self.one(Token::Suspect),
             },
             (Postgres, b'$') => self.dollar(),
+            (Sqlite, b'$' | b'@' | b':' | b'#') => self.parameter(),
             (_, b'_' | b'a'..=b'z' | b'A'..=b'Z' | 0x80..) => self.word(),
             _ => self.one(Token::Other),
         })

@@ -217,6 +217,7 @@ async fn nothing_of_a_session_is_visible_to_the_next_request() {
         @@sql_mode, @@autocommit, @@in_transaction, DATABASE(), @@character_set_client, \
         @@character_set_connection, @@collation_connection, @@character_set_results, \
         IS_FREE_LOCK('farrier'), IFNULL(CURRENT_ROLE(), 'none'), LAST_INSERT_ID(), \
+        IFNULL(LASTVAL(s), 'none'), \
         (SELECT GROUP_CONCAT(lock_mode, lock_type) FROM information_schema.metadata_lock_info \
             WHERE thread_id = CONNECTION_ID()))";
     const OBJECTS: [&str; 3] =
@@ -227,6 +228,7 @@ async fn nothing_of_a_session_is_visible_to_the_next_request() {
     server.database("hygiene_other").await;
     server.run("CREATE TABLE hygiene.t (id INT AUTO_INCREMENT PRIMARY KEY)").await;
     server.run("CREATE OR REPLACE ROLE hygiene_role").await;
+    server.run("CREATE SEQUENCE hygiene.s").await;
     let mut loan = pool.acquire().await.unwrap();
     let clean: String = loan.query_first(STATE).await.unwrap().unwrap();
     let mut id = loan.id();
@@ -246,7 +248,7 @@ async fn nothing_of_a_session_is_visible_to_the_next_request() {
         "SET ROLE hygiene_role",
         "/*M!100005 SET ROLE hygiene_role */",
         "SET @@last_insert_id = 7",
-        "DO LAST_INSERT_ID(7)",
+        "DO NEXTVAL(s)",
         "PREPARE left_behind FROM 'SELECT 1'",
         "EXECUTE IMMEDIATE 'SET @x = 1'",
         "LOCK TABLES t WRITE",
