@@ -197,6 +197,29 @@ async fn an_app_can_wait_for_a_signal() {
     assert_eq!(lab.workers(), [worker]);
 }
 
+/// A reload to a shorter `timeout` and `graceful_timeout` is for the workers that it starts.
+#[tokio::test]
+async fn a_reload_judges_old_workers_by_their_own_limits() {
+    let settings = "bind = [\"127.0.0.1:0\"]\npidfile = \"pid\"\nworkers = 2\ntimeout = 30\ngraceful_timeout = 30\n";
+    let lab = service::bare_lab().file("farrier.toml", settings).start();
+    let (address, old) = (lab.address(), lab.workers());
+    let requests: Vec<_> =
+        (0..8).map(|_| tokio::spawn(client::get(address, "/sleep?ms=4000"))).collect();
+    // In flight, in both.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let strict = settings.replace("timeout = 30", "timeout = 0.5");
+    fs::write(lab.path("farrier.toml"), strict).unwrap();
+    lab.signal(Signal::SIGHUP);
+    for request in requests {
+        let response = request.await.unwrap().expect("a whole response");
+        assert_eq!(response.status, StatusCode::OK, "{}", lab.log());
+    }
+    eventually("the old workers leave", || {
+        old.iter().all(|&pid| !process::is_alive(pid)).then_some(())
+    });
+    assert!(!lab.log().contains("heartbeat"), "{}", lab.log());
+}
+
 /// A master that was paused blames nobody for the beats that it could not see.
 #[tokio::test]
 async fn a_paused_master_kills_nobody() {

@@ -19,9 +19,6 @@ pub(crate) type Pid = i32;
 /// Between the SIGABRT and the SIGKILL that a hung worker gets.
 const ABORT_GAP: Duration = Duration::from_secs(1);
 
-/// What a worker gets beyond `graceful_timeout`, to cut its last connections and to end itself.
-const GRACE_MARGIN: Duration = Duration::from_millis(600);
-
 /// A worker that was ready for so long is no failure of its slot when it dies.
 const HEALTHY: Duration = Duration::from_secs(1);
 
@@ -81,7 +78,7 @@ pub(crate) enum Verdict {
 struct Trial {
     former: u64,
     limits: Limits,
-    /// How many workers there should be, if the reload changes that.
+    /// How many workers there should be once it is proven, if the reload changes that.
     target: Option<usize>,
 }
 
@@ -157,7 +154,7 @@ impl Arbiter {
             _ => None,
         };
         let workers = self.workers.values().flat_map(|member| {
-            let judged = self.late_at(member).map(|late| member.suspect.unwrap_or(late));
+            let judged = Self::late_at(member).map(|late| member.suspect.unwrap_or(late));
             [member.stage.deadline(), judged].into_iter().flatten()
         });
         let slots = self.slots.iter().filter_map(|slot| slot.retry_at);
@@ -193,10 +190,13 @@ impl Arbiter {
             slot.spawning = false;
             slot.retry_at = None;
         }
-        let deadline = self.limits.boot_timeout.map(|limit| now + limit);
+        let former = self.trial.as_ref().filter(|trial| trial.former == generation);
+        let limits = former.map_or(&self.limits, |trial| &trial.limits).clone();
+        let deadline = limits.boot_timeout.map(|limit| now + limit);
         let member = Member {
             slot,
             generation,
+            limits,
             stage: Stage::Booting { deadline },
             beat: now,
             suspect: None,
@@ -226,7 +226,11 @@ impl Arbiter {
         if self.phase == Phase::Starting {
             self.phase = Phase::Running;
             actions.push(Action::Proven { generation });
-        } else if generation == self.generation && self.trial.take().is_some() {
+        } else if generation == self.generation {
+            let Some(trial) = self.trial.take() else { return };
+            if let Some(target) = trial.target {
+                self.resize(target);
+            }
             actions.push(Action::Proven { generation });
         }
     }
@@ -267,9 +271,6 @@ impl Arbiter {
                 actions.push(Action::Revert { generation: self.generation });
                 self.generation = trial.former;
                 self.limits = trial.limits;
-                if let Some(target) = trial.target {
-                    self.resize(target);
-                }
                 if let Some(slot) = self.slots.get_mut(member.slot) {
                     *slot = SlotState::default();
                 }
@@ -299,6 +300,7 @@ impl Arbiter {
             let member = Member {
                 slot: usize::MAX,
                 generation: 0,
+                limits: self.limits.clone(),
                 stage: Stage::Leaving { deadline: now + QUICK, quick: true },
                 beat: now,
                 suspect: None,
@@ -312,12 +314,11 @@ impl Arbiter {
     }
 
     fn dismiss_all(&mut self, quick: bool, now: Instant, actions: &mut Vec<Action>) {
-        let grace = now + self.limits.graceful_timeout + GRACE_MARGIN;
         for (&pid, member) in &mut self.workers {
             if quick {
                 member.leave_at_once(pid, now, actions);
             } else {
-                member.leave(pid, Why::Stop, grace, actions);
+                member.leave(pid, Why::Stop, now, actions);
             }
         }
     }
@@ -329,10 +330,7 @@ impl Arbiter {
         };
         let former = std::mem::replace(&mut self.limits, limits);
         // TTIN and TTOU keep their effect unless the configured number itself is another one.
-        let target = (self.limits.workers != former.workers).then(|| self.target());
-        if target.is_some() {
-            self.resize(self.limits.workers);
-        }
+        let target = (self.limits.workers != former.workers).then_some(self.limits.workers);
         self.trial = Some(Trial { former: self.generation, limits: former, target });
         self.newest += 1;
         self.generation = self.newest;
@@ -347,13 +345,13 @@ impl Arbiter {
     }
 
     /// When this worker's beat is too late, if it goes on being silent.
-    fn late_at(&self, member: &Member) -> Option<Instant> {
-        let late = member.beat + self.limits.timeout?;
+    fn late_at(member: &Member) -> Option<Instant> {
+        let late = member.beat + member.limits.timeout?;
         let judged = match member.stage {
             Stage::Ready => true,
             // Not if its grace ends before the gap does: it is killed then anyway.
             Stage::Leaving { deadline, .. } => {
-                let sure = member.suspect.unwrap_or(late + self.limits.patience);
+                let sure = member.suspect.unwrap_or(late + member.limits.patience);
                 member.ready_at.is_some() && sure + ABORT_GAP <= deadline
             }
             Stage::Booting { .. } | Stage::Aborting { .. } | Stage::Killed => false,
@@ -405,12 +403,12 @@ impl Arbiter {
         let late: Vec<Pid> = self
             .workers
             .iter()
-            .filter(|(_, member)| self.late_at(member).is_some_and(|late| now > late))
+            .filter(|(_, member)| Self::late_at(member).is_some_and(|late| now > late))
             .map(|(&pid, _)| pid)
             .collect();
-        let patience = self.limits.patience;
         let beyond_doubt = |pid: &Pid| {
             self.workers.get_mut(pid).is_some_and(|member| {
+                let patience = member.limits.patience;
                 // Much later than it wanted to look again, the master was paused in the meantime.
                 let proven = member.suspect.is_some_and(|at| (at..at + patience).contains(&now));
                 let gap_fits = match member.stage {
@@ -480,12 +478,11 @@ impl Arbiter {
     }
 
     fn settle_run(&mut self, now: Instant, actions: &mut Vec<Action>) {
-        let grace = now + self.limits.graceful_timeout + GRACE_MARGIN;
         for slot in 0..self.slots.len() {
             // The newest of the slot that serves; whoever is older goes. Never the other way round.
             let serving = self.active(slot).filter(|(_, member)| member.stage == Stage::Ready);
             if let Some((best, _)) = serving.max_by_key(|(pid, member)| (member.generation, *pid)) {
-                self.retire(grace, actions, |pid, member| {
+                self.retire(now, actions, |pid, member| {
                     member.slot == slot && pid != best && member.stage == Stage::Ready
                 });
             } else if self.active(slot).next().is_none() && self.slots[slot].may_spawn() {
@@ -495,7 +492,7 @@ impl Arbiter {
         let target = self.slots.len();
         // Slots that are no longer wanted, and the boots of a generation that was given up.
         let current = self.generation;
-        self.retire(grace, actions, |_, member| {
+        self.retire(now, actions, |_, member| {
             let given_up =
                 member.generation > current && matches!(member.stage, Stage::Booting { .. });
             member.slot >= target || given_up
@@ -552,13 +549,13 @@ impl Arbiter {
 
     fn retire(
         &mut self,
-        deadline: Instant,
+        now: Instant,
         actions: &mut Vec<Action>,
         which: impl Fn(Pid, &Member) -> bool,
     ) {
         for (&pid, member) in &mut self.workers {
             if member.stage.is_active() && which(pid, member) {
-                member.leave(pid, Why::Replaced, deadline, actions);
+                member.leave(pid, Why::Replaced, now, actions);
             }
         }
     }

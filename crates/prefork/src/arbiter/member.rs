@@ -2,7 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Action, Pid, Strike, Why};
+use super::{Action, Limits, Pid, Strike, Why};
+
+/// What a worker gets beyond `graceful_timeout`, to cut its last connections and to end itself.
+pub(super) const GRACE_MARGIN: Duration = Duration::from_millis(600);
 
 /// How long a process has to leave when it was told to do so at once.
 pub(super) const QUICK: Duration = Duration::from_millis(500);
@@ -21,6 +24,8 @@ pub(super) const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
 pub(super) struct Member {
     pub(super) slot: usize,
     pub(super) generation: u64,
+    /// By which it was started, and by which it is judged.
+    pub(super) limits: Limits,
     pub(super) stage: Stage,
     /// The last beat that the master read.
     pub(super) beat: Instant,
@@ -61,14 +66,9 @@ pub(super) struct SlotState {
 
 impl Member {
     /// Tells it to drain, once.
-    pub(super) fn leave(
-        &mut self,
-        pid: Pid,
-        why: Why,
-        deadline: Instant,
-        actions: &mut Vec<Action>,
-    ) {
+    pub(super) fn leave(&mut self, pid: Pid, why: Why, now: Instant, actions: &mut Vec<Action>) {
         if self.stage.is_active() {
+            let deadline = now + self.limits.graceful_timeout + GRACE_MARGIN;
             self.stage = Stage::Leaving { deadline, quick: false };
             actions.push(Action::Signal { pid, signal: Strike::Term, why });
         }

@@ -1,7 +1,7 @@
 mod properties;
 mod world;
 
-use super::member::LONGEST_BACKOFF;
+use super::member::{GRACE_MARGIN, LONGEST_BACKOFF};
 use super::*;
 use world::World;
 
@@ -225,7 +225,7 @@ fn two_that_hang_have_the_gap_each() {
 #[test]
 fn without_a_timeout_nobody_is_judged() {
     let mut world = World::running(1);
-    world.arbiter.limits.timeout = None;
+    world.arbiter.workers.values_mut().for_each(|member| member.limits.timeout = None);
     let pid = world.pids()[0];
     world.processes.get_mut(&pid).unwrap().beats = false;
     world.live(Duration::from_secs(1000));
@@ -310,7 +310,7 @@ fn a_reload_that_fails_keeps_what_ttin_did() {
 
     world.file = Some(limits(5));
     world.order(Order::Reload);
-    assert_eq!(world.arbiter.target(), 5);
+    assert_eq!(world.arbiter.target(), 3, "not before it is proven");
     world.die(*world.pids().last().unwrap());
     assert_eq!(world.arbiter.target(), 3);
 }
@@ -488,4 +488,55 @@ fn a_reload_ends_the_waiting_of_a_slot_that_failed() {
     let spawns = world.spawns.len();
     world.order(Order::Reload);
     assert!(world.spawns[spawns..].iter().any(|(_, slot)| *slot == 0), "{:?}", world.spawns);
+}
+
+/// Old workers beat and leave by the settings that they were started with.
+#[test]
+fn new_limits_judge_new_workers() {
+    let mut world = World::running(2);
+    let old = world.pids();
+    let short = Duration::from_millis(50);
+    let strict = Limits { timeout: Some(short), patience: short, ..limits(2) };
+    world.file = Some(Limits { graceful_timeout: Duration::ZERO, ..strict });
+    world.order(Order::Reload);
+    let canary = *world.pids().last().unwrap();
+    // They beat once a second.
+    for _ in 0..8 {
+        for &pid in &old {
+            let at = world.now;
+            world.feed(Event::Beat { pid, at });
+        }
+        for _ in 0..40 {
+            world.advance(Duration::from_millis(25));
+        }
+    }
+    assert!(old.iter().all(|pid| world.processes[pid].signals.is_empty()), "{:?}", world.log);
+    world.processes.values_mut().for_each(|process| process.obeys = false);
+    world.ready(canary);
+    let told = world.processes[&old[0]].told_at;
+    assert_eq!(told, Some(world.now));
+    world.advance(GRACE - Duration::from_secs(1));
+    assert_eq!(world.processes[&old[0]].signals, [Strike::Term], "its grace is the old one");
+}
+
+/// The number changes with a generation that is proven.
+#[test]
+fn fewer_workers_are_not_fewer_before_the_canary_is_ready() {
+    for (before, after) in [(4, 1), (2, 6)] {
+        let mut world = World::running(before);
+        let old = world.pids();
+        world.file = Some(limits(after));
+        world.order(Order::Reload);
+        assert_eq!(world.pids().len(), before + 1, "one canary");
+        let canary = *world.pids().last().unwrap();
+        world.die(canary);
+        assert_eq!(world.pids(), old);
+        assert!(old.iter().all(|pid| world.processes[pid].signals.is_empty()));
+        assert_eq!(world.arbiter.target(), before);
+        world.order(Order::Reload);
+        world.ready(*world.pids().last().unwrap());
+        assert_eq!(world.arbiter.target(), after);
+        world.live(Duration::from_secs(60));
+        assert_eq!(world.serving().len(), after);
+    }
 }

@@ -16,7 +16,7 @@ enum Step {
     Live(u64),
     Jump(u64),
     Order(Order),
-    File(Option<usize>),
+    File(Option<Limits>),
     ForksFail(bool),
 }
 
@@ -32,9 +32,21 @@ fn step() -> impl Strategy<Value = Step> {
         2 => prop_oneof![
             Just(Order::Reload), Just(Order::More), Just(Order::Fewer)
         ].prop_map(Step::Order),
-        1 => proptest::option::of(1..5_usize).prop_map(Step::File),
+        1 => proptest::option::of(file()).prop_map(Step::File),
         1 => any::<bool>().prop_map(Step::ForksFail),
     ]
+}
+
+/// Settings of which none lets a worker that beats four times a second seem hung.
+fn file() -> impl Strategy<Value = Limits> {
+    let seconds = |seconds: u64| Duration::from_secs(seconds);
+    let timeout = proptest::option::of((1..60_u64).prop_map(seconds));
+    let grace = (0..=GRACE.as_secs()).prop_map(seconds);
+    (1..5_usize, timeout, grace).prop_map(|(workers, timeout, graceful_timeout)| Limits {
+        timeout,
+        graceful_timeout,
+        ..limits(workers)
+    })
 }
 
 impl World {
@@ -70,7 +82,7 @@ impl World {
             }
             Step::Jump(_) => {}
             Step::Order(order) => self.order(order),
-            Step::File(workers) => self.file = workers.map(limits),
+            Step::File(ref file) => self.file.clone_from(file),
             Step::ForksFail(fail) => self.forks_fail = fail,
         }
     }
