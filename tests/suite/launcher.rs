@@ -6,6 +6,7 @@ use std::fs;
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::net::UnixStream;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use harness::client::{self, Connection};
@@ -195,6 +196,32 @@ async fn an_app_can_wait_for_a_signal() {
     }
     assert_eq!(pid_of_a_worker(&lab).await, worker);
     assert_eq!(lab.workers(), [worker]);
+}
+
+/// A signal that means nothing to a server ends none.
+#[tokio::test]
+async fn a_signal_that_nobody_knows_is_logged_and_ignored() {
+    let lab = service::lab().args(["--workers=1"]).start();
+    let workers = lab.workers();
+    let master = lab.pid().to_string();
+    for (signal, name) in [
+        ("ALRM", "SIGALRM"),
+        ("VTALRM", "SIGVTALRM"),
+        ("PROF", "SIGPROF"),
+        ("IO", "SIGIO"),
+        ("XCPU", "SIGXCPU"),
+        ("XFSZ", "SIGXFSZ"),
+        ("PWR", "SIGPWR"),
+        ("USR2", "SIGUSR2"),
+        ("37", "signal 37"),
+    ] {
+        let sent = Command::new("kill").args(["-s", signal, &master]).status();
+        assert!(sent.unwrap().success(), "{signal}");
+        let line = format!("{name} is not supported and ignored");
+        eventually(name, || lab.log().contains(&line).then_some(()));
+    }
+    assert_eq!(lab.workers(), workers, "{}", lab.log());
+    assert_eq!(pid_of_a_worker(&lab).await, workers[0]);
 }
 
 /// A reload to a shorter `timeout` and `graceful_timeout` is for the workers that it starts.

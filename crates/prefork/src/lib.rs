@@ -42,7 +42,8 @@
 //! more or fewer. Workers ignore all but TERM, INT and QUIT, so a signal to the whole process group does no
 //! harm. The launcher's handlers in a worker leave room for the app's own, such as `tokio::signal`, also for
 //! those three; nothing is blocked, so programs that a handler starts have the signals that a shell would
-//! give them. Other signals of gunicorn's (USR1, USR2, WINCH) are logged and ignored.
+//! give them. Other signals of gunicorn's (USR1, USR2, WINCH) are logged and ignored, as is
+//! every other one that would end the master, such as ALRM or a real-time one.
 //!
 //! When the server drains, the connections that wait in a listener's queue are served, and who comes later
 //! is refused. What a worker has to do after its last request it registers with [`Worker::before_exit`].

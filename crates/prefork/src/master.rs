@@ -370,11 +370,18 @@ impl<'a> Master<'a> {
     }
 
     fn take_signals(&mut self) {
-        while let Some(signal) = self.own.as_ref().and_then(|own| own.signals.next()) {
-            if signal == Signal::SIGCHLD {
-                self.reap();
-                continue;
-            }
+        while let Some(came) = self.own.as_ref().and_then(|own| own.signals.next()) {
+            let signal = match came {
+                Ok(Signal::SIGCHLD) => {
+                    self.reap();
+                    continue;
+                }
+                Ok(signal) => signal,
+                Err(number) => {
+                    tracing::warn!("signal {number} is not supported and ignored");
+                    continue;
+                }
+            };
             let order = match signal {
                 Signal::SIGTERM => Order::Stop { quick: false },
                 Signal::SIGINT | Signal::SIGQUIT => Order::Stop { quick: true },
@@ -382,7 +389,10 @@ impl<'a> Master<'a> {
                 Signal::SIGTTIN => Order::More,
                 Signal::SIGTTOU => Order::Fewer,
                 // A terminal sends it whenever its size changes; gunicorn too ignores it unless it is a daemon.
-                Signal::SIGWINCH => continue,
+                Signal::SIGWINCH => {
+                    tracing::debug!("SIGWINCH is ignored");
+                    continue;
+                }
                 other => {
                     tracing::warn!("{other} is not supported and ignored");
                     continue;

@@ -28,6 +28,25 @@ const ORDERS: [Signal; 9] = [
     Signal::SIGWINCH,
 ];
 
+/// Those that stay as they are in the master: faults of its own code, job control (TTIN and TTOU are
+/// orders), and what is ignored anyway.
+const LEFT_ALONE: [Signal; 11] = [
+    Signal::SIGILL,
+    Signal::SIGTRAP,
+    Signal::SIGABRT,
+    Signal::SIGBUS,
+    Signal::SIGFPE,
+    Signal::SIGSEGV,
+    Signal::SIGSYS,
+    Signal::SIGPIPE,
+    Signal::SIGTSTP,
+    Signal::SIGCONT,
+    Signal::SIGURG,
+];
+
+/// A signal that came: one with a name, or the number of a real-time one.
+pub(crate) type Came = Result<Signal, i32>;
+
 /// The signals that the master takes as events.
 #[derive(Debug)]
 pub(crate) struct Signals(SignalFd);
@@ -42,14 +61,14 @@ pub(crate) struct WorkerSignals(SignalDelivery<UnixStream, SignalOnly>);
 // === impl Signals ===
 
 impl Signals {
-    /// The orders, and the deaths of children.
+    /// All that could end it: the orders, the deaths of children, and what it only logs.
     ///
     /// # Errors
     ///
     /// The kernel's: no descriptor.
     pub(crate) fn of_master() -> nix::Result<Self> {
-        let mut set: SigSet = ORDERS.into_iter().collect();
-        set.add(Signal::SIGCHLD);
+        let mut set = SigSet::all();
+        LEFT_ALONE.into_iter().for_each(|signal| set.remove(signal));
         // Who started the master may have ignored it, and that is inherited: children would vanish
         // without a word.
         sys::default_action(Signal::SIGCHLD)?;
@@ -59,12 +78,12 @@ impl Signals {
     }
 
     /// The next signal that is waiting.
-    pub(crate) fn next(&self) -> Option<Signal> {
+    pub(crate) fn next(&self) -> Option<Came> {
         loop {
             match self.0.read_signal() {
                 Ok(Some(info)) => {
                     let number = i32::try_from(info.ssi_signo).ok()?;
-                    return Signal::try_from(number).ok();
+                    return Some(Signal::try_from(number).map_err(|_| number));
                 }
                 Err(Errno::EINTR) => {}
                 Ok(None) | Err(_) => return None,
