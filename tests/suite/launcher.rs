@@ -458,16 +458,20 @@ fn pidfile_rules() {
     let pid = fs::read_to_string(lab.path("pid")).unwrap();
     assert_eq!(pid.trim(), lab.pid().to_string());
 
-    let mut second = service::lab().file("pid", &pid).spawn();
+    let shared = format!("--pidfile={}", lab.path("pid").display());
+    let mut second = service::bare_lab().args(["--bind=127.0.0.1:0", &shared]).spawn();
     assert_eq!(second.wait().code(), Some(1));
     assert!(second.log().contains(pid.trim()), "{}", second.log());
-    assert_eq!(
-        fs::read_to_string(second.path("pid")).unwrap(),
-        pid,
-        "another's file is left alone"
-    );
+    assert_eq!(fs::read_to_string(lab.path("pid")).unwrap(), pid, "another's file is left alone");
 
-    for stale in ["999999999", "garbage", ""] {
+    // Killed, it left its file; a worker that lives on for a moment is no master.
+    lab.signal(Signal::SIGKILL);
+    let heir = service::bare_lab().args(["--bind=127.0.0.1:0", &shared]).start();
+    assert_eq!(fs::read_to_string(lab.path("pid")).unwrap().trim(), heir.pid().to_string());
+
+    // A number that some other program has by now says nothing.
+    let stranger = std::process::id().to_string();
+    for stale in ["999999999", "garbage", "", "1", &stranger] {
         let third = service::lab().file("pid", stale).start();
         let pid = fs::read_to_string(third.path("pid")).unwrap();
         assert_eq!(pid.trim(), third.pid().to_string(), "after {stale:?}");

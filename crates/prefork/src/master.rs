@@ -317,6 +317,8 @@ impl<'a> Master<'a> {
     /// In a child: closes what only the master may hold. No file is removed.
     fn give_up_what_is_the_masters(&mut self) {
         drop(self.own.take());
+        // The file stays; its lock is the master's.
+        self.pidfile = None;
         self.children.clear();
         self.listeners.clear();
         log::forget_losses();

@@ -1,40 +1,48 @@
-//! The pidfile: refused when it names a living process, removed only by its owner.
+//! The pidfile: locked by its owner for as long as that lives, and removed by nobody else.
+//!
+//! A number says little: it may be another program's by now, and in a container everybody is 1. So the lock
+//! decides, which the kernel takes back when the master is gone, however it ended.
 
 use std::fmt;
 use std::fs::{self, File};
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
-use nix::sys::signal::kill;
-use nix::unistd::Pid;
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::libc;
 
 /// A pidfile that holds this process's pid.
 #[derive(Debug)]
 pub(crate) struct Pidfile {
     path: PathBuf,
     pid: i32,
+    /// Holds [`LIVING`]. A child's copy must be closed: the lock is gone with the last one.
+    _locked: File,
 }
 
 /// Why there is no pidfile.
 #[derive(Debug)]
 pub(crate) enum PidfileError {
-    /// The process that the file names lives.
-    Alive(PathBuf, i32),
+    /// The server that wrote the file lives.
+    Alive(PathBuf, Option<i32>),
     /// The file cannot be read or written.
     Io(PathBuf, io::Error),
 }
 
+/// The bytes of the file that stand for its locks: of who is about to write one, and of who lives.
+const WRITING: libc::off_t = 0;
+const LIVING: libc::off_t = 1;
+
 // === impl Pidfile ===
 
 impl Pidfile {
-    /// Writes the pid to `path`; a stale file or one without a pid is overwritten.
+    /// Writes the pid to `path`, over a file that no living server has locked.
     ///
     /// # Errors
     ///
-    /// A living process of another pid in the file, or the file system's errors.
+    /// A server that lives, or the file system's errors.
     pub(crate) fn write(path: &Path, pid: i32) -> Result<Self, PidfileError> {
         let failed = |error| PidfileError::Io(path.to_owned(), error);
         // Written beside it and renamed: whoever reads the pidfile reads a whole one. And locked, from the
@@ -42,14 +50,13 @@ impl Pidfile {
         let mut beside = path.as_os_str().to_owned();
         beside.push(".new");
         let beside = PathBuf::from(beside);
-        let mut new = lock(&beside).map_err(failed)?;
-        let written = match holder(path) {
-            Ok(Some(other)) if other != pid && alive(other) => {
-                Err(PidfileError::Alive(path.to_owned(), other))
-            }
-            Ok(_) => new
+        let mut new = start_writing(&beside).map_err(failed)?;
+        let written = match owner(path) {
+            Ok(Owner::Living(other)) => Err(PidfileError::Alive(path.to_owned(), other)),
+            Ok(Owner::Nobody) => new
                 .set_len(0)
                 .and_then(|()| writeln!(new, "{pid}"))
+                .and_then(|()| lock(&new, libc::F_WRLCK, LIVING).map(drop))
                 .and_then(|()| fs::rename(&beside, path))
                 .map_err(failed),
             Err(error) => Err(failed(error)),
@@ -58,12 +65,15 @@ impl Pidfile {
             // What cannot be written cannot always be removed either; the first error tells more.
             let _ = fs::remove_file(&beside);
         }
-        written.map(|()| Self { path: path.to_owned(), pid })
+        written?;
+        // Who waits for it sees that this is no longer the file beside.
+        lock(&new, libc::F_UNLCK, WRITING).map_err(failed)?;
+        Ok(Self { path: path.to_owned(), pid, _locked: new })
     }
 
     /// Removes the file if it still holds this process's pid.
     pub(crate) fn remove(&self) {
-        let own = matches!(holder(&self.path), Ok(Some(pid)) if pid == self.pid);
+        let own = fs::read(&self.path).is_ok_and(|content| number(&content) == Some(self.pid));
         if own {
             if let Err(error) = fs::remove_file(&self.path) {
                 tracing::warn!(path = %self.path.display(), %error, "the pidfile stays behind");
@@ -72,13 +82,23 @@ impl Pidfile {
     }
 }
 
-/// The file at `path`, made if need be, and locked against every other master; closing it unlocks.
-fn lock(path: &Path) -> io::Result<Flock<File>> {
+/// The file at `path`, made if need be, and locked against every other master that starts.
+fn start_writing(path: &Path) -> io::Result<File> {
     loop {
-        let file =
-            File::options().write(true).create(true).truncate(false).mode(0o644).open(path)?;
+        let file = File::options()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o644)
+            // Not waiting for the reader of a pipe.
+            .custom_flags(libc::O_NONBLOCK)
+            .open(path)?;
         // Nobody holds it for longer than it takes to write a pid.
-        let file = Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, error)| error)?;
+        while let Err(error) = fcntl(&file, FcntlArg::F_OFD_SETLKW(&byte(libc::F_WRLCK, WRITING))) {
+            if error != Errno::EINTR {
+                return Err(error.into());
+            }
+        }
         let own = file.metadata()?;
         match fs::metadata(path) {
             Ok(there) if (there.dev(), there.ino()) == (own.dev(), own.ino()) => return Ok(file),
@@ -89,21 +109,50 @@ fn lock(path: &Path) -> io::Result<Flock<File>> {
     }
 }
 
-/// The pid in the file; `None` if there is no file or no pid in it.
-fn holder(path: &Path) -> io::Result<Option<i32>> {
-    match fs::read(path) {
-        Ok(content) => {
-            let text = String::from_utf8_lossy(&content);
-            Ok(text.trim().parse().ok().filter(|pid| *pid > 0))
-        }
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
+/// Whose a pidfile is.
+enum Owner {
+    /// There is none, or who wrote it is gone.
+    Nobody,
+    /// A server that lives, and the number in the file.
+    Living(Option<i32>),
+}
+
+fn owner(path: &Path) -> io::Result<Owner> {
+    let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path);
+    let mut file = match file {
+        Ok(file) => file,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Owner::Nobody),
+        Err(error) => return Err(error),
+    };
+    if lock(&file, libc::F_RDLCK, LIVING)? {
+        return Ok(Owner::Nobody);
+    }
+    let mut content = Vec::new();
+    file.read_to_end(&mut content)?;
+    Ok(Owner::Living(number(&content)))
+}
+
+/// Takes or gives back a lock of the open file; `false` if somebody else has it.
+fn lock(file: &File, kind: libc::c_int, which: libc::off_t) -> io::Result<bool> {
+    match fcntl(file, FcntlArg::F_OFD_SETLK(&byte(kind, which))) {
+        Ok(_) => Ok(true),
+        Err(Errno::EAGAIN | Errno::EACCES) => Ok(false),
+        Err(error) => Err(error.into()),
     }
 }
 
-/// Whether the process exists: one that must not be signalled does.
-fn alive(pid: i32) -> bool {
-    !matches!(kill(Pid::from_raw(pid), None), Err(Errno::ESRCH))
+fn byte(kind: libc::c_int, start: libc::off_t) -> libc::flock {
+    libc::flock {
+        l_type: kind as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: start,
+        l_len: 1,
+        l_pid: 0,
+    }
+}
+
+fn number(content: &[u8]) -> Option<i32> {
+    String::from_utf8_lossy(content).trim().parse().ok().filter(|pid| *pid > 0)
 }
 
 impl fmt::Display for PidfileError {
@@ -111,8 +160,10 @@ impl fmt::Display for PidfileError {
         match self {
             Self::Alive(path, pid) => write!(
                 f,
-                "pidfile = {:?}: process {pid} in it is alive; allowed is a path that no running server uses",
-                path.display().to_string()
+                "pidfile = {:?}: the server that wrote it (process {}) is alive; \
+                 allowed is a path that no running server uses",
+                path.display().to_string(),
+                pid.map_or_else(|| "unknown".to_owned(), |pid| pid.to_string())
             ),
             Self::Io(path, error) => write!(
                 f,
@@ -135,22 +186,31 @@ mod tests {
 
     /// gunicorn.md 4, test 52.
     #[test]
-    fn a_living_process_is_refused() {
+    fn a_living_server_is_refused_and_its_file_left_alone() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("pid");
-        fs::write(&path, "1\n").unwrap();
-        let refused = Pidfile::write(&path, pid()).unwrap_err();
-        assert!(matches!(refused, PidfileError::Alive(_, 1)), "{refused}");
-        assert_eq!(fs::read_to_string(&path).unwrap(), "1\n");
+        // In two containers with one folder both are 1.
+        for (first, second) in [(pid(), 1), (1, 1)] {
+            let pidfile = Pidfile::write(&path, first).unwrap();
+            let refused = Pidfile::write(&path, second).unwrap_err();
+            assert!(
+                matches!(refused, PidfileError::Alive(_, Some(pid)) if pid == first),
+                "{refused}"
+            );
+            assert_eq!(fs::read_to_string(&path).unwrap(), format!("{first}\n"));
+            assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+            drop(pidfile);
+            Pidfile::write(&path, second).unwrap();
+        }
     }
 
-    /// gunicorn.md 4, test 52.
+    /// gunicorn.md 4, test 52, and better: a number that somebody else has by now stops nobody.
     #[test]
-    fn stale_garbage_and_own_pids_are_overwritten() {
+    fn what_no_server_has_locked_is_overwritten() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("pid");
         // Beyond the kernel's highest pid (2^22).
-        for content in ["4194305", "garbage", "", "-1", "0", &pid().to_string()] {
+        for content in ["4194305", "garbage", "", "-1", "0", "1", &pid().to_string()] {
             fs::write(&path, content).unwrap();
             Pidfile::write(&path, pid()).unwrap();
             assert_eq!(fs::read_to_string(&path).unwrap(), format!("{}\n", pid()), "{content:?}");
@@ -173,29 +233,40 @@ mod tests {
         assert!(!path.exists());
     }
 
-    /// Two masters that start at once over the same stale file: one of them is refused.
+    /// A pipe in its place, or in that of the file beside, holds nobody up.
+    #[test]
+    fn a_pipe_is_an_error_or_nobodys_file() {
+        for (name, written) in [("pid", true), ("pid.new", false)] {
+            let folder = tempfile::tempdir().unwrap();
+            let mode = nix::sys::stat::Mode::S_IRWXU;
+            nix::unistd::mkfifo(&folder.path().join(name), mode).unwrap();
+            let pidfile = Pidfile::write(&folder.path().join("pid"), pid());
+            assert_eq!(pidfile.is_ok(), written, "{name}: {pidfile:?}");
+        }
+    }
+
+    /// Masters that start at once over the same stale file: one of them is not refused.
     #[test]
     fn one_of_many_that_start_at_once_wins() {
-        let living = [pid(), nix::unistd::getppid().as_raw(), 1];
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("pid");
         for round in 0..200 {
             fs::write(&path, "4194305").unwrap();
-            let barrier = std::sync::Barrier::new(living.len());
-            let won: Vec<i32> = std::thread::scope(|scope| {
-                let starters = living.map(|pid| {
+            let barrier = std::sync::Barrier::new(3);
+            let won: Vec<Pidfile> = std::thread::scope(|scope| {
+                let starters = [1, 2, 3].map(|pid| {
                     scope.spawn({
                         let (path, barrier) = (&path, &barrier);
                         move || {
                             barrier.wait();
-                            Pidfile::write(path, pid).is_ok().then_some(pid)
+                            Pidfile::write(path, pid)
                         }
                     })
                 });
-                starters.into_iter().filter_map(|starter| starter.join().unwrap()).collect()
+                starters.into_iter().filter_map(|starter| starter.join().unwrap().ok()).collect()
             });
             assert_eq!(won.len(), 1, "{won:?} in round {round}");
-            assert_eq!(fs::read_to_string(&path).unwrap(), format!("{}\n", won[0]));
+            assert_eq!(fs::read_to_string(&path).unwrap(), format!("{}\n", won[0].pid));
         }
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "no temporary file is left");
     }
