@@ -108,6 +108,13 @@ impl Builder {
         self
     }
 
+    /// Makes a folder in its working folder.
+    #[must_use]
+    pub fn folder(self, name: &str) -> Self {
+        fs::create_dir_all(self.folder.path().join(name)).expect("a folder in a folder of ours");
+        self
+    }
+
     /// Starts it, and waits until every address listens and the first worker is ready.
     #[must_use]
     pub fn start(self) -> Service {

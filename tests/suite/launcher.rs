@@ -478,6 +478,17 @@ fn pidfile_rules() {
     }
 }
 
+/// The socket beside the pidfile is made if it can be; nobody has asked for it.
+#[test]
+fn a_long_path_of_the_pidfile_costs_the_control_socket_only() {
+    let folder = format!("{}/{}", "long".repeat(20), "path".repeat(20));
+    let lab = service::lab().folder(&folder);
+    let lab = lab.args([format!("--pidfile={folder}/pid").as_str()]).start();
+    assert!(lab.path(&format!("{folder}/pid")).exists());
+    assert!(!lab.path(&format!("{folder}/pid.sock")).exists());
+    assert!(lab.log().contains("no control socket"), "{}", lab.log());
+}
+
 /// A settings file is read; a flag wins over the environment, which wins over the file.
 #[test]
 fn settings_come_in_order() {

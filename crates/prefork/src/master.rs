@@ -98,6 +98,12 @@ impl<'a> Master<'a> {
             Some(path) => Some(Pidfile::write(path, pid.as_raw())?),
             None => None,
         };
+        if let (Some(pidfile), None) = (&settings.pidfile, settings.control_path()) {
+            let pidfile = pidfile.display();
+            tracing::warn!(
+                "no control socket: {pidfile}.sock is too long for one; control_socket sets another path"
+            );
+        }
         let sockets =
             settings.control_path().map(|path| Control::bind(&path)).transpose().and_then(
                 |control| match MasterListener::bind_all(&settings.bind, settings.backlog) {

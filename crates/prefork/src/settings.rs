@@ -24,6 +24,9 @@ pub use self::value::{Bind, LogFile, LogLevel};
 /// The settings file that is read when no other is named, if it exists.
 const DEFAULT_FILE: &str = "farrier.toml";
 
+/// The path of a Unix socket, in bytes, with room for the NUL that ends it.
+const LONGEST_SOCKET_PATH: usize = 107;
+
 const BEATS_PER_TIMEOUT: u32 = 4;
 const LONGEST_BEAT: Duration = Duration::from_secs(1);
 const SHORTEST_BEAT: Duration = Duration::from_millis(10);
@@ -181,12 +184,13 @@ impl Settings {
         }
     }
 
-    /// Where the control socket is, if there is one.
+    /// Where the control socket is, if there is one: beside the pidfile unless it is set, and then only if
+    /// the kernel takes the path.
     pub(crate) fn control_path(&self) -> Option<PathBuf> {
         self.control_socket.clone().or_else(|| {
             let mut name = self.pidfile.clone()?.into_os_string();
             name.push(".sock");
-            Some(name.into())
+            (name.len() <= LONGEST_SOCKET_PATH).then(|| name.into())
         })
     }
 
