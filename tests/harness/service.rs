@@ -25,6 +25,7 @@ pub struct Builder {
     command: Command,
     folder: TempDir,
     name: &'static str,
+    stderr: Option<fs::File>,
 }
 
 /// The lab service of this package, with two workers on a free loopback port.
@@ -80,7 +81,7 @@ impl Builder {
         let folder = TempDir::with_prefix("farrier-").expect("a temporary folder");
         let mut command = Command::new(binary(name));
         command.current_dir(folder.path()).arg("--pidfile=pid").stdin(Stdio::null());
-        Self { command, folder, name }
+        Self { command, folder, name, stderr: None }
     }
 
     /// Adds command-line arguments; a later flag wins.
@@ -106,6 +107,19 @@ impl Builder {
     pub fn file(self, name: &str, text: &str) -> Self {
         fs::write(self.folder.path().join(name), text).expect("a file in a folder of ours");
         self
+    }
+
+    /// Where its standard error goes, instead of the log.
+    #[must_use]
+    pub fn stderr(mut self, file: fs::File) -> Self {
+        self.stderr = Some(file);
+        self
+    }
+
+    /// The path of a file in its working folder.
+    #[must_use]
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
     }
 
     /// Makes a folder in its working folder.
@@ -135,7 +149,8 @@ impl Builder {
     #[must_use]
     pub fn spawn(mut self) -> Service {
         let log = fs::File::create(self.folder.path().join("log")).expect("a log file");
-        self.command.stdout(log.try_clone().expect("a second descriptor")).stderr(log);
+        let stderr = self.stderr.take().unwrap_or(log.try_clone().expect("a second descriptor"));
+        self.command.stdout(log).stderr(stderr);
         let master = self.command.spawn().expect("a built binary");
         Service { master, folder: self.folder, name: self.name }
     }

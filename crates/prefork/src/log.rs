@@ -2,9 +2,12 @@
 
 mod sink;
 
+use std::any::Any;
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::fmt;
-use std::fs::OpenOptions;
 use std::io::{self, Write};
+use std::panic::{self, PanicHookInfo};
+use std::thread;
 
 use tracing::level_filters::LevelFilter;
 use tracing::{Event, Subscriber};
@@ -29,9 +32,7 @@ pub(crate) fn install(settings: &Settings) -> Result<(), LogError> {
     let sink = match &settings.errorlog {
         LogFile::Stderr => Sink::stderr(),
         // Appended to: every process writes whole lines through the same open file.
-        LogFile::Path(path) => {
-            OpenOptions::new().append(true).create(true).open(path).map(Sink::file)
-        }
+        LogFile::Path(path) => Sink::open(path),
     };
     let sink = sink.map_err(|error| LogError(settings.errorlog.to_string(), error))?;
     let subscriber = tracing_subscriber::fmt()
@@ -39,9 +40,30 @@ pub(crate) fn install(settings: &Settings) -> Result<(), LogError> {
         .event_format(Line)
         .with_writer(sink)
         .finish();
-    // Somebody else was faster: then theirs is the log.
-    let _ = tracing::subscriber::set_global_default(subscriber);
+    // If somebody else was faster, theirs is the log.
+    if tracing::subscriber::set_global_default(subscriber).is_ok() {
+        // The standard library's own waits for whoever reads standard error.
+        panic::set_hook(Box::new(log_panic));
+    }
     Ok(())
+}
+
+/// One line for a panic: what, where, in which thread; and the backtrace if RUST_BACKTRACE asks for one.
+fn log_panic(panic: &PanicHookInfo<'_>) {
+    let message = panic_message(panic.payload());
+    let place = panic.location().map(tracing::field::display);
+    let thread = thread::current();
+    let thread = thread.name().unwrap_or("without a name");
+    let backtrace = Backtrace::capture();
+    let backtrace =
+        (backtrace.status() == BacktraceStatus::Captured).then(|| backtrace.to_string());
+    tracing::error!(panic = message, place, thread, backtrace, "a thread panicked");
+}
+
+/// What a panic says.
+pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
 }
 
 /// Says in one line on standard error why a program does not start.

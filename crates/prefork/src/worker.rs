@@ -32,7 +32,7 @@ use crate::board::{Board, BoardPulse, Seat};
 use crate::exit_work::ExitWork;
 use crate::signals::{self, WorkerSignals};
 use crate::sockets::WorkerListener;
-use crate::{Settings, sys};
+use crate::{Settings, log, sys};
 
 /// The exit statuses of a worker; the master judges by the board and by how a worker was ended, never by
 /// these.
@@ -210,7 +210,7 @@ where
         match fresh {
             Ok(fresh) => {
                 watch.until_done();
-                fresh.join().unwrap_or_else(|panic| panicked(&panic))
+                fresh.join().unwrap_or_else(|panic| panicked(&*panic))
             }
             Err(error) => {
                 tracing::error!(%error, "a worker could not start its thread");
@@ -244,7 +244,7 @@ pub(crate) fn prepare(master: Pid, work: Prepare) -> i32 {
         }
     });
     match fresh {
-        Ok(fresh) => fresh.join().unwrap_or_else(|panic| panicked(&panic)),
+        Ok(fresh) => fresh.join().unwrap_or_else(|panic| panicked(&*panic)),
         Err(error) => {
             tracing::error!(%error, "the preparing process could not start its thread");
             status::NOT_STARTED
@@ -255,7 +255,7 @@ pub(crate) fn prepare(master: Pid, work: Prepare) -> i32 {
 /// Does all that a forked process does, and ends it: nothing, not even a panic, leads back into the master.
 pub(crate) fn end_with(life: impl FnOnce() -> i32) -> ! {
     let code = panic::catch_unwind(AssertUnwindSafe(life));
-    leave(code.unwrap_or_else(|panic| panicked(&panic)))
+    leave(code.unwrap_or_else(|panic| panicked(&*panic)))
 }
 
 /// Ends a forked process: what it wrote is flushed, and no exit handler of the master's runs.
@@ -478,13 +478,9 @@ impl Watch {
     }
 }
 
-fn panicked(panic: &Box<dyn Any + Send>) -> i32 {
-    let text = panic
-        .downcast_ref::<&str>()
-        .copied()
-        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("no message");
-    tracing::error!(panic = text, "the app panicked");
+fn panicked(panic: &(dyn Any + Send)) -> i32 {
+    let panic = log::panic_message(panic);
+    tracing::error!(panic, "the app panicked");
     status::PANICKED
 }
 

@@ -8,6 +8,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use nix::libc;
@@ -38,7 +39,7 @@ pub(super) struct Sink {
 enum Manner {
     /// A file on a disk: it does not wait for anybody.
     Plain,
-    /// A pipe or a terminal, opened once more for this server alone, with O_NONBLOCK.
+    /// A pipe or a terminal, opened for this server alone, with O_NONBLOCK.
     Reopened,
     /// The same where it cannot be opened again: asked first whether it takes something.
     Asked,
@@ -49,9 +50,21 @@ enum Manner {
 // === impl Sink ===
 
 impl Sink {
-    /// A file of the server's own.
-    pub(super) fn file(file: File) -> Self {
-        Self::new(file, Manner::Plain)
+    /// What is at `path`, a new file if there is nothing. What it is decides, not how it is called:
+    /// `/dev/stdout` may be a pipe.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be opened; a pipe that nobody reads, for one.
+    pub(super) fn open(path: &Path) -> io::Result<Self> {
+        let file = OpenOptions::new()
+            .append(true)
+            .create(true)
+            .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+            .open(path)?;
+        let kind = file.metadata()?.file_type();
+        let waits = kind.is_fifo() || kind.is_char_device();
+        Ok(Self::new(file, if waits { Manner::Reopened } else { Manner::Plain }))
     }
 
     /// Standard error, whatever is behind it.
@@ -270,7 +283,7 @@ mod tests {
         let _one = LOSSES.lock().unwrap();
         let (reader, writer) = nix::unistd::pipe().unwrap();
         drop(reader);
-        let mut sink = &Sink::file(writer.into());
+        let mut sink = &Sink::new(writer.into(), Manner::Plain);
         sink.write_all(b"to nobody\n").unwrap();
         forget_losses();
     }
