@@ -13,7 +13,7 @@ use farrier_exchange::End;
 use farrier_heartbeat::{Pulse, RequestHead, State, Ticket};
 
 use crate::MAX_WORKERS;
-use crate::sys::SharedMemory;
+use crate::sys::{SharedMemory, shared_struct};
 
 /// Two generations of every worker, and some that are slow to leave.
 const SLOTS: usize = 2 * MAX_WORKERS + 64;
@@ -32,31 +32,35 @@ pub(crate) struct Board {
     origin: Instant,
 }
 
-/// One process's part of the board.
-#[repr(C, align(128))]
-#[derive(Debug)]
-pub(crate) struct Slot {
-    /// 0 while the slot is free; written by the master only.
-    pid: AtomicI32,
-    state: AtomicU8,
-    /// Nanoseconds from the origin to the last beat.
-    beat: AtomicU64,
-    started: AtomicU64,
-    finished: AtomicU64,
-    /// A bit for each entry in use.
-    taken: AtomicU64,
-    entries: [Entry; ENTRIES],
+shared_struct! {
+    /// One process's part of the board.
+    #[repr(C, align(128))]
+    #[derive(Debug)]
+    pub(crate) struct Slot {
+        /// 0 while the slot is free; written by the master only.
+        pid: AtomicI32,
+        state: AtomicU8,
+        /// Nanoseconds from the origin to the last beat.
+        beat: AtomicU64,
+        started: AtomicU64,
+        finished: AtomicU64,
+        /// A bit for each entry in use.
+        taken: AtomicU64,
+        entries: [Entry; ENTRIES],
+    }
 }
 
-/// A request in flight.
-#[repr(C, align(128))]
-#[derive(Debug)]
-struct Entry {
-    /// Bytes of text; 0 while the entry is not written. Stored last, so whoever sees it sees the rest.
-    length: AtomicU32,
-    /// Nanoseconds from the origin to the beginning.
-    began: AtomicU64,
-    text: [AtomicU64; TEXT_WORDS],
+shared_struct! {
+    /// A request in flight.
+    #[repr(C, align(128))]
+    #[derive(Debug)]
+    struct Entry {
+        /// Bytes of text; 0 while the entry is not written. Stored last, so whoever sees it sees the rest.
+        length: AtomicU32,
+        /// Nanoseconds from the origin to the beginning.
+        began: AtomicU64,
+        text: [AtomicU64; TEXT_WORDS],
+    }
 }
 
 /// A slot's index on the board.

@@ -9,6 +9,7 @@ use std::ops::Deref;
 use std::os::fd::OwnedFd;
 use std::ptr::NonNull;
 use std::slice;
+use std::sync::atomic::{AtomicI32, AtomicU8, AtomicU32, AtomicU64};
 
 use nix::libc;
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -25,8 +26,36 @@ use crate::audit::SingleThreaded;
 /// The type consists of atomics only (and padding), and all zeroes are a valid value of it.
 pub(crate) unsafe trait Shared: Sync {}
 
-// SAFETY: a slot is made of atomic integers and arrays of them, all of which may be zero.
-unsafe impl Shared for crate::board::Slot {}
+// SAFETY: an atomic integer, which may be zero.
+unsafe impl Shared for AtomicU8 {}
+// SAFETY: the same.
+unsafe impl Shared for AtomicI32 {}
+// SAFETY: the same.
+unsafe impl Shared for AtomicU32 {}
+// SAFETY: the same.
+unsafe impl Shared for AtomicU64 {}
+// SAFETY: nothing but such values.
+unsafe impl<T: Shared, const N: usize> Shared for [T; N] {}
+
+/// Defines a struct that is [`Shared`], as each of its fields is; a field that is not does not compile.
+macro_rules! shared_struct {
+    (
+        $(#[$attribute:meta])*
+        $visibility:vis struct $name:ident {
+            $($(#[$field_attribute:meta])* $field:ident: $type:ty,)*
+        }
+    ) => {
+        $(#[$attribute])*
+        $visibility struct $name {
+            $($(#[$field_attribute])* $field: $type,)*
+        }
+
+        #[expect(unsafe_code, reason = "sys.rs has the argument")]
+        // SAFETY: each field is `Shared`, which the bounds demand.
+        unsafe impl $crate::sys::Shared for $name where $($type: $crate::sys::Shared,)* {}
+    };
+}
+pub(crate) use shared_struct;
 
 /// Memory that this process shares with the children that it forks.
 pub(crate) struct SharedMemory<T> {
