@@ -277,6 +277,26 @@ async fn a_blocked_worker_is_replaced_with_evidence() {
     assert!(log.contains(&blocked.to_string()), "{log}");
 }
 
+/// An app that ends its process, with whatever status, is told of with the requests that it cost.
+#[tokio::test]
+async fn a_worker_that_ends_itself_is_told_of_with_its_requests() {
+    for code in [0, 3, 70, 7] {
+        let lab = service::lab().args(["--workers=1"]).start();
+        let victim = tokio::spawn(client::get(lab.address(), "/sleep?ms=60000"));
+        // Noted on the board by then.
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        client::get(lab.address(), &format!("/exit?code={code}")).await.unwrap_err();
+        victim.await.unwrap().expect_err("it died with the worker");
+        let line = eventually("the log says so", || {
+            let log = lab.log();
+            log.lines().find(|line| line.contains("/sleep")).map(str::to_owned)
+        });
+        assert!(line.contains("ERROR") && line.contains(&format!("exit status {code}")), "{line}");
+        assert_eq!(line.contains("could not be started"), code == 3, "{line}");
+        assert_eq!(line.contains("panicked"), code == 70, "{line}");
+    }
+}
+
 /// Test 14: a stopped worker is replaced.
 #[tokio::test]
 async fn a_stopped_worker_is_replaced() {

@@ -9,6 +9,7 @@ use nix::sys::signal::Signal;
 use super::{Child, Master};
 use crate::arbiter::{Pid, Stage, Why};
 use crate::board::RequestInFlight;
+use crate::worker::status;
 
 /// Requests in flight that a log line names; of the rest it says how many there are.
 const NAMED_REQUESTS: usize = 8;
@@ -61,7 +62,7 @@ impl Master<'_> {
                     "worker died before it was ready: {ending}"
                 );
             }
-            Some(Stage::Ready) if ending.is_success() => {
+            Some(Stage::Ready) if ending.is_success() && lost.0.is_empty() => {
                 tracing::warn!(worker = pid, slot, generation, served, "worker left by itself");
             }
             Some(Stage::Ready) | None => {
@@ -111,7 +112,14 @@ impl Ending {
 impl fmt::Display for Ending {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Status(status) => write!(f, "exit status {status}"),
+            Self::Status(status) => {
+                write!(f, "exit status {status}")?;
+                match *status {
+                    status::NOT_STARTED => f.write_str(" (the app could not be started)"),
+                    status::PANICKED => f.write_str(" (it panicked)"),
+                    _ => Ok(()),
+                }
+            }
             Self::Signal(number) => match Signal::try_from(*number) {
                 Ok(signal) => write!(f, "{signal}"),
                 Err(_) => write!(f, "signal {number}"),
