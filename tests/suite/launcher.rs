@@ -297,6 +297,21 @@ async fn a_worker_that_ends_itself_is_told_of_with_its_requests() {
     }
 }
 
+/// Busy is not hung: requests that begin and end are life, however long the beat waits behind them.
+#[tokio::test]
+async fn a_busy_worker_that_makes_progress_is_not_killed() {
+    let lab = service::lab().args(["--workers=1", "--timeout=1"]).start();
+    let worker = pid_of_a_worker(&lab).await;
+    let load = Load::start(lab.address(), "/spin?ms=60", 64, Reuse::KeepAlive);
+    // The passing of time is what is tested.
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let report = load.stop().await;
+    assert!(report.failed.is_empty(), "{:?}\n{}", report.failed, lab.log());
+    assert!(report.ok > 64);
+    assert!(!lab.log().contains("heartbeat"), "{}", lab.log());
+    assert_eq!(pid_of_a_worker(&lab).await, worker);
+}
+
 /// Test 14: a stopped worker is replaced.
 #[tokio::test]
 async fn a_stopped_worker_is_replaced() {

@@ -269,11 +269,15 @@ impl Pulse for BoardPulse {
         self.slot().state()
     }
 
+    // A request that begins or ends is a beat as well: behind many ready tasks the beat's own is late.
     fn begin(&self, request: RequestHead<'_>) -> Ticket {
-        self.slot().begin(self.board.now(), request.method().as_str(), request.path())
+        let now = self.board.now();
+        self.slot().beat.store(now, Ordering::Relaxed);
+        self.slot().begin(now, request.method().as_str(), request.path())
     }
 
     fn end(&self, ticket: Ticket, _: &End) {
+        self.beat();
         self.slot().end(ticket);
     }
 }
