@@ -41,7 +41,7 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(3);
 /// A statement that was dropped midway is interrupted when the connection goes back. A wait for a lock
 /// cannot be, nor can a single long step, such as a function of the application's: if that takes
 /// longer than the policy's `reset_timeout` the connection is closed, and its slot is free when SQLite
-/// is done. A progress handler of the application's own, set on sqlx's connection, takes the place of
+/// is done (unless the policy's `kill_cancelled` is off). A progress handler of the application's own, set on sqlx's connection, takes the place of
 /// the one that interrupts.
 #[derive(Clone, Debug)]
 pub struct Sqlite {
@@ -110,7 +110,8 @@ impl Sqlite {
         self
     }
 
-    /// Changes sqlx's options, such as further pragmas.
+    /// Changes sqlx's options, such as further pragmas. Not where the database is: one in memory is
+    /// [`memory`](Self::memory).
     #[must_use]
     pub fn with_options(
         mut self,

@@ -1,6 +1,7 @@
 //! How a running statement is stopped: SQLite asks, while it works.
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -45,6 +46,20 @@ impl SqliteSessionId {
     pub(super) async fn ended(&self) {
         // Nothing is ever sent.
         let _ = self.ended.clone().changed().await;
+    }
+}
+
+impl PartialEq for SqliteSessionId {
+    fn eq(&self, other: &Self) -> bool {
+        self.number == other.number
+    }
+}
+
+impl Eq for SqliteSessionId {}
+
+impl Hash for SqliteSessionId {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.number.hash(state);
     }
 }
 
