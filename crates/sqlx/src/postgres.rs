@@ -30,7 +30,7 @@ const PREPARED: &str = "SELECT COUNT(*) FILTER (WHERE NOT from_sql), \
 ///
 /// A statement dropped before its first row poisons the connection for the pool: its session is
 /// ended at the server, by `pg_terminate_backend` of a side connection named `farrier`, and goes to
-/// nobody else. Within the request sqlx waits until the server is done with it. Farrier does not see
+/// nobody else. Farrier does not see
 /// it on sqlx's own connection, nor after the first row: such a session is ended when it cannot be
 /// cleaned within the policy's `reset_timeout`.
 ///
@@ -232,7 +232,6 @@ const PLAIN: PlainStatements = PlainStatements::new(
         "REFRESH",
         "NOTIFY",
         "LOCK",
-        "SET LOCAL",
         "SET TRANSACTION",
         "SET CONSTRAINTS",
         "COMMENT",
@@ -276,20 +275,37 @@ const PLAIN: PlainStatements = PlainStatements::new(
     "PG_START_BACKUP",
 ]);
 
+/// Settings that end with the transaction. Not what `random()` gives.
+const LOCAL: PlainStatements = PlainStatements::new(Syntax::Postgres, &["SET LOCAL"], &["SEED"]);
+
 const BEGIN: PlainStatements = PlainStatements::new(Syntax::Postgres, &["BEGIN", "START"], &[]);
 
 impl Engine for sqlx::Postgres {
     type SessionId = PgSessionId;
 
     const UNSEEN: Alteration = Alteration::Resettable;
-    const ABORTS_ON_ERROR: bool = true;
 
     fn alteration(sql: &str) -> Alteration {
-        PLAIN.alteration(sql.as_bytes())
+        let is_local = LOCAL.contains(sql.as_bytes());
+        // Then a table may be made as a temporary one without a word.
+        let is_temporary = || sql.to_ascii_lowercase().contains("pg_temp");
+        if is_local && !is_temporary() {
+            Alteration::Nothing
+        } else {
+            PLAIN.alteration(sql.as_bytes())
+        }
     }
 
     fn begins_transaction(sql: &str) -> bool {
         BEGIN.contains(sql.as_bytes())
+    }
+
+    async fn is_aborted(connection: &mut PgConnection) -> Result<bool, Error> {
+        match sqlx::raw_sql("SELECT 1").execute(connection).await {
+            // In a failed transaction.
+            Err(Error::Database(error)) if error.code().as_deref() == Some("25P02") => Ok(true),
+            result => result.map(|_| false),
+        }
     }
 
     fn outdates_statements(error: &Error) -> bool {

@@ -34,8 +34,30 @@ pub trait Engine: Database {
     /// Whether a statement begins a transaction and does nothing else.
     fn begins_transaction(sql: &str) -> bool;
 
-    /// Whether any error aborts the transaction that it comes in.
-    const ABORTS_ON_ERROR: bool;
+    /// Whether an earlier error has aborted the open transaction, without ending it.
+    #[doc(hidden)]
+    fn is_aborted(
+        connection: &mut Self::Connection,
+    ) -> impl Future<Output = Result<bool, Error>> + Send {
+        let _ = connection;
+        async { Ok(false) }
+    }
+
+    /// Whether an error of this statement may be one with which the database ends the transaction.
+    #[doc(hidden)]
+    #[must_use]
+    fn may_roll_back(sql: &str) -> bool {
+        let _ = sql;
+        false
+    }
+
+    /// Whether the database ends the transaction in which this error comes.
+    #[doc(hidden)]
+    #[must_use]
+    fn rolls_back(error: &Error) -> bool {
+        let _ = error;
+        false
+    }
 
     /// What an error says about the connection.
     fn classify(error: &Error) -> ErrorClass;
@@ -98,6 +120,10 @@ pub(crate) struct Watch {
     pub(crate) lost: bool,
     /// The server failed one, which may abort the transaction.
     pub(crate) failed: bool,
+    /// How many transactions and savepoints are open.
+    pub(crate) depth: usize,
+    /// The statement's text says that an error may end the transaction.
+    pub(crate) may_roll_back: bool,
     /// How long a handler's may take.
     pub(crate) limit: Option<Duration>,
 }
@@ -187,6 +213,7 @@ impl<DB: Engine> Session<DB> {
             return Err(Error::Protocol("a statement has a NUL in it".to_owned()));
         }
         self.alter(DB::alteration(sql));
+        self.watch.may_roll_back = DB::may_roll_back(sql);
         Ok(())
     }
 
@@ -342,7 +369,9 @@ impl Watch {
     }
 
     fn note<DB: Engine>(&mut self, error: &Error) {
-        self.failed |= error.as_database_error().is_some();
+        let failed = error.as_database_error().is_some();
+        self.failed |= failed;
+        self.lost |= self.depth > 0 && failed && (self.may_roll_back || DB::rolls_back(error));
         match DB::classify(error) {
             ErrorClass::Fatal => self.dead = true,
             ErrorClass::Failover => self.read_only = true,

@@ -141,6 +141,9 @@ impl Backend for Sqlite {
     }
 
     async fn close(&self, session: Self::Connection) {
+        if let Some(id) = &session.id {
+            id.stop(true);
+        }
         if session.stuck {
             // Its thread ends with what it does.
             return;
@@ -309,8 +312,6 @@ impl Engine for sqlx::Sqlite {
     type SessionId = SqliteSessionId;
 
     const UNSEEN: Alteration = Alteration::Lasting;
-    // Some do, and then the `COMMIT` fails.
-    const ABORTS_ON_ERROR: bool = false;
 
     fn alteration(sql: &str) -> Alteration {
         if PLAIN.contains(sql.as_bytes()) {
@@ -324,6 +325,17 @@ impl Engine for sqlx::Sqlite {
 
     fn begins_transaction(sql: &str) -> bool {
         BEGIN.contains(sql.as_bytes())
+    }
+
+    /// `INSERT OR ROLLBACK` and its like.
+    fn may_roll_back(sql: &str) -> bool {
+        sql.to_ascii_lowercase().contains("rollback")
+    }
+
+    fn rolls_back(error: &Error) -> bool {
+        let code = error.as_database_error().and_then(|error| error.code()?.parse::<u32>().ok());
+        // A trigger's own words; no memory, interrupted, input or output, full.
+        code.is_some_and(|code| code == 1811 || matches!(code & 0xff, 7 | 9 | 10 | 13))
     }
 
     fn classify(error: &Error) -> ErrorClass {

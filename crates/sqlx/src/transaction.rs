@@ -3,10 +3,11 @@
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 
+use farrier_connection::Alteration;
 use sqlx::{Error, SqlStr};
 use sqlx_core::transaction::TransactionManager;
 
-use crate::session::{Engine, Session};
+use crate::session::{Engine, Left, Session};
 
 /// A transaction, or a savepoint within one; dropped without [`commit`](Self::commit) it is rolled back.
 ///
@@ -58,7 +59,8 @@ impl<'c, DB: Engine> Transaction<'c, DB> {
         session: &'c mut Session<DB>,
         statement: Option<SqlStr>,
     ) -> Result<Self, Error> {
-        let depth = DB::TransactionManager::get_transaction_depth(&session.connection);
+        // Not sqlx's count: for SQLite that runs behind the rollbacks that wait to be sent.
+        let depth = session.watch.depth;
         if let Some(statement) = &statement {
             if depth > 0 {
                 return Err(Error::InvalidSavePointStatement);
@@ -69,15 +71,20 @@ impl<'c, DB: Engine> Transaction<'c, DB> {
             }
         }
         let Session { connection, watch, .. } = &mut *session;
+        let unread = watch.left == Left::Rows;
         let begun =
             watch.limited::<DB, _>(DB::TransactionManager::begin(connection, statement)).await;
-        if depth == 0 {
-            watch.failed = false;
-        } else if begun.is_err() {
-            // sqlx rolls back the transaction around it then, and counts down.
+        if begun.is_err() && (depth > 0 || unread) {
+            // With a savepoint sqlx rolls back what is around it and counts down; the error of rows that
+            // nobody read it takes for the beginning's own, which was sent all the same.
             watch.lost = true;
+            session.alter(DB::UNSEEN);
         }
         begun?;
+        if depth == 0 {
+            session.watch.failed = false;
+        }
+        session.watch.depth += 1;
         Ok(Self { session, depth: depth + 1, open: true })
     }
 
@@ -92,11 +99,16 @@ impl<'c, DB: Engine> Transaction<'c, DB> {
     ///
     /// Whether it is committed is not known then.
     pub async fn commit(mut self) -> Result<(), Error> {
-        let Session { connection, watch, .. } = &mut *self.session;
-        if DB::ABORTS_ON_ERROR && watch.failed && self.depth == 1 {
-            watch.limited::<DB, _>(DB::TransactionManager::rollback(connection)).await?;
-            self.open = false;
-            return Err(Error::AnyDriverError(Box::new(TransactionAborted)));
+        let Session { connection, watch, altered, .. } = &mut *self.session;
+        // What ran on sqlx's own connection was not seen.
+        let doubtful = watch.failed || *altered != Alteration::Nothing;
+        if self.depth == 1 && doubtful {
+            let aborted = watch.limited::<DB, _>(DB::is_aborted(connection)).await?;
+            if aborted {
+                watch.limited::<DB, _>(DB::TransactionManager::rollback(connection)).await?;
+                self.open = false;
+                return Err(Error::AnyDriverError(Box::new(TransactionAborted)));
+            }
         }
         watch.limited::<DB, _>(DB::TransactionManager::commit(connection)).await?;
         self.open = false;
@@ -143,11 +155,10 @@ impl<DB: Engine> fmt::Debug for Transaction<'_, DB> {
 
 impl<DB: Engine> Drop for Transaction<'_, DB> {
     fn drop(&mut self) {
-        let now = DB::TransactionManager::get_transaction_depth(&self.session.connection);
-        // Deeper or not as deep, sqlx has lost count, and the session is refused.
-        if self.open && now == self.depth {
+        self.session.watch.depth -= 1;
+        if self.open {
             self.session.watch.failed = false;
-            // Sent with the next operation.
+            // Sent with the next operation. Always, as sqlx itself does: it knows what is over by now.
             DB::TransactionManager::start_rollback(&mut self.session.connection);
         }
     }

@@ -840,3 +840,47 @@ async fn statements_that_a_request_deallocated_are_prepared_again() {
     }
     assert_eq!(pool.status().opened, 1);
 }
+
+/// The error of rows that nobody read comes with the next `BEGIN`, which is sent all the same.
+#[tokio::test]
+async fn a_begin_after_unread_rows_that_fail_loses_no_write() {
+    let Some(pool) = pool("unread", policy().max_connections(1)) else { return };
+    run("unread", "CREATE TABLE unread (id INT)").await;
+    let mut loan = pool.acquire().await.unwrap();
+    let sql = "SELECT 100 / (500 - x) FROM generate_series(1, 1000) x";
+    let mut rows = sqlx::query(sql).fetch(&mut *loan);
+    rows.next().await.unwrap().unwrap();
+    drop(rows);
+    loan.begin().await.unwrap_err();
+    is_poisoned(insert(&mut loan, "unread", 1).await);
+    drop(loan);
+    let mut loan = pool.acquire().await.unwrap();
+    insert(&mut loan, "unread", 2).await.unwrap();
+    drop(loan);
+    run("unread_beside", "SELECT 1").await;
+    assert_eq!(ids(&pool, "unread").await, [2]);
+    assert_eq!(pool.status().opened, 1);
+}
+
+/// Errors that farrier does not see, and such that the transaction has got over.
+#[tokio::test]
+async fn a_commit_says_what_the_server_does() {
+    let Some(pool) = pool("truth", policy().max_connections(1)) else { return };
+    run("truth", "CREATE TABLE truth (id INT PRIMARY KEY)").await;
+    let mut loan = pool.acquire().await.unwrap();
+    let mut transaction = loan.begin().await.unwrap();
+    insert(&mut transaction, "truth", 1).await.unwrap();
+    let beneath = sqlx::query("INSERT INTO truth VALUES (1)").execute(&mut **transaction).await;
+    beneath.unwrap_err();
+    transaction.commit().await.unwrap_err();
+
+    let mut transaction = loan.begin().await.unwrap();
+    insert(&mut transaction, "truth", 2).await.unwrap();
+    sqlx::query("SAVEPOINT a").execute(&mut *transaction).await.unwrap();
+    insert(&mut transaction, "truth", 2).await.unwrap_err();
+    sqlx::query("ROLLBACK TO a").execute(&mut *transaction).await.unwrap();
+    insert(&mut transaction, "truth", 3).await.unwrap();
+    transaction.commit().await.unwrap();
+    drop(loan);
+    assert_eq!(ids(&pool, "truth").await, [2, 3]);
+}

@@ -531,3 +531,80 @@ async fn what_runs_beneath_is_interrupted_too() {
         assert_eq!(pool.status().kills, 0);
     }
 }
+
+/// As many rollbacks wait to be sent as there were transactions and savepoints, in their order.
+#[tokio::test]
+async fn dropped_transactions_take_nothing_with_them_that_comes_later() {
+    for in_memory in [false, true] {
+        for case in 0..4 {
+            let dir = TempDir::new().unwrap();
+            let file = Sqlite::file(dir.path().join("test.db"));
+            let sqlite = if in_memory { Sqlite::memory() } else { file };
+            let pool = Pool::new(sqlite, Policy::default().max_connections(1));
+            let mut loan = pool.acquire().await.unwrap();
+            sqlx::query("CREATE TABLE t (id INTEGER PRIMARY KEY)")
+                .execute(&mut *loan)
+                .await
+                .unwrap();
+            let mut transaction = loan.begin().await.unwrap();
+            insert(&mut transaction, 1).await.unwrap();
+            match case {
+                0 => {
+                    let savepoint = transaction.begin().await.unwrap();
+                    drop(savepoint);
+                    drop(transaction);
+                }
+                1 => {
+                    drop(transaction);
+                    drop(loan.begin().await.unwrap());
+                }
+                2 => {
+                    drop(transaction);
+                    let begun = loan.begin_with("BEGIN IMMEDIATE").await.unwrap();
+                    begun.rollback().await.unwrap();
+                }
+                // Done by then, and not yet known to be.
+                _ => drop(transaction.rollback().now_or_never()),
+            }
+            if case < 3 {
+                insert(&mut loan, 2).await.unwrap();
+                let mut transaction = loan.begin().await.unwrap();
+                insert(&mut transaction, 3).await.unwrap();
+                transaction.commit().await.unwrap();
+                drop(loan);
+                assert_eq!(rows(&pool).await, 2, "{in_memory}, case {case}");
+            } else {
+                drop(loan);
+                for id in 4..6 {
+                    let mut loan = pool.acquire().await.unwrap();
+                    drop(loan.begin().await.unwrap());
+                    insert(&mut loan, id).await.unwrap();
+                }
+                assert_eq!(rows(&pool).await, 2, "{in_memory}, case {case}");
+            }
+        }
+    }
+}
+
+/// Nothing is written outside of a transaction that SQLite has ended.
+#[tokio::test]
+async fn a_transaction_that_sqlite_has_ended_refuses() {
+    let database = with_table(Policy::default().max_connections(1)).await;
+    let mut loan = database.pool.acquire().await.unwrap();
+    insert(&mut loan, 1).await.unwrap();
+    let mut transaction = loan.begin().await.unwrap();
+    let or_rollback = "INSERT OR ROLLBACK INTO t VALUES (1)";
+    sqlx::query(or_rollback).execute(&mut *transaction).await.unwrap_err();
+    insert(&mut transaction, 2).await.unwrap_err();
+    transaction.commit().await.unwrap_err();
+    drop(loan);
+    assert_eq!(rows(&database.pool).await, 1);
+    // Other errors end nothing.
+    let mut loan = database.pool.acquire().await.unwrap();
+    let mut transaction = loan.begin().await.unwrap();
+    insert(&mut transaction, 1).await.unwrap_err();
+    insert(&mut transaction, 3).await.unwrap();
+    transaction.commit().await.unwrap();
+    drop(loan);
+    assert_eq!(rows(&database.pool).await, 2);
+}
