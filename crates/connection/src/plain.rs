@@ -121,7 +121,8 @@ impl PlainStatements {
                         return false;
                     }
                     creates |= word.eq_ignore_ascii_case(b"CREATE");
-                    into = word.eq_ignore_ascii_case(b"INTO");
+                    into = word.eq_ignore_ascii_case(b"INTO")
+                        || into && matches(&["LOCAL", "GLOBAL"], word);
                 }
                 Token::Suspect => return false,
                 Token::Semicolon => return tokens.next().is_none(),
@@ -339,6 +340,7 @@ mod tests {
                 "SET LOCAL.x = 1",
                 "SET LOCAL",
                 "SELECT 1 INTO TEMP t",
+                "SELECT 1 INTO LOCAL TEMP t",
                 "EXPLAIN ANALYZE CREATE TEMP TABLE t AS SELECT 1",
                 "SET",
                 "SELECT U&\"\\0073et_config\"('a', 'b', false)",

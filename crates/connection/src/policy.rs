@@ -72,11 +72,13 @@ pub struct Policy {
     /// One that is given up then leaves a session at a slow server until that notices.
     pub connect_timeout: Duration,
     /// How long a handler's statement may wait for the database: until it is done, or, where rows are
-    /// read one at a time, for each of them; `None` is for ever. 30 s suit requests.
+    /// read one at a time, each time that nothing has come yet; `None` is for ever. 30 s suit requests.
     ///
     /// Then the statement's future ends with [`StatementTimedOut`](crate::StatementTimedOut), and the
-    /// connection is poisoned and ended as when the client hangs up. The time runs here, so it does not
-    /// need a server that still answers. Statements that a backend does not see are not limited.
+    /// connection is poisoned, and ended as when the client hangs up. The time runs here, so it does not
+    /// need a server that still answers. What a backend does not see is not limited: statements on the
+    /// driver's own connection, and the rows of MySQL's `query_iter` and `exec_iter` after the first
+    /// packet.
     pub statement_timeout: Option<Duration>,
     /// How long a health check may take; longer counts as failed.
     pub check_timeout: Duration,

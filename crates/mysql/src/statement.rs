@@ -39,8 +39,19 @@ const PLAIN: PlainStatements = PlainStatements::new(
         "DROP VIEW",
         "DROP INDEX",
     ],
-    &["TEMPORARY", "GET_LOCK", "NEXTVAL", "SETVAL", "SERVICE_GET_*", "VERSION_TOKENS_LOCK_*"],
+    &[
+        "TEMPORARY",
+        "GET_LOCK",
+        "NEXTVAL",
+        // `NEXT VALUE FOR`.
+        "NEXT",
+        "SETVAL",
+        "SERVICE_GET_*",
+        "VERSION_TOKENS_LOCK_*",
+    ],
 )
+// An `OR REPLACE` takes the current one away, too.
+.if_made(&["DATABASE", "SCHEMA"])
 // Locks and profiles that are not in a reset's reach, and `SET RESOURCE GROUP`.
 .lasting(&["SERVICE_GET_*", "VERSION_TOKENS_LOCK_*", "PROFILING", "RESOURCE"]);
 
@@ -113,7 +124,7 @@ mod tests {
             "/* why */ SELECT 1",
             "(SELECT 1)",
             "SELECT id FROM users WHERE mail = 'ann@example.com' AND note <> ';'",
-            "SELECT @@version",
+            "SELECT @@version, DATABASE()",
             "SELECT LAST_INSERT_ID()",
             "SELECT `release`, release FROM versions",
             "DROP TABLE IF EXISTS t",
@@ -137,6 +148,8 @@ mod tests {
             "LOCK TABLES t READ",
             "CALL p()",
             "DROP DATABASE shop",
+            "CREATE OR REPLACE DATABASE shop",
+            "SELECT NEXT VALUE FOR s",
             "PREPARE s FROM 'SELECT 1'",
             "ROLLBACK AND NO CHAIN RELEASE",
             "SET ROLE a",

@@ -282,8 +282,16 @@ impl Arbiter {
         match order {
             Order::Stop { quick } => self.stop(quick, Verdict::Stopped, now, actions),
             Order::Reload => self.reload_wanted = true,
-            Order::More => self.resize((self.target() + 1).min(crate::MAX_WORKERS)),
-            Order::Fewer => self.resize((self.target() - 1).max(1)),
+            Order::More => self.change_target(|workers| (workers + 1).min(crate::MAX_WORKERS)),
+            Order::Fewer => self.change_target(|workers| (workers - 1).max(1)),
+        }
+    }
+
+    /// Now, and for the generation on trial.
+    fn change_target(&mut self, change: impl Fn(usize) -> usize) {
+        self.resize(change(self.target()));
+        if let Some(target) = self.trial.as_mut().and_then(|trial| trial.target.as_mut()) {
+            *target = change(*target);
         }
     }
 

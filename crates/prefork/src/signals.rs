@@ -1,6 +1,6 @@
 //! Signals as events, read from a descriptor in a poll: blocked ones in the master, handled ones in a worker.
 
-use std::io;
+use std::io::{self, IsTerminal};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
@@ -53,7 +53,7 @@ pub(crate) struct Signals(SignalFd);
 
 /// The signals that a worker takes as events.
 ///
-/// None is blocked: the app's own children would inherit that, and its own handlers never run. A handler
+/// None is blocked, but those of a terminal where there is one: the app's own children would inherit that, and its own handlers never run. A handler
 /// writes to a socket instead, and the app's come beside it.
 #[derive(Debug)]
 pub(crate) struct WorkerSignals(SignalDelivery<UnixStream, SignalOnly>);
@@ -110,8 +110,14 @@ impl WorkerSignals {
         let (read, write) = UnixStream::pair()?;
         let orders = ORDERS.map(|signal| signal as i32);
         let delivery = SignalDelivery::with_pipe(read, write, SignalOnly, orders)?;
-        // Those that came since the fork, too: the mask was the master's until here.
-        reset()?;
+        // On a terminal a line of the log, from the background, would bring the whole group a SIGTTOU.
+        let mut blocked = SigSet::empty();
+        if io::stderr().is_terminal() {
+            blocked.add(Signal::SIGTTIN);
+            blocked.add(Signal::SIGTTOU);
+        }
+        // Those that came since the fork come now: the mask was the master's until here.
+        sigprocmask(SigmaskHow::SIG_SETMASK, Some(&blocked), None)?;
         Ok(Self(delivery))
     }
 

@@ -540,3 +540,15 @@ fn fewer_workers_are_not_fewer_before_the_canary_is_ready() {
         assert_eq!(world.serving().len(), after);
     }
 }
+
+/// An operator's order during a reload counts for what the reload makes, too.
+#[test]
+fn ttou_during_a_trial_is_not_lost() {
+    let mut world = World::running(3);
+    world.file = Some(limits(4));
+    world.order(Order::Reload);
+    world.order(Order::Fewer);
+    assert_eq!(world.arbiter.target(), 2);
+    world.live(Duration::from_secs(60));
+    assert_eq!(world.serving().len(), 3);
+}
