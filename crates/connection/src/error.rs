@@ -125,8 +125,8 @@ impl Error for AcquireError {
 /// A statement took longer than the policy's
 /// [`statement_timeout`](crate::Policy::statement_timeout): 504.
 ///
-/// It comes as the source of the driver's own error. The connection is poisoned: the request gets another
-/// one after [`Database::release`](crate::Database::release).
+/// It comes as the source of the driver's own error. The connection is [`Poisoned`]: the request gets one
+/// that works after [`Database::release`](crate::Database::release).
 ///
 /// # Example
 ///
@@ -182,7 +182,7 @@ impl Error for StatementTimedOut {}
 
 /// An earlier operation on the connection was cut off; the connection does nothing more.
 ///
-/// It comes as the source of the driver's own error. The request's next connection is a new one; see
+/// It comes as the source of the driver's own error. The request gets a connection that works after
 /// [`Database::release`](crate::Database::release).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]

@@ -10,7 +10,7 @@ use farrier_connection::{
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Error};
 
-use crate::session::{Engine, Left, Session, Watch};
+use crate::session::{Engine, Left, Session, Watch, contains_ignoring_case};
 
 mod session_id;
 mod side;
@@ -28,11 +28,10 @@ const PREPARED: &str = "SELECT COUNT(*) FILTER (WHERE NOT from_sql), \
 
 /// A PostgreSQL database.
 ///
-/// A statement dropped before its first row poisons the connection for the pool: its session is
-/// ended at the server, by `pg_terminate_backend` of a side connection named `farrier`, and goes to
-/// nobody else. Farrier does not see
-/// it on sqlx's own connection, nor after the first row: such a session is ended when it cannot be
-/// cleaned within the policy's `reset_timeout`.
+/// A statement dropped before its first row poisons the connection: its session is ended at the server,
+/// by `pg_terminate_backend` of a side connection named `farrier`, and goes to nobody else. Farrier does
+/// not see it on sqlx's own connection, nor after the first row: such a session is ended when it cannot
+/// be cleaned within the policy's `reset_timeout`.
 ///
 /// What a statement's text says is cleaned before the next request: settings, roles, temporary tables,
 /// advisory locks, cursors, what was prepared, `LISTEN`; and a session is closed after what cannot be
@@ -288,7 +287,7 @@ impl Engine for sqlx::Postgres {
     fn alteration(sql: &str) -> Alteration {
         let is_local = LOCAL.contains(sql.as_bytes());
         // Then a table may be made as a temporary one without a word.
-        let is_temporary = || sql.to_ascii_lowercase().contains("pg_temp");
+        let is_temporary = || contains_ignoring_case(sql, "pg_temp");
         if is_local && !is_temporary() {
             Alteration::Nothing
         } else {

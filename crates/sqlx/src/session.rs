@@ -213,7 +213,7 @@ impl<DB: Engine> Session<DB> {
             return Err(Error::Protocol("a statement has a NUL in it".to_owned()));
         }
         self.alter(DB::alteration(sql));
-        self.watch.may_roll_back = DB::may_roll_back(sql);
+        self.watch.may_roll_back = self.watch.depth > 0 && DB::may_roll_back(sql);
         Ok(())
     }
 
@@ -380,7 +380,13 @@ impl Watch {
     }
 }
 
-pub(crate) fn poisoned() -> Error {
+/// Whether `word`, which is in lower case, stands somewhere in `sql`.
+pub(crate) fn contains_ignoring_case(sql: &str, word: &str) -> bool {
+    let words = sql.as_bytes().windows(word.len());
+    words.into_iter().any(|found| found.eq_ignore_ascii_case(word.as_bytes()))
+}
+
+fn poisoned() -> Error {
     Error::AnyDriverError(Box::new(Poisoned::new()))
 }
 

@@ -12,7 +12,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Error};
 use sqlx_core::transaction::TransactionManager;
 
-use crate::session::{Engine, Left, Session};
+use crate::session::{Engine, Left, Session, contains_ignoring_case};
 
 mod interrupt;
 mod settings;
@@ -41,8 +41,8 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(3);
 /// A statement that was dropped midway is interrupted when the connection goes back. A wait for a lock
 /// cannot be, nor can a single long step, such as a function of the application's: if that takes
 /// longer than the policy's `reset_timeout` the connection is closed, and its slot is free when SQLite
-/// is done (unless the policy's `kill_cancelled` is off). A progress handler of the application's own, set on sqlx's connection, takes the place of
-/// the one that interrupts.
+/// is done (unless the policy's `kill_cancelled` is off). A progress handler of the application's own, set
+/// on sqlx's connection, takes the place of the one that interrupts.
 #[derive(Clone, Debug)]
 pub struct Sqlite {
     options: SqliteConnectOptions,
@@ -329,7 +329,7 @@ impl Engine for sqlx::Sqlite {
 
     /// `INSERT OR ROLLBACK` and its like.
     fn may_roll_back(sql: &str) -> bool {
-        sql.to_ascii_lowercase().contains("rollback")
+        contains_ignoring_case(sql, "rollback")
     }
 
     fn rolls_back(error: &Error) -> bool {
