@@ -24,6 +24,8 @@
 //! ```
 #![forbid(unsafe_code)]
 
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod engine;
 #[cfg(feature = "postgres")]
 mod postgres;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
@@ -32,11 +34,15 @@ mod session;
 mod sqlite;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod transaction;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod watch;
 
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub use engine::Engine;
 #[cfg(feature = "postgres")]
 pub use postgres::{PgSessionId, Postgres};
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
-pub use session::{Engine, Session};
+pub use session::Session;
 #[cfg(feature = "sqlite")]
 pub use sqlite::{Sqlite, SqliteSessionId};
 pub use sqlx;

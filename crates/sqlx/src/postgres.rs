@@ -10,7 +10,9 @@ use farrier_connection::{
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Error};
 
-use crate::session::{Engine, Left, Session, Watch, contains_ignoring_case};
+use crate::engine::Engine;
+use crate::session::Session;
+use crate::watch::{Left, Watch, contains_ignoring_case};
 
 mod session_id;
 mod side;

@@ -12,7 +12,9 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Error};
 use sqlx_core::transaction::TransactionManager;
 
-use crate::session::{Engine, Left, Session, contains_ignoring_case};
+use crate::engine::Engine;
+use crate::session::Session;
+use crate::watch::{Left, contains_ignoring_case};
 
 mod interrupt;
 mod settings;

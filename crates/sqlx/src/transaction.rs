@@ -4,10 +4,12 @@ use std::fmt;
 use std::ops::{Deref, DerefMut};
 
 use farrier_connection::Alteration;
-use sqlx::{Error, SqlStr};
+use sqlx::{Error, SqlSafeStr, SqlStr};
 use sqlx_core::transaction::TransactionManager;
 
-use crate::session::{Engine, Left, Session};
+use crate::engine::Engine;
+use crate::session::Session;
+use crate::watch::Left;
 
 /// A transaction, or a savepoint within one; dropped without [`commit`](Self::commit) it is rolled back.
 ///
@@ -51,6 +53,37 @@ pub struct Transaction<'c, DB: Engine> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TransactionAborted;
+
+impl<DB: Engine> Session<DB> {
+    /// Begins a transaction, or a savepoint within one; dropped without a commit it is rolled back.
+    ///
+    /// # Errors
+    ///
+    /// The database's or sqlx's.
+    ///
+    /// # Cancel safety
+    ///
+    /// One that the database began all the same is rolled back when the connection goes back.
+    pub async fn begin(&mut self) -> Result<Transaction<'_, DB>, Error> {
+        Transaction::begin(self, None).await
+    }
+
+    /// Begins a transaction by a statement of its own, such as `BEGIN IMMEDIATE`.
+    ///
+    /// # Errors
+    ///
+    /// The database's or sqlx's, within a transaction for one.
+    ///
+    /// # Cancel safety
+    ///
+    /// One that the database began all the same is rolled back when the connection goes back.
+    pub async fn begin_with(
+        &mut self,
+        statement: impl SqlSafeStr,
+    ) -> Result<Transaction<'_, DB>, Error> {
+        Transaction::begin(self, Some(statement.into_sql_str())).await
+    }
+}
 
 // === impl Transaction ===
 

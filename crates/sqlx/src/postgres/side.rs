@@ -5,7 +5,7 @@ use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{ConnectOptions, Connection, Error};
 
 use super::session_id::{PgSessionId, ServerStart, micros};
-use crate::session::Engine;
+use crate::engine::Engine;
 
 /// A connection to the server, and which start of it that is.
 pub(super) struct PgSide {
