@@ -183,7 +183,9 @@ impl Backend for Sqlite {
 
     async fn rollback(&self, session: &mut Self::Connection) -> Result<(), Error> {
         settle(session).await?;
-        session.operate(roll_back).await
+        session.operate(roll_back).await?;
+        session.watch.depth = 0;
+        Ok(())
     }
 
     /// A pragma or an attached file cannot be undone: such a connection stays unclean, and is

@@ -72,7 +72,7 @@ impl<DB: Engine> Session<DB> {
     ///
     /// # Errors
     ///
-    /// The database's or sqlx's, within a transaction for one.
+    /// The database's or sqlx's; [`Error::InvalidSavePointStatement`] within a transaction.
     ///
     /// # Cancel safety
     ///

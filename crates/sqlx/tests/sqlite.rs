@@ -608,3 +608,20 @@ async fn a_transaction_that_sqlite_has_ended_refuses() {
     drop(loan);
     assert_eq!(rows(&database.pool).await, 2);
 }
+
+/// Forgotten, a transaction is rolled back with the connection, and the next one is a first one.
+#[tokio::test]
+#[expect(clippy::mem_forget, reason = "what is forgotten is what this is about")]
+async fn a_forgotten_transaction_is_not_counted_for_ever() {
+    let pool = Pool::new(Sqlite::memory(), Policy::default());
+    let mut loan = pool.acquire().await.unwrap();
+    sqlx::query("CREATE TABLE t (id INTEGER PRIMARY KEY)").execute(&mut *loan).await.unwrap();
+    let mut transaction = loan.begin().await.unwrap();
+    insert(&mut transaction, 1).await.unwrap();
+    std::mem::forget(transaction);
+    drop(loan);
+    assert_eq!(rows(&pool).await, 0);
+    let mut loan = pool.acquire().await.unwrap();
+    loan.begin_with("BEGIN IMMEDIATE").await.unwrap().commit().await.unwrap();
+    assert_eq!(pool.status().opened, 1);
+}
