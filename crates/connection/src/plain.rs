@@ -32,6 +32,7 @@ pub struct PlainStatements {
     if_made: &'static [&'static str],
     transaction_local: &'static [&'static str],
     lasting: &'static [&'static str],
+    lasting_unless_plain: &'static [&'static str],
 }
 
 /// What a statement may leave behind in its session, the worst last.
@@ -58,7 +59,15 @@ impl PlainStatements {
         beginnings: &'static [&'static str],
         unless: &'static [&'static str],
     ) -> Self {
-        Self { syntax, beginnings, unless, if_made: &[], transaction_local: &[], lasting: &[] }
+        Self {
+            syntax,
+            beginnings,
+            unless,
+            if_made: &[],
+            transaction_local: &[],
+            lasting: &[],
+            lasting_unless_plain: &[],
+        }
     }
 
     /// Words that make a statement suspect only where it makes something: somewhere after a `CREATE`, or
@@ -77,10 +86,18 @@ impl PlainStatements {
         self
     }
 
-    /// Words with which a statement that is not plain is [`Lasting`](Alteration::Lasting).
+    /// Words with which no statement is plain, and each is [`Lasting`](Alteration::Lasting).
     #[must_use]
     pub const fn lasting(mut self, words: &'static [&'static str]) -> Self {
         self.lasting = words;
+        self
+    }
+
+    /// Words with which a statement is [`Lasting`](Alteration::Lasting) if something else says that it is
+    /// not plain: those that are a column's name as well.
+    #[must_use]
+    pub const fn lasting_unless_plain(mut self, words: &'static [&'static str]) -> Self {
+        self.lasting_unless_plain = words;
         self
     }
 
@@ -115,7 +132,8 @@ impl PlainStatements {
                 Token::Word(word) | Token::Name(word) => {
                     let local =
                         || matches(self.transaction_local, word) && is_local(tokens.clone());
-                    if matches(self.unless, word) && !local()
+                    if matches(self.lasting, word)
+                        || matches(self.unless, word) && !local()
                         || (creates || into) && matches(self.if_made, word)
                     {
                         return false;
@@ -148,7 +166,9 @@ impl PlainStatements {
 
     fn is_lasting(&self, mut tokens: Scanner<'_>) -> bool {
         tokens.any(|token| match token {
-            Token::Word(word) | Token::Name(word) => matches(self.lasting, word),
+            Token::Word(word) | Token::Name(word) => {
+                matches(self.lasting, word) || matches(self.lasting_unless_plain, word)
+            }
             _ => false,
         })
     }
@@ -198,15 +218,16 @@ mod tests {
         &["SELECT", "INSERT", "COMMIT"],
         &["TEMPORARY", "GET_LOCK"],
     )
-    .lasting(&["RESOURCE"]);
+    .lasting_unless_plain(&["RESOURCE"]);
     const POSTGRES: PlainStatements = PlainStatements::new(
         Syntax::Postgres,
         &["SELECT", "INSERT", "EXPLAIN", "CREATE", "SET LOCAL"],
-        &["SET_CONFIG", "PG_ADVISORY_LOCK*", "SETSEED"],
+        &["SET_CONFIG", "PG_ADVISORY_LOCK*"],
     )
     .if_made(&["TEMP"])
     .transaction_local(&["SET_CONFIG"])
-    .lasting(&["SETSEED", "LOAD"]);
+    .lasting(&["SETSEED"])
+    .lasting_unless_plain(&["LOAD"]);
     const SQLITE: PlainStatements =
         PlainStatements::new(Syntax::Sqlite, &["SELECT", "INSERT", "CREATE"], &["TEMP"])
             .if_made(&["TEMPORARY"]);

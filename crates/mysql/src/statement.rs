@@ -46,14 +46,13 @@ const PLAIN: PlainStatements = PlainStatements::new(
         // `NEXT VALUE FOR`.
         "NEXT",
         "SETVAL",
-        "SERVICE_GET_*",
-        "VERSION_TOKENS_LOCK_*",
     ],
 )
 // An `OR REPLACE` takes the current one away, too.
 .if_made(&["DATABASE", "SCHEMA"])
-// Locks and profiles that are not in a reset's reach, and `SET RESOURCE GROUP`.
-.lasting(&["SERVICE_GET_*", "VERSION_TOKENS_LOCK_*", "PROFILING", "RESOURCE"]);
+// What is not in a reset's reach: locks of a service, `SET profiling` and `SET RESOURCE GROUP`.
+.lasting(&["SERVICE_GET_*", "VERSION_TOKENS_LOCK_*"])
+.lasting_unless_plain(&["PROFILING", "RESOURCE"]);
 
 /// Those that begin and end transactions, which the server reports; not a `COMMIT RELEASE`, after which it
 /// hangs up.

@@ -249,22 +249,11 @@ const PLAIN: PlainStatements = PlainStatements::new(
         // What `currval` and `lastval` tell.
         "NEXTVAL",
         "SETVAL",
-        "SETSEED",
-        "DBLINK_CONNECT*",
-        "PG_CREATE_PHYSICAL_REPLICATION_SLOT",
-        "PG_CREATE_LOGICAL_REPLICATION_SLOT",
-        "PG_COPY_PHYSICAL_REPLICATION_SLOT",
-        "PG_COPY_LOGICAL_REPLICATION_SLOT",
-        "PG_REPLICATION_ORIGIN_*",
-        "PG_BACKUP_START",
-        "PG_START_BACKUP",
     ],
 )
 .if_made(&["TEMP", "TEMPORARY"])
 .transaction_local(&["SET_CONFIG"])
 .lasting(&[
-    "LOAD",
-    "SEED",
     "SETSEED",
     "DBLINK_CONNECT*",
     "PG_CREATE_PHYSICAL_REPLICATION_SLOT",
@@ -274,7 +263,8 @@ const PLAIN: PlainStatements = PlainStatements::new(
     "PG_REPLICATION_ORIGIN_*",
     "PG_BACKUP_START",
     "PG_START_BACKUP",
-]);
+])
+.lasting_unless_plain(&["LOAD", "SEED"]);
 
 /// Settings that end with the transaction. Not what `random()` gives.
 const LOCAL: PlainStatements = PlainStatements::new(Syntax::Postgres, &["SET LOCAL"], &["SEED"]);
