@@ -14,12 +14,14 @@ use farrier::prelude::*;
 use farrier::sqlx::Sqlite;
 use tower_http::catch_panic::CatchPanicLayer;
 
+mod before;
 mod db;
 mod later;
 mod policy;
 mod provoke;
 mod streams;
 
+use before::Before;
 use db::Store;
 
 #[derive(Debug, Parser)]
@@ -31,6 +33,9 @@ struct Args {
     /// What a worker does instead of becoming ready.
     #[arg(long, env = "LAB_BOOT")]
     boot: Option<Boot>,
+    /// What `main` has open when the launcher comes.
+    #[arg(long, env = "LAB_BEFORE")]
+    before: Option<Before>,
     #[command(flatten)]
     policy: policy::PolicyArgs,
     #[command(flatten)]
@@ -53,6 +58,13 @@ fn main() -> ExitCode {
         Ok(args) => args,
         Err(code) => return code,
     };
+    let _open = match args.before.map(before::open).transpose() {
+        Ok(open) => open,
+        Err(error) => {
+            complain(&format!("LAB_BEFORE: {error}"));
+            return ExitCode::FAILURE;
+        }
+    };
     let (boot, policy) = (args.boot, args.policy.policy());
     let launcher = Launcher::with_args(args.launcher)
         .request_refused(|refused| tracing::info!(%refused, "request refused"));
@@ -70,7 +82,7 @@ fn main() -> ExitCode {
         _ => Err("allowed is mysql://USER:PASSWORD@HOST:PORT/DATABASE or sqlite:FILE".into()),
     };
     ran.unwrap_or_else(|error| {
-        complain(&url, &error);
+        complain(&format!("database_url = {url:?} (--database-url or LAB_DATABASE_URL): {error}"));
         ExitCode::FAILURE
     })
 }
@@ -113,6 +125,6 @@ async fn app(worker: Worker, boot: Option<Boot>, database: Router) -> Result<Rou
 }
 
 #[expect(clippy::print_stderr, reason = "there is no log before the launcher runs")]
-fn complain(url: &str, error: &BoxError) {
-    eprintln!("lab: error: database_url = {url:?} (--database-url or LAB_DATABASE_URL): {error}");
+fn complain(what: &str) {
+    eprintln!("lab: error: {what}");
 }

@@ -1,6 +1,7 @@
 //! The workspace's behaviour tests: real binaries, seen from outside.
 #![forbid(unsafe_code)]
 
+mod audit;
 mod bad_input;
 mod connection;
 mod control;

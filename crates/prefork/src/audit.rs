@@ -1,82 +1,154 @@
 //! The look at the own process before every fork.
 //!
 //! A child has only the thread that forked: a runtime or any other thread of the parent would be missing
-//! in it, with whatever locks it held. tokio supports a child only of a parent that never used it.
+//! in it, with whatever locks it held. tokio supports a child only of a parent that never used it. And every
+//! child has the same open files as its parent: of two that read from one connection, each gets some of the
+//! other's answers.
+//!
+//! The rule for descriptors: files, folders, devices, pipes, listening and datagram sockets are shared, for
+//! processes share those without harm. Whatever else this program has opened is refused. What it was given
+//! by its parent, which has no close-on-exec, is no fault of its own: it is closed in the children.
+
+mod descriptors;
 
 use std::fmt;
-use std::fs;
+use std::fs::{self, File};
 use std::io;
+use std::os::fd::{OwnedFd, RawFd};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
-/// The proof that the audit passed; what [`fork`](crate::sys::fork) asks for.
+use self::descriptors::{Kind, not_shareable};
+use crate::signals::poll_until;
+use crate::sys;
+
+pub(crate) use self::descriptors::Descriptor;
+
+/// How often, and after which pause, threads are looked for again: one that was joined is listed for a moment
+/// more, and one that has just begun has not yet its own name.
+const LOOKS: u32 = 5;
+const BETWEEN_LOOKS: Duration = Duration::from_millis(10);
+
+/// The proof that there is one thread; what [`fork`](crate::sys::fork) asks for.
 #[derive(Debug)]
 pub(crate) struct SingleThreaded(());
+
+/// An audit that was passed.
+#[derive(Debug)]
+pub(crate) struct Audit {
+    pub(crate) single_threaded: SingleThreaded,
+    /// What came from the parent and no child may keep.
+    pub(crate) inherited: Vec<Descriptor>,
+}
 
 /// Why this process must not fork.
 #[derive(Debug)]
 pub(crate) enum Offence {
-    /// Threads besides the main one, by name.
-    Threads(Vec<String>),
-    /// A descriptor that only a runtime has.
-    Runtime(String),
+    /// What no child can have: threads besides the main one, by name, and what they or this one have opened.
+    Found { threads: Vec<String>, descriptors: Vec<Descriptor> },
     /// /proc cannot be read, so nothing is known.
     Blind(io::Error),
 }
 
-/// Looks for what must not be there when a process forks.
+/// Looks for what must not be there when a process forks; `known` are the launcher's own descriptors, which
+/// its children close by themselves.
 ///
 /// # Errors
 ///
 /// What was found, by name.
-pub(crate) fn audit() -> Result<SingleThreaded, Offence> {
-    let own = std::process::id().to_string();
-    let mut threads = Vec::new();
-    for task in fs::read_dir("/proc/self/task").map_err(Offence::Blind)? {
-        let task = task.map_err(Offence::Blind)?;
-        if task.file_name().to_str() != Some(own.as_str()) {
-            threads.push(thread_name(&task.path()));
-        }
+pub(crate) fn audit(known: &[RawFd]) -> Result<Audit, Offence> {
+    let threads = other_threads().map_err(Offence::Blind)?;
+    let (descriptors, inherited): (Vec<_>, Vec<_>) = not_shareable(known)
+        .map_err(Offence::Blind)?
+        .into_iter()
+        .partition(|descriptor| descriptor.is_own);
+    if threads.is_empty() && descriptors.is_empty() {
+        Ok(Audit { single_threaded: SingleThreaded(()), inherited })
+    } else {
+        Err(Offence::Found { threads, descriptors })
     }
-    if !threads.is_empty() {
-        threads.sort();
-        return Err(Offence::Threads(threads));
-    }
-    for entry in fs::read_dir("/proc/self/fd").map_err(Offence::Blind)? {
-        let entry = entry.map_err(Offence::Blind)?;
-        // A descriptor that is gone again was the listing's own.
-        let Ok(target) = fs::read_link(entry.path()) else {
-            continue;
-        };
-        if target.as_os_str() == "anon_inode:[eventpoll]" {
-            let number = entry.file_name();
-            return Err(Offence::Runtime(format!("epoll descriptor {}", number.to_string_lossy())));
-        }
-    }
-    Ok(SingleThreaded(()))
 }
 
-fn thread_name(task: &Path) -> String {
-    match fs::read_to_string(task.join("comm")) {
-        Ok(name) => name.trim_end().to_owned(),
-        Err(_) => "(already gone)".to_owned(),
+/// In a child: what the parent of the whole program has left open here is open no more. The numbers stay
+/// taken, since whoever uses one of them must not get what is opened next.
+///
+/// # Errors
+///
+/// The kernel's: no descriptor is left.
+pub(crate) fn close_inherited(inherited: &[Descriptor]) -> io::Result<()> {
+    if inherited.is_empty() {
+        return Ok(());
     }
+    let nothing = OwnedFd::from(File::open("/dev/null")?);
+    for descriptor in inherited {
+        sys::replace_descriptor(descriptor.number, &nothing)?;
+    }
+    Ok(())
+}
+
+/// The names of the threads that stay.
+fn other_threads() -> io::Result<Vec<String>> {
+    let mut names = thread_names()?;
+    for _ in 0..LOOKS {
+        if names.is_empty() {
+            break;
+        }
+        poll_until(&mut [], Some(Instant::now() + BETWEEN_LOOKS));
+        names = thread_names()?;
+    }
+    names.sort();
+    Ok(names)
+}
+
+fn thread_names() -> io::Result<Vec<String>> {
+    let own = std::process::id().to_string();
+    let mut names = Vec::new();
+    for task in fs::read_dir("/proc/self/task")? {
+        let task = task?;
+        if task.file_name().to_str() != Some(own.as_str()) {
+            names.extend(thread_name(&task.path()));
+        }
+    }
+    Ok(names)
+}
+
+/// `None` if it has ended since.
+fn thread_name(task: &Path) -> Option<String> {
+    Some(fs::read_to_string(task.join("comm")).ok()?.trim_end().to_owned())
 }
 
 impl fmt::Display for Offence {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (threads, descriptors) = match self {
+            Self::Found { threads, descriptors } => (threads, descriptors),
+            Self::Blind(error) => {
+                return write!(f, "the audit before a fork cannot read /proc: {error}");
+            }
+        };
+        f.write_str(
+            "the launcher forks, and a worker can neither have nor share what there is already: ",
+        )?;
+        let threads = threads.iter().map(|thread| format!("the thread {thread}"));
+        let all: Vec<_> = threads.chain(descriptors.iter().map(Descriptor::to_string)).collect();
+        f.write_str(&all.join("; "))?;
+        f.write_str(if self.is_runtime() {
+            ". Use a plain `fn main`, not #[tokio::main], and close what a runtime from before `run` has \
+             opened, such as a database pool: each worker has a runtime of its own"
+        } else {
+            ". Open it in the function that `run` is given, which each worker calls for itself, or, for work \
+             that is done once, in `prepare`"
+        })
+    }
+}
+
+impl Offence {
+    fn is_runtime(&self) -> bool {
         match self {
-            Self::Threads(names) => write!(
-                f,
-                "the launcher forks and must be the only thread, but there are others: {}",
-                names.join(", ")
-            ),
-            Self::Runtime(what) => write!(
-                f,
-                "the launcher forks and must come before any runtime, but there is one already ({what}): \
-                 use a plain `fn main`, not #[tokio::main], and close what a runtime from before \
-                 `run` has opened, such as a database pool"
-            ),
-            Self::Blind(error) => write!(f, "the audit before a fork cannot read /proc: {error}"),
+            Self::Found { threads, descriptors } => {
+                threads.iter().any(|thread| thread.starts_with("tokio-"))
+                    || descriptors.iter().any(|descriptor| descriptor.kind == Kind::Epoll)
+            }
+            Self::Blind(_) => false,
         }
     }
 }
@@ -89,20 +161,13 @@ mod tests {
 
     #[test]
     fn other_threads_are_named() {
-        let (started, wait) = std::sync::mpsc::channel();
         let (release, released) = std::sync::mpsc::channel::<()>();
         let thread = std::thread::Builder::new().name("pool-7".to_owned());
-        let thread = thread
-            .spawn(move || {
-                started.send(()).unwrap();
-                // Ends with the sender.
-                let _ = released.recv();
-            })
-            .unwrap();
-        wait.recv().unwrap();
-        let offence = audit().unwrap_err();
-        assert!(offence.to_string().contains("pool-7"), "{offence}");
+        // Ends with the sender. Nobody waits until it has begun, and has its name.
+        let thread = thread.spawn(move || released.recv()).unwrap();
+        let offence = audit(&[]).unwrap_err();
+        assert!(offence.to_string().contains("the thread pool-7"), "{offence}");
         drop(release);
-        thread.join().unwrap();
+        thread.join().unwrap().unwrap_err();
     }
 }

@@ -12,7 +12,7 @@ use hyper::body::Incoming;
 use tower_service::Service;
 
 use crate::arbiter::Verdict;
-use crate::audit::audit;
+use crate::audit::{Offence, audit};
 use crate::master::Master;
 use crate::settings;
 use crate::worker::{self, Prepare, RefusedHook, Worker};
@@ -138,7 +138,7 @@ impl Launcher {
             .check()
             .map_err(Into::into)
             .and_then(|()| Ok(log::install(&settings)?))
-            .and_then(|()| Ok(audit().map(drop)?))
+            .and_then(|()| Ok(first_audit()?))
             .and_then(|()| Master::new(&name, settings, prepare, &body));
         match begun {
             Ok((master, first)) => match master.run(first) {
@@ -186,6 +186,16 @@ impl Layers {
             ExitCode::from(1)
         })
     }
+}
+
+/// Before the launcher has anything of its own.
+fn first_audit() -> Result<(), Offence> {
+    for inherited in audit(&[])?.inherited {
+        tracing::warn!(
+            "{inherited}, came from this program's parent: the workers do not get it (it has no close-on-exec)"
+        );
+    }
+    Ok(())
 }
 
 /// The program's file name.

@@ -31,9 +31,20 @@
 //! # What `main` must not do before
 //!
 //! The launcher forks, so it must be the only thread and must come before any runtime: a plain `fn main`,
-//! not `#[tokio::main]`, and no pool, client or logger that starts a thread. It looks at its own process
-//! before each fork and refuses, by name, other threads and a runtime. Whatever needs a runtime belongs into
-//! the app's own function, which each worker calls, or into [`Launcher::prepare`], which runs once.
+//! not `#[tokio::main]`, and no pool, client or logger that starts a thread. And every worker has what is
+//! open before the fork, the same one: of two workers that use one connection to a database, each gets some
+//! of the other's answers. So the launcher looks at its own process before each fork and judges every thread
+//! and every descriptor:
+//!
+//! - shared, for processes share them without harm: files, folders, devices, pipes, memory, listening
+//!   sockets, datagram sockets (a log's), and standard input, output and error, whatever they are;
+//! - refused, by name: other threads; connections and other sockets; what a runtime is made of, such as an
+//!   epoll, eventfd, timerfd, io_uring or inotify;
+//! - closed in the workers, with a warning: such a descriptor without close-on-exec, which is what this
+//!   program's parent has left open.
+//!
+//! What is refused belongs into the app's own function, which each worker calls, or, for work that is done
+//! once, into [`Launcher::prepare`].
 //!
 //! # Signals
 //!

@@ -7,7 +7,7 @@ mod words;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -19,7 +19,7 @@ use nix::unistd::{self, getpid};
 
 use self::words::Ending;
 use crate::arbiter::{Action, Arbiter, Event, Limits, Order, Phase, Pid, Strike, Verdict, Why};
-use crate::audit::audit;
+use crate::audit::{audit, close_inherited};
 use crate::board::{Board, Seat};
 use crate::control::{Command, Control, Reply};
 use crate::pidfile::Pidfile;
@@ -65,6 +65,14 @@ struct Own {
     alive: OwnedFd,
     /// The other end; held, never written: it closes when the master dies.
     _held: OwnedFd,
+}
+
+impl Own {
+    /// What an audit would find; children drop it all with [`Own`].
+    fn not_shareable(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        let control = self.control.iter().flat_map(Control::interests);
+        control.map(|(fd, _)| fd).chain([self.signals.as_fd()])
+    }
 }
 
 /// A worker process.
@@ -257,11 +265,25 @@ impl<'a> Master<'a> {
         }
     }
 
+    fn fork(&self) -> Result<Forked, Box<dyn std::error::Error>> {
+        let own = self.own.iter().flat_map(Own::not_shareable);
+        let audit = audit(&own.map(|own| own.as_raw_fd()).collect::<Vec<_>>())?;
+        // A child would write again what is still in the buffer.
+        io::stdout().flush()?;
+        let forked = sys::fork(audit.single_threaded)?;
+        if let Forked::Child = forked {
+            if let Err(error) = close_inherited(&audit.inherited) {
+                tracing::error!(%error, "a worker keeps what it inherited from this program's parent");
+            }
+        }
+        Ok(forked)
+    }
+
     fn fork_prepare(&mut self) -> Event {
         let Some(work) = self.prepare.take() else {
             return Event::Unprepared;
         };
-        match fork() {
+        match self.fork() {
             Ok(Forked::Child) => {
                 let master = self.pid;
                 self.give_up_what_is_the_masters();
@@ -288,7 +310,7 @@ impl<'a> Master<'a> {
         let alive = own.alive.try_clone()?;
         let (reader, report) = unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
         let seat = self.board.take().ok_or("the board is full")?;
-        match fork() {
+        match self.fork() {
             Ok(Forked::Child) => {
                 drop(reader);
                 self.give_up_what_is_the_masters();
@@ -513,13 +535,6 @@ impl<'a> Master<'a> {
         }
         self.closing = Some(now + LOOK_AT_QUEUES);
     }
-}
-
-fn fork() -> Result<Forked, Box<dyn std::error::Error>> {
-    let proof = audit()?;
-    // A child would write again what is still in the buffer.
-    io::stdout().flush()?;
-    Ok(sys::fork(proof)?)
 }
 
 /// Sends a signal to a process that this master has not reaped, so the pid is still its own.

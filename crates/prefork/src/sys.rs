@@ -1,4 +1,4 @@
-//! The launcher's unsafe code, all of it: fork, the shared mapping, the exit that runs nothing, and two calls
+//! The launcher's unsafe code, all of it: fork, the shared mapping, the exit that runs nothing, and the calls
 //! that have no complete safe interface.
 #![expect(unsafe_code, reason = "fork, mmap and their like have no safe interface")]
 
@@ -6,7 +6,7 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::num::NonZeroUsize;
 use std::ops::Deref;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::ptr::NonNull;
 use std::slice;
 use std::sync::atomic::{AtomicI32, AtomicU8, AtomicU32, AtomicU64};
@@ -110,6 +110,25 @@ pub(crate) fn reap() -> nix::Result<Option<(libc::pid_t, libc::c_int)>> {
     let pid = unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG) };
     let pid = nix::errno::Errno::result(pid)?;
     Ok((pid != 0).then_some((pid, status)))
+}
+
+/// Looks at a descriptor that is known by its number only; `look` must not close it.
+pub(crate) fn with_descriptor<T>(number: RawFd, look: impl FnOnce(BorrowedFd<'_>) -> T) -> T {
+    // SAFETY: the borrow ends with this call; if nothing were open under this number, a call on it would fail
+    // with EBADF.
+    look(unsafe { BorrowedFd::borrow_raw(number) })
+}
+
+/// Puts another open file behind a number that may be somebody else's: the number stays taken, so that
+/// nothing new comes under it.
+///
+/// # Errors
+///
+/// The kernel's: EBADF.
+pub(crate) fn replace_descriptor(number: RawFd, with: &OwnedFd) -> nix::Result<()> {
+    // SAFETY: the number stays open, which is what an owner of it relies on.
+    let replaced = unsafe { libc::dup3(with.as_raw_fd(), number, libc::O_CLOEXEC) };
+    nix::errno::Errno::result(replaced).map(drop)
 }
 
 /// Ends the process at once: no exit handler, which a child inherited from its parent, runs.

@@ -1,0 +1,76 @@
+//! What `main` has open when the launcher comes, and should not.
+
+use std::any::Any;
+use std::fs::File;
+use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::os::unix::net::UnixStream;
+
+use clap::ValueEnum;
+use farrier::prelude::BoxError;
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::inotify::{InitFlags, Inotify};
+use nix::sys::timerfd::{ClockId, TimerFd, TimerFlags};
+use tokio::runtime::Builder;
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Before {
+    /// A TCP connection, as a blocking client has one.
+    Connection,
+    /// Both ends of a pair of Unix sockets.
+    Pair,
+    Eventfd,
+    Timerfd,
+    Inotify,
+    /// A runtime with one thread.
+    Runtime,
+    /// A runtime with threads of its own.
+    Runtimes,
+    /// A thread that is just beginning.
+    Thread,
+    /// A TCP connection without close-on-exec, as a careless parent leaves one.
+    Inherited,
+    /// Files, pipes, listening and datagram sockets, and a thread that has ended.
+    Harmless,
+}
+
+/// Opens it; it is open for as long as what this returns lives.
+pub(crate) fn open(what: Before) -> Result<Box<dyn Any>, BoxError> {
+    Ok(match what {
+        Before::Connection => Box::new(connect()?),
+        Before::Pair => Box::new(UnixStream::pair()?),
+        Before::Eventfd => Box::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC)?),
+        Before::Timerfd => {
+            Box::new(TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_CLOEXEC)?)
+        }
+        Before::Inotify => Box::new(Inotify::init(InitFlags::IN_CLOEXEC)?),
+        Before::Runtime => Box::new(Builder::new_current_thread().enable_all().build()?),
+        Before::Runtimes => {
+            Box::new(Builder::new_multi_thread().worker_threads(2).enable_all().build()?)
+        }
+        Before::Thread => {
+            let (release, released) = std::sync::mpsc::channel::<()>();
+            let thread = std::thread::Builder::new().name("reporter".into());
+            thread.spawn(move || released.recv())?;
+            Box::new(release)
+        }
+        Before::Inherited => {
+            let (listener, near) = connect()?;
+            fcntl(&near, FcntlArg::F_SETFD(FdFlag::empty()))?;
+            Box::new((listener, near))
+        }
+        Before::Harmless => {
+            std::thread::spawn(|| ()).join().map_err(|_| "the thread panicked")?;
+            let datagrams = UdpSocket::bind("127.0.0.1:0")?;
+            datagrams.connect(datagrams.local_addr()?)?;
+            Box::new((File::open("/dev/null")?, std::io::pipe()?, connect()?.0, datagrams))
+        }
+    })
+}
+
+/// A connection whose other end waits in the queue of a listener.
+fn connect() -> Result<(TcpListener, TcpStream), BoxError> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let near = TcpStream::connect(listener.local_addr()?)?;
+    Ok((listener, near))
+}
