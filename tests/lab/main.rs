@@ -4,6 +4,8 @@
 //! from it, or use the database of `LAB_DATABASE_URL`. Never expose it to anybody.
 #![forbid(unsafe_code)]
 
+use std::fs;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use axum::Router;
@@ -33,6 +35,9 @@ struct Args {
     /// What a worker does instead of becoming ready.
     #[arg(long, env = "LAB_BOOT")]
     boot: Option<Boot>,
+    /// A file that says the same to the workers that start while it is there.
+    #[arg(long, env = "LAB_BOOT_FILE")]
+    boot_file: Option<PathBuf>,
     /// What `main` has open when the launcher comes.
     #[arg(long, env = "LAB_BEFORE")]
     before: Option<Before>,
@@ -41,6 +46,10 @@ struct Args {
     #[command(flatten)]
     launcher: prefork::Args,
 }
+
+/// What the workers do instead of becoming ready: always, or as a file says.
+#[derive(Clone, Debug)]
+struct Boots(Option<Boot>, Option<PathBuf>);
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Boot {
@@ -65,19 +74,19 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let (boot, policy) = (args.boot, args.policy.policy());
+    let (boots, policy) = (Boots(args.boot, args.boot_file), args.policy.policy());
     let launcher = Launcher::with_args(args.launcher)
         .request_refused(|refused| tracing::info!(%refused, "request refused"));
     // An empty variable is an unset one, as for the launcher's own settings.
     let Some(url) = args.database_url.filter(|url| !url.is_empty()) else {
-        return launcher.run(move |worker| app(worker, boot, Router::new()));
+        return launcher.run(move |worker| app(worker, boots.now(), Router::new()));
     };
     let ran = match url.split_once(':') {
         Some(("mysql", _)) => MySql::new(&url)
-            .map(|mysql| serve(launcher, boot, Pool::new(mysql, policy), &url))
+            .map(|mysql| serve(launcher, boots, Pool::new(mysql, policy), &url))
             .map_err(BoxError::from),
         Some(("sqlite", _)) => Sqlite::new(&url)
-            .map(|sqlite| serve(launcher, boot, Pool::new(sqlite, policy), &url))
+            .map(|sqlite| serve(launcher, boots, Pool::new(sqlite, policy), &url))
             .map_err(BoxError::from),
         _ => Err("allowed is mysql://USER:PASSWORD@HOST:PORT/DATABASE or sqlite:FILE".into()),
     };
@@ -87,13 +96,13 @@ fn main() -> ExitCode {
     })
 }
 
-fn serve<S: Store>(launcher: Launcher, boot: Option<Boot>, pool: Pool<S>, url: &str) -> ExitCode {
+fn serve<S: Store>(launcher: Launcher, boots: Boots, pool: Pool<S>, url: &str) -> ExitCode {
     let (before, url) = (pool.clone(), url.to_owned());
     launcher.prepare(move || create_schema(before, url)).run(move |worker| {
         let closing = pool.clone();
         worker.before_exit(async move { closing.close().await });
         let database = db::routes::<S>().layer(ConnectionLayer::new(pool.clone()));
-        app(worker, boot, database)
+        app(worker, boots.now(), database)
     })
 }
 
@@ -122,6 +131,14 @@ async fn app(worker: Worker, boot: Option<Boot>, database: Router) -> Result<Rou
         .layer(layers);
     // Handlers become routes now, and not at each request: axum does that where it serves itself.
     Ok(routes.with_state(()))
+}
+
+impl Boots {
+    fn now(&self) -> Option<Boot> {
+        let Self(always, file) = self;
+        let said = || fs::read_to_string(file.as_ref()?).ok();
+        always.or_else(|| Boot::from_str(said()?.trim(), true).ok())
+    }
 }
 
 #[expect(clippy::print_stderr, reason = "there is no log before the launcher runs")]

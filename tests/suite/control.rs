@@ -1,5 +1,6 @@
 //! farrierctl and the control socket.
 
+use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
@@ -57,4 +58,90 @@ fn the_socket_is_the_owners_and_survives_nonsense() {
     assert_eq!(answers[1]["ok"], false);
     assert!(answers[1]["error"].as_str().unwrap().contains("status"), "it says what is allowed");
     assert_eq!(answers[2]["ok"], true);
+}
+
+#[test]
+fn a_reload_is_over_when_every_worker_is_new() {
+    let lab = service::lab().args(["--workers=3"]).start();
+    let before = lab.workers();
+    let reload = lab.ctl(&["reload"]);
+    assert!(reload.status.success(), "{reload:?}");
+    assert_eq!(String::from_utf8_lossy(&reload.stdout), "reloaded: 3 workers of generation 2\n");
+    let status = lab.status();
+    let workers = status["workers"].as_array().expect("workers");
+    let new = workers.iter().filter(|worker| worker["generation"] == 2);
+    assert_eq!(new.filter(|worker| worker["state"] == "ready").count(), 3, "{status}");
+    let ready = workers.iter().filter(|worker| worker["state"] == "ready");
+    let pids: Vec<_> = ready.map(|worker| worker["pid"].as_u64().unwrap()).collect();
+    assert!(!before.iter().any(|&pid| pids.contains(&pid.into())), "{status}");
+    assert_eq!(status["last_reload"]["ok"], true);
+}
+
+#[test]
+fn a_reload_that_fails_says_why_and_is_an_error() {
+    let lab = service::lab().file("farrier.toml", "").env("LAB_BOOT_FILE", "boot").start();
+    let before = lab.workers();
+    let fails = |reasons: &[&str]| {
+        let reload = lab.ctl(&["reload"]);
+        assert_eq!(reload.status.code(), Some(1), "{reload:?}");
+        let error = String::from_utf8(reload.stderr).unwrap();
+        assert_eq!(error.lines().count(), 1, "{error}");
+        assert!(reasons.iter().all(|reason| error.contains(reason)), "{error}");
+        let status = lab.status();
+        assert_eq!(status["last_reload"]["ok"], false, "{status}");
+        let error = status["last_reload"]["error"].to_string();
+        assert!(reasons.iter().all(|reason| error.contains(reason)), "{error}");
+        assert_eq!(lab.workers(), before, "the old workers stay: {}", lab.log());
+    };
+    fs::write(lab.path("farrier.toml"), "wrokers = 3\n").unwrap();
+    fails(&["nothing is reloaded", "wrokers"]);
+    fs::write(lab.path("farrier.toml"), "boot_timeout = 0.5\n").unwrap();
+    for (boot, reason) in [
+        ("fail", "LAB_BOOT said so"),
+        ("exit", "exit status 0"),
+        ("panic", "it panicked"),
+        ("hang", "not within boot_timeout"),
+    ] {
+        fs::write(lab.path("boot"), boot).unwrap();
+        fails(&["the reload failed", reason, "the old workers stay"]);
+    }
+    fs::remove_file(lab.path("boot")).unwrap();
+    let reload = lab.ctl(&["reload"]);
+    assert!(reload.status.success(), "{reload:?}");
+}
+
+/// One reload at a time: who asks while one is going on waits for the next.
+#[test]
+fn reloads_that_are_asked_for_together_are_all_answered() {
+    let lab = service::lab().start();
+    std::thread::scope(|scope| {
+        let all: Vec<_> = (0..8).map(|_| scope.spawn(|| lab.ctl(&["reload"]))).collect();
+        for reload in all {
+            let reload = reload.join().unwrap();
+            assert!(reload.status.success(), "{reload:?}: {}", lab.log());
+        }
+    });
+    let generation = lab.status()["generation"].as_u64().unwrap();
+    assert!((2..=9).contains(&generation), "{generation}");
+}
+
+#[test]
+fn who_waits_for_a_reload_hears_that_the_server_stops() {
+    let mut lab = service::lab().env("LAB_BOOT_FILE", "boot").start();
+    fs::write(lab.path("boot"), "hang").unwrap();
+    let late = lab.ctl(&["reload", "--timeout=0.3"]);
+    assert_eq!(late.status.code(), Some(1), "{late:?}");
+    let error = String::from_utf8(late.stderr).unwrap();
+    assert!(error.contains("not over after 0.3 s"), "{error}");
+
+    let mut client = UnixStream::connect(lab.path("pid.sock")).unwrap();
+    client.write_all(b"{\"command\":\"reload\"}\n{\"command\":\"status\"}\n").unwrap();
+    let mut client = BufReader::new(client);
+    // A second one is answered: the first only waits.
+    assert_eq!(lab.status()["state"], "reloading");
+    lab.signal(harness::process::Signal::SIGTERM);
+    let mut answer = String::new();
+    client.read_line(&mut answer).unwrap();
+    assert!(answer.starts_with("{\"ok\":false") && answer.contains("the server stops"), "{answer}");
+    assert_eq!(lab.wait().code(), Some(0));
 }

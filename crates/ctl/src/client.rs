@@ -11,7 +11,7 @@ use serde::Deserialize;
 pub(crate) const STATUS: &str = r#"{"command":"status"}"#;
 pub(crate) const STOP: &str = r#"{"command":"stop"}"#;
 pub(crate) const STOP_QUICK: &str = r#"{"command":"stop","quick":true}"#;
-pub(crate) const RELOAD: &str = r#"{"command":"reload"}"#;
+const RELOAD: &str = r#"{"command":"reload"}"#;
 
 /// A master that does not answer for so long does not answer at all.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -87,6 +87,8 @@ pub(crate) enum Failure {
     Nonsense { path: PathBuf, error: serde_json::Error },
     /// The master is still there.
     NotGone { pid: u32, after: Duration },
+    /// The reload goes on.
+    NotReloaded { after: Duration },
     /// Standard output cannot be written.
     Output(io::Error),
 }
@@ -107,7 +109,27 @@ impl Client {
     ///
     /// The connection breaks off, or the master refuses.
     pub(crate) fn ask(&mut self, command: &str) -> Result<Answer, Failure> {
-        let line = self.exchange(command).map_err(|error| self.broken(error))?;
+        let line = self.exchange(command, PATIENCE);
+        self.answer(line.map_err(|error| self.broken(error))?)
+    }
+
+    /// Waits until the reload is over, which is when the master answers.
+    ///
+    /// # Errors
+    ///
+    /// The reload failed, or is not over after `timeout`.
+    pub(crate) fn ask_for_a_reload(&mut self, timeout: Duration) -> Result<Answer, Failure> {
+        let line = self.exchange(RELOAD, timeout).map_err(|error| {
+            if is_timeout(&error) {
+                Failure::NotReloaded { after: timeout }
+            } else {
+                self.broken(error)
+            }
+        })?;
+        self.answer(line)
+    }
+
+    fn answer(&self, line: String) -> Result<Answer, Failure> {
         let nonsense = |error| Failure::Nonsense { path: self.path.clone(), error };
         let verdict: Verdict = serde_json::from_str(&line).map_err(nonsense)?;
         if !verdict.ok {
@@ -144,10 +166,11 @@ impl Client {
         }
     }
 
-    fn exchange(&mut self, command: &str) -> io::Result<String> {
+    fn exchange(&mut self, command: &str, patience: Duration) -> io::Result<String> {
         let stream = self.stream.get_mut();
         stream.set_write_timeout(Some(PATIENCE))?;
-        stream.set_read_timeout(Some(PATIENCE))?;
+        // Zero would be no limit at all.
+        stream.set_read_timeout(Some(patience.max(Duration::from_millis(1))))?;
         stream.write_all(format!("{command}\n").as_bytes())?;
         let mut line = String::new();
         match self.stream.read_line(&mut line)? {
@@ -186,13 +209,18 @@ impl fmt::Display for Failure {
             Self::Talk { path, error } => {
                 write!(f, "the server at {} broke off: {error}", path.display())
             }
-            Self::Refused(why) => write!(f, "the server refuses: {why}"),
+            Self::Refused(why) => f.write_str(why),
             Self::Nonsense { path, error } => {
                 write!(f, "what answers at {} is no farrier server: {error}", path.display())
             }
             Self::NotGone { pid, after } => write!(
                 f,
                 "process {pid} is stopping but still there after {} s",
+                after.as_secs_f64()
+            ),
+            Self::NotReloaded { after } => write!(
+                f,
+                "the reload is ordered but not over after {} s; `status` and the log tell how it goes",
                 after.as_secs_f64()
             ),
             Self::Output(error) => write!(f, "standard output: {error}"),

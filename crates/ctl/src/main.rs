@@ -3,7 +3,8 @@
 //! It speaks to the master's control socket: one JSON object per line. The socket is named directly, or
 //! by the pidfile beside which it lies, or by the settings file that the server was started with.
 //!
-//! Exit codes: 0, it is done; 1, it is not (no server there, or not stopped in time); 2, wrong usage.
+//! Exit codes: 0, it is done; 1, it is not (no server there, not in time, a reload that failed); 2, wrong
+//! usage.
 #![forbid(unsafe_code)]
 
 mod client;
@@ -69,8 +70,13 @@ enum Command {
         #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = seconds)]
         timeout: Duration,
     },
-    /// Reads the settings again and replaces the workers one by one.
-    Reload,
+    /// Reads the settings again, replaces the workers one by one, and waits until all are new or the reload
+    /// has failed.
+    Reload {
+        /// Seconds to wait.
+        #[arg(long, value_name = "SECONDS", default_value = "300", value_parser = seconds)]
+        timeout: Duration,
+    },
 }
 
 fn main() -> ExitCode {
@@ -99,12 +105,10 @@ fn run(cli: &Cli) -> Result<(), Failure> {
             client.wait_for_the_end(pid, timeout)?;
             format!("stopped: process {pid} is gone\n")
         }
-        Command::Reload => {
-            let status = client.ask(client::RELOAD)?.status;
-            format!(
-                "ordered: process {} reloads; its log and `status` tell how it goes\n",
-                status.pid
-            )
+        Command::Reload { timeout } => {
+            let status = client.ask_for_a_reload(timeout)?.status;
+            let workers = status.workers.iter().filter(|worker| worker.state == "ready").count();
+            format!("reloaded: {workers} workers of generation {}\n", status.generation)
         }
     };
     io::stdout().write_all(text.as_bytes()).map_err(Failure::Output)

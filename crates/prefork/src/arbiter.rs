@@ -39,6 +39,8 @@ pub(crate) struct Arbiter {
     reload_wanted: bool,
     /// The settings are being read; the answer is the next [`Event::Reread`].
     rereading: bool,
+    /// A reload has begun, and neither [`Action::Reloaded`] nor [`Action::Revert`] has ended it.
+    unfinished: bool,
 }
 
 /// What the master as a whole is doing.
@@ -98,6 +100,7 @@ impl Arbiter {
             trial: None,
             reload_wanted: false,
             rereading: false,
+            unfinished: false,
         };
         let mut actions = Vec::new();
         if prepare {
@@ -269,6 +272,7 @@ impl Arbiter {
         if member.ready_at.is_none() && member.generation == self.generation {
             if let Some(trial) = self.trial.take() {
                 actions.push(Action::Revert { generation: self.generation });
+                self.unfinished = false;
                 self.generation = trial.former;
                 self.limits = trial.limits;
                 if let Some(slot) = self.slots.get_mut(member.slot) {
@@ -340,6 +344,7 @@ impl Arbiter {
         // TTIN and TTOU keep their effect unless the configured number itself is another one.
         let target = (self.limits.workers != former.workers).then_some(self.limits.workers);
         self.trial = Some(Trial { former: self.generation, limits: former, target });
+        self.unfinished = true;
         self.newest += 1;
         self.generation = self.newest;
         for slot in &mut self.slots {
@@ -506,6 +511,10 @@ impl Arbiter {
             member.slot >= target || given_up
         });
         self.roll(actions);
+        if self.unfinished && !self.rolling() && self.is_complete() {
+            self.unfinished = false;
+            actions.push(Action::Reloaded { generation: self.generation });
+        }
         // A roll that meets dying workers may never end: then the next reload may bring the cure.
         let stuck = self.trial.is_none() && self.slots.iter().any(|slot| slot.failures > 1);
         if self.reload_wanted && !self.rereading && (stuck || !self.rolling()) {
@@ -546,6 +555,14 @@ impl Arbiter {
                 .workers
                 .values()
                 .any(|member| member.stage.is_active() && member.generation != self.generation)
+    }
+
+    /// Whether each slot has a worker of the newest generation that serves.
+    fn is_complete(&self) -> bool {
+        let serves = |(_, member): (Pid, &Member)| {
+            member.generation == self.generation && member.stage == Stage::Ready
+        };
+        (0..self.slots.len()).all(|slot| self.active(slot).any(serves))
     }
 
     fn spawn(&mut self, slot: usize, actions: &mut Vec<Action>) {

@@ -9,7 +9,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use nix::poll::PollFlags;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::{Deserialize, Serialize};
 
 use crate::sockets::{BindError, SocketFile, bind_unix};
@@ -50,9 +50,22 @@ pub(crate) enum Command {
 }
 
 /// What it gets.
-pub(crate) struct Reply {
-    line: Vec<u8>,
-    until_the_end: bool,
+pub(crate) enum Reply {
+    /// An answer, after which it may ask again.
+    Line(Vec<u8>),
+    /// An answer, after which it waits for the end of the connection, which is the end of the master.
+    LastLine(Vec<u8>),
+    /// Nothing yet: it waits for the end of the next reload, [`Control::reload_ends`].
+    AfterReload,
+}
+
+/// Which reload a client waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Awaits {
+    /// The one that has not begun. Exits: `This` (it begins), answered (the server stops).
+    Next,
+    /// The one that is going on. Exit: answered (it is over).
+    This,
 }
 
 #[derive(Debug)]
@@ -61,6 +74,8 @@ struct Client {
     incoming: Vec<u8>,
     /// An answer; while the client has not taken it, it is asked nothing.
     outgoing: Vec<u8>,
+    /// While it waits for a reload it is asked nothing either.
+    awaits: Option<Awaits>,
     /// The client has closed its side.
     ended: bool,
     /// When it is dropped unless it asks something; `None` for never.
@@ -109,6 +124,36 @@ impl Control {
         self.accept(now);
         self.clients.retain_mut(|client| {
             client.turn(now, &mut answer).is_ok() && client.deadline.is_none_or(|at| now < at)
+        });
+        self.unfinished = self.clients.iter().any(Client::can_be_answered).then_some(now);
+    }
+
+    /// A reload begins: it is the one that those wait for who have asked until now.
+    pub(crate) fn reload_begins(&mut self) {
+        let waiting = self.clients.iter_mut().filter_map(|client| client.awaits.as_mut());
+        waiting.for_each(|awaits| *awaits = Awaits::This);
+    }
+
+    /// A reload is over: who waits for it gets the reply.
+    pub(crate) fn reload_ends(&mut self, reply: &[u8], now: Instant) {
+        self.answer_waiting(reply, now, |awaits| awaits == Awaits::This);
+    }
+
+    /// There will be no reload: everybody who waits for one gets the reply.
+    pub(crate) fn no_reload(&mut self, reply: &[u8], now: Instant) {
+        self.answer_waiting(reply, now, |_| true);
+    }
+
+    /// What cannot be written at once is left for the next turn.
+    fn answer_waiting(&mut self, reply: &[u8], now: Instant, which: impl Fn(Awaits) -> bool) {
+        self.clients.retain_mut(|client| {
+            if !client.awaits.is_some_and(&which) {
+                return true;
+            }
+            client.awaits = None;
+            client.outgoing = reply.to_owned();
+            client.deadline = Some(now + IDLE);
+            client.write().is_ok()
         });
         self.unfinished = self.clients.iter().any(Client::can_be_answered).then_some(now);
     }
@@ -164,11 +209,25 @@ impl Control {
 impl Client {
     fn new(stream: UnixStream, now: Instant) -> Self {
         let deadline = Some(now + IDLE);
-        Self { stream, incoming: Vec::new(), outgoing: Vec::new(), ended: false, deadline }
+        Self {
+            stream,
+            incoming: Vec::new(),
+            outgoing: Vec::new(),
+            awaits: None,
+            ended: false,
+            deadline,
+        }
     }
 
     fn interest(&self) -> (BorrowedFd<'_>, PollFlags) {
-        let flags = if self.outgoing.is_empty() { PollFlags::POLLIN } else { PollFlags::POLLOUT };
+        let flags = if !self.outgoing.is_empty() {
+            PollFlags::POLLOUT
+        } else if self.awaits.is_some() {
+            // That it is gone altogether is told without being asked for.
+            PollFlags::empty()
+        } else {
+            PollFlags::POLLIN
+        };
         (self.stream.as_fd(), flags)
     }
 
@@ -178,6 +237,9 @@ impl Client {
         self.write()?;
         if !self.outgoing.is_empty() {
             return Ok(());
+        }
+        if self.awaits.is_some() {
+            return if self.is_gone() { Err(ErrorKind::BrokenPipe.into()) } else { Ok(()) };
         }
         self.ended = self.ended || self.read()?;
         if let Some(end) = self.line_end() {
@@ -189,8 +251,14 @@ impl Client {
                      {{\"command\":\"reload\"}}, {{\"command\":\"stop\",\"quick\":false}}"
                 )),
             };
-            self.outgoing = reply.line;
-            self.deadline = (!reply.until_the_end).then(|| now + IDLE);
+            self.deadline = matches!(reply, Reply::Line(_)).then(|| now + IDLE);
+            match reply {
+                Reply::Line(line) | Reply::LastLine(line) => self.outgoing = line,
+                Reply::AfterReload => {
+                    self.awaits = Some(Awaits::Next);
+                    return Ok(());
+                }
+            }
             self.write()?;
         } else if self.incoming.len() > LONGEST_LINE {
             return Err(ErrorKind::InvalidData.into());
@@ -208,7 +276,13 @@ impl Client {
 
     /// Whether it waits for nothing but the master.
     fn can_be_answered(&self) -> bool {
-        self.outgoing.is_empty() && self.line_end().is_some()
+        self.outgoing.is_empty() && self.awaits.is_none() && self.line_end().is_some()
+    }
+
+    /// Whether nobody is left to be answered; who has closed its own side only still reads.
+    fn is_gone(&self) -> bool {
+        let mut watched = [PollFd::new(self.stream.as_fd(), PollFlags::empty())];
+        poll(&mut watched, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
     }
 
     /// Whether the client has closed its side.
@@ -244,25 +318,30 @@ impl Client {
 
 impl Reply {
     pub(crate) fn ok(content: impl Serialize) -> Self {
-        Self::of(&Envelope { ok: true, content })
+        Self::Line(line(true, content))
     }
 
     pub(crate) fn refused(why: &str) -> Self {
-        Self::of(&Envelope { ok: false, content: Refusal { error: why.to_owned() } })
+        Self::Line(refusal(why))
     }
 
-    /// The client waits for the end of the connection, which is the end of the master.
-    pub(crate) fn until_the_end(mut self) -> Self {
-        self.until_the_end = true;
-        self
+    /// The last answer: the client waits for the end of the master.
+    pub(crate) fn until_the_end(content: impl Serialize) -> Self {
+        Self::LastLine(line(true, content))
     }
+}
 
-    fn of(envelope: &impl Serialize) -> Self {
-        // Plain structs of numbers and text always serialize.
-        let mut line = serde_json::to_vec(envelope).unwrap_or_default();
-        line.push(b'\n');
-        Self { line, until_the_end: false }
-    }
+/// An answer as it goes over the wire.
+pub(crate) fn line(ok: bool, content: impl Serialize) -> Vec<u8> {
+    // Plain structs of numbers and text always serialize.
+    let mut line = serde_json::to_vec(&Envelope { ok, content }).unwrap_or_default();
+    line.push(b'\n');
+    line
+}
+
+/// A negative answer, and why.
+pub(crate) fn refusal(why: &str) -> Vec<u8> {
+    line(false, Refusal { error: why.to_owned() })
 }
 
 #[cfg(test)]
@@ -394,6 +473,42 @@ mod tests {
         }
         let kept: usize = it.control.clients.iter().map(|client| client.outgoing.len()).sum();
         assert!(kept <= 1024, "{kept}");
+    }
+
+    #[test]
+    fn who_waits_for_a_reload_is_answered_when_that_one_is_over() {
+        let mut it = fixture();
+        let now = Instant::now();
+        it.client
+            .get_mut()
+            .write_all(b"{\"command\":\"reload\"}\n{\"command\":\"status\"}\n")
+            .unwrap();
+        it.control.turn(now, |_| Reply::AfterReload);
+        it.control.reload_ends(b"the one before\n", now);
+        it.control.reload_begins();
+        it.control.turn(now + 2 * IDLE, |_| panic!("it is asked nothing while it waits"));
+        assert_eq!(it.control.deadline(), None);
+        it.control.reload_ends(b"over\n", now);
+        it.control.turn(now, echo);
+        let mut reply = String::new();
+        it.client.read_line(&mut reply).unwrap();
+        assert_eq!(reply, "over\n");
+        reply.clear();
+        it.client.read_line(&mut reply).unwrap();
+        assert!(reply.contains("Status"), "{reply}");
+    }
+
+    #[test]
+    fn who_waits_for_a_reload_and_leaves_is_forgotten() {
+        let mut it = fixture();
+        it.client.get_mut().write_all(b"{\"command\":\"reload\"}\n").unwrap();
+        it.control.turn(Instant::now(), |_| Reply::AfterReload);
+        it.client.get_mut().shutdown(std::net::Shutdown::Write).unwrap();
+        it.control.turn(Instant::now(), echo);
+        assert_eq!(it.control.clients.len(), 1, "it still reads");
+        it.client = BufReader::new(UnixStream::pair().unwrap().0);
+        it.control.turn(Instant::now(), echo);
+        assert_eq!(it.control.clients.len(), 0);
     }
 
     #[test]

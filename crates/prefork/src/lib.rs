@@ -73,6 +73,7 @@ mod launcher;
 mod log;
 mod master;
 mod pidfile;
+mod report;
 mod settings;
 mod signals;
 mod sockets;

@@ -21,8 +21,9 @@ use self::words::Ending;
 use crate::arbiter::{Action, Arbiter, Event, Limits, Order, Phase, Pid, Strike, Verdict, Why};
 use crate::audit::{audit, close_inherited};
 use crate::board::{Board, Seat};
-use crate::control::{Command, Control, Reply};
+use crate::control::{self, Command, Control, Reply};
 use crate::pidfile::Pidfile;
+use crate::report::Report;
 use crate::signals::{Signals, poll_until};
 use crate::sockets::MasterListener;
 use crate::sys::{self, Forked};
@@ -42,6 +43,10 @@ pub(crate) struct Master<'a> {
     generations: BTreeMap<u64, Arc<Settings>>,
     /// What was just read again, until the arbiter has given it a generation.
     reread: Option<Settings>,
+    /// How the last reload went; `None` before the first is over.
+    last_reload: Option<Result<(), String>>,
+    /// Why the worker that is being buried was never ready, if it was not.
+    failed_boot: Option<String>,
     board: Arc<Board>,
     listeners: Vec<MasterListener>,
     /// When to look at the listeners' queues again; `None` until the server stops.
@@ -81,8 +86,10 @@ struct Child {
     generation: u64,
     seat: Seat,
     started: SystemTime,
-    /// Where it says that it is ready; `None` once it did.
+    /// Where it says that it is ready, or why it will not be; `None` once it did.
     report: Option<OwnedFd>,
+    /// Why its app could not be started.
+    failure: Option<String>,
 }
 
 impl<'a> Master<'a> {
@@ -139,6 +146,8 @@ impl<'a> Master<'a> {
             arbiter,
             generations: BTreeMap::from([(generation, Arc::new(settings))]),
             reread: None,
+            last_reload: None,
+            failed_boot: None,
             board,
             addresses: listeners.iter().map(MasterListener::to_string).collect(),
             listeners,
@@ -163,7 +172,12 @@ impl<'a> Master<'a> {
         let verdict = loop {
             match self.arbiter.phase() {
                 Phase::Stopped(verdict) => break verdict,
-                Phase::Stopping { .. } => self.close_listeners(),
+                Phase::Stopping { .. } => {
+                    self.close_listeners();
+                    if let Some(control) = self.control() {
+                        control.no_reload(&control::refusal("the server stops"), Instant::now());
+                    }
+                }
                 Phase::Preparing { .. } | Phase::Starting | Phase::Running => {}
             }
             self.wait();
@@ -246,13 +260,28 @@ impl<'a> Master<'a> {
                 strike(pid, signal, why);
                 None
             }
-            Action::Reread => Some(Event::Reread(self.read_settings())),
+            Action::Reread => {
+                if let Some(control) = self.control() {
+                    let why = "the reload did not come to an end: its workers died, and the next one began";
+                    control.reload_ends(&control::refusal(why), Instant::now());
+                    control.reload_begins();
+                }
+                Some(Event::Reread(self.read_settings()))
+            }
             Action::Revert { generation } => {
                 self.generations.remove(&generation);
-                tracing::error!(
-                    generation,
-                    "the reload failed: its first worker did not become ready; the old workers stay"
+                let reason = self.failed_boot.take();
+                let reason = reason.as_deref().unwrap_or("not within boot_timeout");
+                let why = format!(
+                    "the reload failed: its first worker did not become ready: {reason}; the old workers stay"
                 );
+                tracing::error!(generation, "{why}");
+                self.reload_ends(Err(why));
+                None
+            }
+            Action::Reloaded { generation } => {
+                tracing::info!(generation, "the reload is over: every worker is new");
+                self.reload_ends(Ok(()));
                 None
             }
             Action::Proven { generation } => {
@@ -331,7 +360,8 @@ impl<'a> Master<'a> {
                 let pid = pid.as_raw();
                 self.board.occupy(seat, pid);
                 let started = SystemTime::now();
-                let child = Child { slot, generation, seat, started, report: Some(reader) };
+                let child =
+                    Child { slot, generation, seat, started, report: Some(reader), failure: None };
                 self.children.insert(pid, child);
                 Ok(pid)
             }
@@ -379,9 +409,14 @@ impl<'a> Master<'a> {
         let Some(report) = &child.report else {
             return;
         };
-        match unistd::read(report, &mut [0]) {
-            Ok(0) => child.report = None,
-            Ok(_) => {
+        let mut said = [0; Report::LONGEST];
+        match unistd::read(report, &mut said).map(|length| Report::of(&said[..length])) {
+            Ok(Report::None) => child.report = None,
+            Ok(Report::Failure(why)) => {
+                child.report = None;
+                child.failure = Some(why);
+            }
+            Ok(Report::Ready) => {
                 child.report = None;
                 tracing::info!(
                     worker = pid,
@@ -460,10 +495,12 @@ impl<'a> Master<'a> {
         if let Some(child) = self.children.remove(&pid) {
             self.write_obituary(pid, &child, ending);
             self.board.free(child.seat);
+            self.failed_boot = Some(child.failure.unwrap_or_else(|| ending.to_string()));
         } else {
             tracing::debug!(process = pid, "reaped a process that is no worker: {ending}");
         }
         self.feed(Event::Gone { pid, success: ending.is_success() });
+        self.failed_boot = None;
     }
 
     /// The settings as they are now, as far as a reload can change them.
@@ -481,10 +518,28 @@ impl<'a> Master<'a> {
                 Some(limits)
             }
             Err(error) => {
-                tracing::error!("nothing is reloaded: {error}");
+                let why = format!("nothing is reloaded: {error}");
+                tracing::error!("{why}");
+                self.reload_ends(Err(why));
                 None
             }
         }
+    }
+
+    /// Whoever asked for the reload that is over hears how it went.
+    fn reload_ends(&mut self, how: Result<(), String>) {
+        self.last_reload = Some(how.clone());
+        let reply = match how {
+            Ok(()) => control::line(true, self.status()),
+            Err(why) => control::refusal(&why),
+        };
+        if let Some(control) = self.control() {
+            control.reload_ends(&reply, Instant::now());
+        }
+    }
+
+    fn control(&mut self) -> Option<&mut Control> {
+        self.own.as_mut()?.control.as_mut()
     }
 
     fn take_commands(&mut self) {
@@ -508,12 +563,12 @@ impl<'a> Master<'a> {
             Command::Stop { quick } => {
                 tracing::info!(quick, "ordered to stop");
                 orders.push(Order::Stop { quick });
-                Reply::ok(self.status()).until_the_end()
+                Reply::until_the_end(self.status())
             }
             Command::Reload => {
                 tracing::info!("ordered to reload");
                 orders.push(Order::Reload);
-                Reply::ok(self.status())
+                Reply::AfterReload
             }
         }
     }

@@ -30,6 +30,7 @@ use tower_service::Service;
 
 use crate::board::{Board, BoardPulse, Seat};
 use crate::exit_work::ExitWork;
+use crate::report::Report;
 use crate::signals::{self, WorkerSignals};
 use crate::sockets::WorkerListener;
 use crate::{Settings, log, sys};
@@ -318,7 +319,7 @@ where
             Ok(server) => {
                 worker.pulse.set_state(State::Ready);
                 // If nobody reads it the master is dead, and the forked thread knows.
-                let _ = nix::unistd::write(&report, b"r");
+                let _ = nix::unistd::write(&report, &Report::Ready.to_bytes());
                 drop(report);
                 let drain = worker.drain();
                 let told = tokio::spawn(async move {
@@ -327,14 +328,19 @@ where
                 });
                 let drained = server.serve(worker.drain()).await;
                 if drained.cut > 0 {
-                    tracing::warn!(connections = drained.cut, "connections were cut at the end of the grace");
+                    tracing::warn!(
+                        connections = drained.cut,
+                        "connections were cut at the end of the grace"
+                    );
                 }
                 let told = told.await.unwrap_or_else(|_| time::Instant::now());
                 worker.exit_work.finish(worker.grace_over(told)).await;
                 status::LEFT
             }
             Err(error) => {
-                tracing::error!(slot = worker.slot, error = %chain(&*error), "the app failed to start");
+                let error = chain(&*error);
+                tracing::error!(slot = worker.slot, error, "the app failed to start");
+                let _ = nix::unistd::write(&report, &Report::Failure(error).to_bytes());
                 worker.exit_work.finish(time::sleep(QUICK_EXIT)).await;
                 status::NOT_STARTED
             }

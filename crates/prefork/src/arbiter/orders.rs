@@ -73,6 +73,8 @@ pub(crate) enum Action {
     Revert { generation: u64 },
     /// A new generation serves, and its settings are proven.
     Proven { generation: u64 },
+    /// A reload is over: every worker is of the new generation.
+    Reloaded { generation: u64 },
 }
 
 /// The signals that a master sends.

@@ -271,9 +271,12 @@ fn a_reload_replaces_slot_by_slot_and_each_old_one_after_its_successor() {
     world.ready(canary);
     assert!(world.log.contains(&Action::Proven { generation: 2 }));
     assert_eq!(world.serving(), [(0, 2), (1, 1), (2, 1)]);
+    assert!(!world.log.contains(&Action::Reloaded { generation: 2 }));
     world.live(Duration::from_secs(1));
     assert_eq!(world.serving(), [(0, 2), (1, 2), (2, 2)]);
     assert_eq!(world.pids().len(), 3);
+    let over = world.log.iter().filter(|action| **action == Action::Reloaded { generation: 2 });
+    assert_eq!(over.count(), 1);
     assert!(!world.arbiter.reloading());
 }
 
@@ -288,6 +291,7 @@ fn a_canary_that_dies_leaves_the_old_generation_as_it_was() {
     world.die(canary);
     assert!(world.log.contains(&Action::Revert { generation: 2 }));
     world.live(Duration::from_secs(5));
+    assert!(!world.log.iter().any(|action| matches!(action, Action::Reloaded { .. })));
     assert_eq!(world.pids(), before);
     assert_eq!(world.arbiter.target(), 2);
     assert_eq!(world.arbiter.generation(), 1);
@@ -296,6 +300,7 @@ fn a_canary_that_dies_leaves_the_old_generation_as_it_was() {
     world.order(Order::Reload);
     world.live(Duration::from_secs(5));
     assert_eq!(world.serving(), [(0, 3), (1, 3), (2, 3), (3, 3), (4, 3)], "the next one works");
+    assert!(world.log.contains(&Action::Reloaded { generation: 3 }));
 }
 
 #[test]

@@ -21,7 +21,17 @@ pub(super) struct Status<'a> {
     /// How many workers there should be.
     target: usize,
     listeners: &'a [String],
+    /// How the last reload went; null before the first is over.
+    last_reload: Option<ReloadStatus<'a>>,
     workers: Vec<WorkerStatus>,
+}
+
+/// How a reload went.
+#[derive(Debug, Serialize)]
+pub(super) struct ReloadStatus<'a> {
+    ok: bool,
+    /// Why it failed, if it did.
+    error: Option<&'a str>,
 }
 
 /// One worker process.
@@ -75,6 +85,10 @@ impl Master<'_> {
             generation: self.arbiter.generation(),
             target: self.arbiter.target(),
             listeners: &self.addresses,
+            last_reload: self.last_reload.as_ref().map(|how| ReloadStatus {
+                ok: how.is_ok(),
+                error: how.as_ref().err().map(String::as_str),
+            }),
             workers,
         }
     }

@@ -90,7 +90,9 @@ impl World {
                     assert!(self.processes.contains_key(&pid));
                     continue;
                 }
-                Action::Revert { .. } | Action::Proven { .. } => continue,
+                Action::Revert { .. } | Action::Proven { .. } | Action::Reloaded { .. } => {
+                    continue;
+                }
             };
             queue.extend(self.arbiter.handle(event, self.now));
         }
