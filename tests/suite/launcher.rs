@@ -155,6 +155,26 @@ async fn term_serves_what_is_queued() {
     assert_eq!(lab.wait().code(), Some(0));
 }
 
+/// TERM to the whole process group, as service managers send it: the workers may hear of it first, and do not
+/// leave before the master has shut the door.
+#[tokio::test]
+async fn term_to_everybody_is_term_to_the_master() {
+    let mut lab = service::lab().start();
+    lab.signal(Signal::SIGSTOP);
+    lab.workers().iter().for_each(|&pid| process::kill(pid, Signal::SIGTERM));
+    lab.signal(Signal::SIGTERM);
+    // A master that is busy: meanwhile clients come.
+    for _ in 0..20 {
+        let response = client::get(lab.address(), "/pid");
+        let response = tokio::time::timeout(Duration::from_secs(10), response).await;
+        let response = response.expect("it is not left in the queue").expect("a whole response");
+        assert_eq!(response.status, StatusCode::OK);
+    }
+    lab.signal(Signal::SIGCONT);
+    assert_eq!(lab.wait().code(), Some(0));
+    assert!(!lab.log().contains("WARN"), "{}", lab.log());
+}
+
 /// A program that a handler starts has the signals that a shell would give it.
 #[tokio::test]
 async fn a_handlers_child_has_no_signal_blocked() {

@@ -1,7 +1,7 @@
 //! The board: memory that every worker writes and the master reads, also after SIGKILL.
 //!
 //! It is made before the first fork, so that all processes share it. A worker writes through its
-//! [`BoardPulse`]; nobody else writes its slot while it lives.
+//! [`BoardPulse`]; nobody else writes its slot while it lives, but for the master's order to leave.
 
 use std::cmp::Reverse;
 use std::fmt;
@@ -39,6 +39,8 @@ shared_struct! {
     pub(crate) struct Slot {
         /// 0 while the slot is free; written by the master only.
         pid: AtomicI32,
+        /// 1 once the master has told the process to leave; written by the master only.
+        dismissed: AtomicU8,
         state: AtomicU8,
         /// Nanoseconds from the origin to the last beat.
         beat: AtomicU64,
@@ -108,6 +110,7 @@ impl Board {
         let free = self.slots.iter().position(|slot| slot.pid.load(Ordering::Relaxed) == 0)?;
         let slot = &self.slots[free];
         slot.state.store(State::Booting.code(), Ordering::Relaxed);
+        slot.dismissed.store(0, Ordering::Relaxed);
         slot.beat.store(self.now(), Ordering::Relaxed);
         slot.started.store(0, Ordering::Relaxed);
         slot.finished.store(0, Ordering::Relaxed);
@@ -122,6 +125,11 @@ impl Board {
     /// Notes whose the slot is.
     pub(crate) fn occupy(&self, seat: Seat, pid: i32) {
         self.slots[seat.0].pid.store(pid, Ordering::Release);
+    }
+
+    /// Notes that the master tells the process to leave; before the signal that says so.
+    pub(crate) fn dismiss(&self, seat: Seat) {
+        self.slots[seat.0].dismissed.store(1, Ordering::Release);
     }
 
     /// Gives a slot back whose process is gone.
@@ -244,6 +252,11 @@ impl Entry {
 impl BoardPulse {
     pub(crate) fn new(board: Arc<Board>, seat: Seat) -> Self {
         Self { board, seat }
+    }
+
+    /// Whether the master has told this worker to leave.
+    pub(crate) fn is_dismissed(&self) -> bool {
+        self.slot().dismissed.load(Ordering::Acquire) != 0
     }
 
     fn slot(&self) -> &Slot {

@@ -257,6 +257,9 @@ impl<'a> Master<'a> {
                     // First: what the workers then find in the queues is all that will ever be there.
                     self.close_listeners();
                 }
+                if let Some(child) = self.children.get(&pid) {
+                    self.board.dismiss(child.seat);
+                }
                 strike(pid, signal, why);
                 None
             }

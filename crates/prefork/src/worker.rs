@@ -70,6 +70,10 @@ pub struct Worker {
     exit_work: Arc<ExitWork>,
 }
 
+/// A SIGTERM that is not the master's may have gone to the whole process group, and the master may be slower
+/// to hear it: so long its order is waited for. Without it this worker alone was meant.
+const ALONE: Duration = Duration::from_secs(1);
+
 /// What a worker process is made of.
 #[derive(Debug)]
 pub(crate) struct Seed {
@@ -99,6 +103,8 @@ struct Watch {
     /// Ends when the fresh thread does.
     done: OwnedFd,
     worker: Worker,
+    /// Somebody else than the master said SIGTERM: when that is an order as well.
+    told_alone: Option<Instant>,
     /// When the process ends, whatever the fresh thread does.
     deadline: Option<Instant>,
 }
@@ -200,8 +206,14 @@ where
         settings: seed.settings,
         exit_work: Arc::default(),
     };
-    let watch =
-        Watch { signals, alive: Some(seed.alive), done, worker: worker.clone(), deadline: None };
+    let watch = Watch {
+        signals,
+        alive: Some(seed.alive),
+        done,
+        worker: worker.clone(),
+        told_alone: None,
+        deadline: None,
+    };
     let (listeners, report) = (seed.listeners, seed.report);
     thread::scope(|scope| {
         let fresh = thread::Builder::new().name("worker".into()).spawn_scoped(scope, move || {
@@ -427,13 +439,21 @@ impl Watch {
                 let signals: Vec<Signal> = self.signals.pending().collect();
                 for signal in signals {
                     match signal {
-                        Signal::SIGTERM => self.drain(),
+                        Signal::SIGTERM if self.worker.pulse.is_dismissed() => self.drain(),
+                        // The master's order comes with a signal of its own.
+                        Signal::SIGTERM => {
+                            self.told_alone.get_or_insert_with(|| Instant::now() + ALONE);
+                        }
                         Signal::SIGINT | Signal::SIGQUIT => self.stop_now(),
                         other => {
                             tracing::debug!(signal = %other, "ignored: this signal is for the master");
                         }
                     }
                 }
+            }
+            if self.told_alone.is_some_and(|at| Instant::now() >= at) {
+                self.told_alone = None;
+                self.drain();
             }
             if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                 tracing::warn!("the worker did not finish in its time and ends now");
@@ -452,12 +472,14 @@ impl Watch {
         if let Some(alive) = &self.alive {
             watched.push(PollFd::new(alive.as_fd(), PollFlags::POLLIN));
         }
-        signals::poll_until(&mut watched, self.deadline);
+        let deadline = self.told_alone.into_iter().chain(self.deadline).min();
+        signals::poll_until(&mut watched, deadline);
         let happened = |index: usize| watched.get(index).and_then(PollFd::any).unwrap_or(false);
         (happened(0), happened(2), happened(1))
     }
 
     fn drain(&mut self) {
+        self.told_alone = None;
         // Not if it drains at all: the app may have begun that, and has no such deadline.
         if self.deadline.is_some() {
             return;
