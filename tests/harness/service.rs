@@ -25,6 +25,7 @@ pub struct Builder {
     command: Command,
     folder: TempDir,
     name: &'static str,
+    stdout: Option<fs::File>,
     stderr: Option<fs::File>,
 }
 
@@ -81,7 +82,7 @@ impl Builder {
         let folder = TempDir::with_prefix("farrier-").expect("a temporary folder");
         let mut command = Command::new(binary(name));
         command.current_dir(folder.path()).arg("--pidfile=pid").stdin(Stdio::null());
-        Self { command, folder, name, stderr: None }
+        Self { command, folder, name, stdout: None, stderr: None }
     }
 
     /// Adds command-line arguments; a later flag wins.
@@ -106,6 +107,13 @@ impl Builder {
     #[must_use]
     pub fn file(self, name: &str, text: &str) -> Self {
         fs::write(self.folder.path().join(name), text).expect("a file in a folder of ours");
+        self
+    }
+
+    /// Where its standard output goes, instead of the log.
+    #[must_use]
+    pub fn stdout(mut self, file: fs::File) -> Self {
+        self.stdout = Some(file);
         self
     }
 
@@ -150,7 +158,7 @@ impl Builder {
     pub fn spawn(mut self) -> Service {
         let log = fs::File::create(self.folder.path().join("log")).expect("a log file");
         let stderr = self.stderr.take().unwrap_or(log.try_clone().expect("a second descriptor"));
-        self.command.stdout(log).stderr(stderr);
+        self.command.stdout(self.stdout.take().unwrap_or(log)).stderr(stderr);
         let master = self.command.spawn().expect("a built binary");
         Service { master, folder: self.folder, name: self.name }
     }

@@ -30,11 +30,14 @@ pub(crate) enum Before {
     Thread,
     /// A TCP connection without close-on-exec, as a careless parent leaves one.
     Inherited,
+    /// Nothing, but it has printed half a line.
+    Output,
     /// Files, pipes, listening and datagram sockets, and a thread that has ended.
     Harmless,
 }
 
 /// Opens it; it is open for as long as what this returns lives.
+#[expect(clippy::print_stdout, reason = "what it is about")]
 pub(crate) fn open(what: Before) -> Result<Box<dyn Any>, BoxError> {
     Ok(match what {
         Before::Connection => Box::new(connect()?),
@@ -58,6 +61,10 @@ pub(crate) fn open(what: Before) -> Result<Box<dyn Any>, BoxError> {
             let (listener, near) = connect()?;
             fcntl(&near, FcntlArg::F_SETFD(FdFlag::empty()))?;
             Box::new((listener, near))
+        }
+        Before::Output => {
+            print!("without a line's end");
+            Box::new(())
         }
         Before::Harmless => {
             std::thread::spawn(|| ()).join().map_err(|_| "the thread panicked")?;

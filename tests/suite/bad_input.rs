@@ -55,6 +55,17 @@ fn an_unreadable_settings_file() {
     refused(unknown, &["wrokers", "farrier.toml", "there are bind, "]);
 }
 
+/// One line, whatever is in the value.
+#[test]
+fn a_value_with_a_line_end() {
+    for argument in ["--config=no\nwhere\u{1b}[2J", "--control-socket=no\nwhere/socket"] {
+        let mut lab = service::lab().args([argument]).spawn();
+        assert_eq!(lab.wait().code(), Some(1));
+        let log = lab.log();
+        assert!(log.lines().count() == 1 && log.contains("no\\nwhere"), "{log}");
+    }
+}
+
 #[test]
 fn a_taken_port() {
     let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();

@@ -2,12 +2,10 @@
 //! farrier keeps to (parity, or better where it says so).
 
 use std::collections::HashSet;
-use std::fs::{self, File};
-use std::io::{ErrorKind, Write};
+use std::fs;
+use std::io::ErrorKind;
 use std::net::{Ipv4Addr, TcpListener};
-use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -544,61 +542,6 @@ fn a_long_path_of_the_pidfile_costs_the_control_socket_only() {
     assert!(lab.path(&format!("{folder}/pid")).exists());
     assert!(!lab.path(&format!("{folder}/pid.sock")).exists());
     assert!(lab.log().contains("no control socket"), "{}", lab.log());
-}
-
-/// A pipe that nobody reads, and that takes nothing more.
-fn full_pipe(path: &Path) -> File {
-    let mode = nix::sys::stat::Mode::S_IRWXU;
-    nix::unistd::mkfifo(path, mode).expect("a pipe");
-    let options = File::options().read(true).write(true).custom_flags(0o4000).open(path);
-    let mut pipe = options.expect("both its ends");
-    while pipe.write(&[b'x'; 4096]).is_ok() {}
-    pipe
-}
-
-/// Who reads the log, if anybody does, holds up nobody; and a log that cannot be written is told at once.
-#[tokio::test]
-async fn a_log_that_nobody_reads_holds_up_nobody() {
-    let lab = service::lab().args(["--bind=unix:lab.sock", "--errorlog=fifo"]);
-    let _unread = full_pipe(&lab.path("fifo"));
-    let mut lab = lab.spawn();
-    let socket = lab.path("lab.sock");
-    eventually("it serves", || UnixStream::connect(&socket).ok());
-    lab.signal(Signal::SIGHUP);
-    lab.signal(Signal::SIGTERM);
-    assert_eq!(lab.wait().code(), Some(0));
-
-    let lab = service::lab().args(["--errorlog=fifo"]);
-    drop(full_pipe(&lab.path("fifo")));
-    let mut lab = lab.spawn();
-    assert_eq!(lab.wait().code(), Some(1));
-    assert!(lab.log().contains("errorlog") && lab.log().contains("fifo"), "{}", lab.log());
-}
-
-/// A panic goes into the log like anything else, and never past it.
-#[tokio::test]
-async fn a_panic_is_in_the_log_and_blocks_nobody() {
-    let lab = service::lab().args(["--workers=1", "--errorlog=errors", "--timeout=5"]);
-    let lab = lab.args(["--bind=unix:lab.sock"]);
-    let _unread = full_pipe(&lab.path("fifo"));
-    // A write to this one waits.
-    let stderr = File::options().write(true).open(lab.path("fifo")).unwrap();
-    let lab = lab.stderr(stderr).spawn();
-    let errors = || fs::read_to_string(lab.path("errors")).unwrap_or_default();
-    eventually("it is ready", || errors().contains("worker ready").then_some(()));
-    let listening = errors().lines().find_map(|line| {
-        line.split_once("listening on ")?.1.trim().parse::<std::net::SocketAddr>().ok()
-    });
-    let address = listening.expect("an address");
-    for _ in 0..20 {
-        let panicked = client::get(address, "/panic").await.unwrap();
-        assert_eq!(panicked.status, StatusCode::INTERNAL_SERVER_ERROR);
-    }
-    client::get(address, "/pid").await.unwrap();
-    let log = errors();
-    let line = log.lines().find(|line| line.contains("provoked by /panic")).expect("a line");
-    assert!(line.contains("provoke.rs:") && line.contains("thread"), "{line}");
-    assert!(!log.contains("no heartbeat"), "{log}");
 }
 
 /// A settings file is read; a flag wins over the environment, which wins over the file.

@@ -9,4 +9,5 @@ mod directions;
 mod guestbook;
 mod lab;
 mod launcher;
+mod pipes;
 mod readme;

@@ -16,7 +16,7 @@ use crate::audit::{Offence, audit};
 use crate::master::Master;
 use crate::settings;
 use crate::worker::{self, Prepare, RefusedHook, Worker};
-use crate::{Args, Settings, log};
+use crate::{Args, Settings, log, stdout};
 
 /// Runs a service in worker processes that it forks, watches and replaces.
 ///
@@ -140,7 +140,7 @@ impl Launcher {
             .and_then(|()| Ok(log::install(&settings)?))
             .and_then(|()| Ok(first_audit()?))
             .and_then(|()| Master::new(&name, settings, prepare, &body));
-        match begun {
+        let code = match begun {
             Ok((master, first)) => match master.run(first) {
                 Verdict::Stopped => {
                     tracing::info!("{name} has stopped");
@@ -159,7 +159,10 @@ impl Launcher {
                 log::complain(&name, &error.to_string());
                 ExitCode::from(1)
             }
-        }
+        };
+        // Else the end of the program would wait for who does not read.
+        stdout::settle();
+        code
     }
 }
 

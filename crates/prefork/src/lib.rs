@@ -50,12 +50,14 @@
 //!
 //! To the master: TERM drains and stops, INT and QUIT stop at once, HUP reads the settings again and
 //! replaces the workers one by one, each only when its successor is ready, TTIN and TTOU make one worker
-//! more or fewer. Workers ignore all but TERM, INT and QUIT, so a signal to the whole process group does no
-//! harm. A TERM that somebody else than the master sends to a worker is obeyed a second later: by then the
-//! master has given its own order, if the whole group was meant. The launcher's handlers in a worker leave room for the app's own, such as `tokio::signal`, also for
-//! those three; nothing is blocked, so programs that a handler starts have the signals that a shell would
-//! give them. Other signals of gunicorn's (USR1, USR2, WINCH) are logged and ignored, as is
-//! every other one that would end the master, such as ALRM or a real-time one.
+//! more or fewer. Other signals of gunicorn's (USR1, USR2, WINCH) are logged and ignored, as is every other
+//! one that would end the master, such as ALRM or a real-time one.
+//!
+//! Workers ignore all but TERM, INT and QUIT, so a signal to the whole process group does no harm. A TERM
+//! that somebody else than the master sends to a worker is obeyed a second later: by then the master has
+//! given its own order, if the whole group was meant. The launcher's handlers in a worker leave room for the
+//! app's own, such as `tokio::signal`, also for those three; nothing is blocked, so programs that a handler
+//! starts have the signals that a shell would give them.
 //!
 //! When the server drains, the connections that wait in a listener's queue are served, and who comes later
 //! is refused. What a worker has to do after its last request it registers with [`Worker::before_exit`].
@@ -78,6 +80,7 @@ mod report;
 mod settings;
 mod signals;
 mod sockets;
+mod stdout;
 mod sys;
 mod worker;
 

@@ -6,7 +6,7 @@ mod status;
 mod words;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -28,7 +28,7 @@ use crate::signals::{Signals, poll_until};
 use crate::sockets::MasterListener;
 use crate::sys::{self, Forked};
 use crate::worker::{self, Prepare, Seed};
-use crate::{Settings, log};
+use crate::{Settings, log, stdout};
 
 /// How long the workers have to empty a queue before it is looked at, and between two looks.
 const LOOK_AT_QUEUES: Duration = Duration::from_millis(100);
@@ -301,7 +301,7 @@ impl<'a> Master<'a> {
         let own = self.own.iter().flat_map(Own::not_shareable);
         let audit = audit(&own.map(|own| own.as_raw_fd()).collect::<Vec<_>>())?;
         // A child would write again what is still in the buffer.
-        io::stdout().flush()?;
+        stdout::settle();
         let forked = sys::fork(audit.single_threaded)?;
         if let Forked::Child = forked {
             if let Err(error) = close_inherited(&audit.inherited) {

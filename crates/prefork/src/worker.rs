@@ -7,7 +7,7 @@
 use std::any::Any;
 use std::ffi::CString;
 use std::future::Future;
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
@@ -33,7 +33,7 @@ use crate::exit_work::ExitWork;
 use crate::report::Report;
 use crate::signals::{self, WorkerSignals};
 use crate::sockets::WorkerListener;
-use crate::{Settings, log, sys};
+use crate::{Settings, log, stdout, sys};
 
 /// The exit statuses of a worker; the master judges by the board and by how a worker was ended, never by
 /// these.
@@ -273,9 +273,7 @@ pub(crate) fn end_with(life: impl FnOnce() -> i32) -> ! {
 
 /// Ends a forked process: what it wrote is flushed, and no exit handler of the master's runs.
 fn leave(code: i32) -> ! {
-    // Nobody is left to be told that standard output is closed.
-    let _ = io::stdout().flush();
-    let _ = io::stderr().flush();
+    stdout::flush_before_exit();
     sys::exit_now(code)
 }
 

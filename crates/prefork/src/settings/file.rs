@@ -1,12 +1,17 @@
 //! The settings file: TOML, flat.
 
-use std::fs;
-use std::io::ErrorKind;
+use std::fs::File;
+use std::io::{self, ErrorKind, Read};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 
+use nix::libc;
 use toml::de::{DeTable, DeValue};
 
 use super::{Origin, Raw, SettingsError};
+
+/// Bytes that no settings file has.
+const LONGEST: u64 = 1 << 20;
 
 /// The settings of the file at `path` in its order.
 ///
@@ -16,11 +21,29 @@ pub(super) fn read(
     path: &Path,
     named: Option<Origin>,
 ) -> Result<Vec<(String, Raw)>, SettingsError> {
-    match fs::read_to_string(path) {
+    match read_file(path) {
         Ok(text) => parse(path, &text),
         Err(error) if error.kind() == ErrorKind::NotFound && named.is_none() => Ok(Vec::new()),
         Err(error) => Err(SettingsError::file(path, named, error.to_string())),
     }
+}
+
+/// Never waits, as it would for the writer of a pipe: the master reads it again at each reload.
+fn read_file(path: &Path) -> io::Result<String> {
+    let file =
+        File::options().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)?;
+    if file.metadata()?.file_type().is_fifo() {
+        return Err(io::Error::new(
+            ErrorKind::InvalidInput,
+            "it is a pipe, which cannot be read again",
+        ));
+    }
+    let mut text = String::new();
+    // A device may have no end.
+    if file.take(LONGEST).read_to_string(&mut text)? as u64 == LONGEST {
+        return Err(io::Error::new(ErrorKind::InvalidInput, "it is longer than 1 MiB"));
+    }
+    Ok(text)
 }
 
 pub(super) fn parse(path: &Path, text: &str) -> Result<Vec<(String, Raw)>, SettingsError> {
