@@ -373,6 +373,58 @@ fn workers_follow_their_master() {
     });
 }
 
+/// A master that is killed leaves no queue that nobody serves, and no address that nobody can take: not even when
+/// a worker is blocked.
+#[tokio::test]
+async fn a_killed_master_leaves_the_addresses() {
+    let lab = service::lab().args(["--timeout=0", "--bind=unix:lab.sock"]);
+    let mut lab = lab.args(["--graceful-timeout=600"]).start();
+    let address = lab.address();
+    let block = || tokio::spawn(client::get(address, "/block?ms=600000"));
+    let _blocked = block();
+    in_flight(&lab, 1).await;
+    let mut waiting = Vec::new();
+    for _ in 0..50 {
+        waiting.push(TcpStream::connect(address).await.expect("a place in the queue"));
+    }
+    lab.signal(Signal::SIGKILL);
+    lab.wait();
+    // One worker can serve, and it serves who was there.
+    for mut connection in waiting {
+        connection.write_all(b"GET /pid HTTP/1.0\r\n\r\n").await.expect("an open connection");
+        let mut answer = String::new();
+        connection.read_to_string(&mut answer).await.expect("an answer, and no reset");
+        assert!(answer.starts_with("HTTP/1.0 200"), "{answer:?}");
+    }
+    eventually("the port is free", || TcpListener::bind(address).ok());
+    let socket = lab.path("lab.sock");
+    eventually("nobody listens on the Unix socket", || UnixStream::connect(&socket).err());
+    assert!(!lab.log().contains("accept failed"), "{}", lab.log());
+    process::running_in(lab.folder())
+        .into_iter()
+        .for_each(|pid| process::kill(pid, Signal::SIGKILL));
+}
+
+/// The same when no worker can serve: who waits in the queue is told.
+#[tokio::test]
+async fn a_killed_master_and_blocked_workers_leave_nobody_waiting() {
+    let lab = service::lab().args(["--timeout=0", "--workers=1", "--graceful-timeout=600"]);
+    let mut lab = lab.start();
+    let address = lab.address();
+    let _blocked = tokio::spawn(client::get(address, "/block?ms=600000"));
+    in_flight(&lab, 1).await;
+    let mut waiting = TcpStream::connect(address).await.expect("a place in the queue");
+    lab.signal(Signal::SIGKILL);
+    lab.wait();
+    let mut nothing = Vec::new();
+    let told = tokio::time::timeout(Duration::from_secs(20), waiting.read_to_end(&mut nothing));
+    assert!(told.await.expect("it is told").is_err(), "a reset");
+    eventually("the port is free", || TcpListener::bind(address).ok());
+    process::running_in(lab.folder())
+        .into_iter()
+        .for_each(|pid| process::kill(pid, Signal::SIGKILL));
+}
+
 /// Test 26: a killed worker is replaced, pid and cause are in the log, and no connection is refused meanwhile.
 #[tokio::test]
 async fn a_killed_worker_is_replaced_under_load() {

@@ -62,6 +62,11 @@
 //! When the server drains, the connections that wait in a listener's queue are served, and who comes later
 //! is refused. What a worker has to do after its last request it registers with [`Worker::before_exit`].
 //!
+//! If the master is killed, the workers let nobody new in, serve who waits in a queue, finish what is in
+//! flight and leave. Within a second the listeners are closed, also when a worker is blocked, so that the next
+//! master can bind their addresses; who still waits in a queue then gets a reset. Only if every worker is
+//! stopped (SIGSTOP) or is kept from running do the addresses stay taken.
+//!
 //! # Exit codes
 //!
 //! 0: stopped. 1: a wrong setting, an address that cannot be bound, a failed preparation. 3: no worker of

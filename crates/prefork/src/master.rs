@@ -338,6 +338,8 @@ impl<'a> Master<'a> {
         let settings = Arc::clone(settings);
         let listeners =
             self.listeners.iter().map(MasterListener::share).collect::<io::Result<_>>()?;
+        let orphans =
+            self.listeners.iter().map(MasterListener::try_clone).collect::<io::Result<_>>()?;
         let own = self.own.as_ref().ok_or("a child does not fork workers")?;
         let alive = own.alive.try_clone()?;
         let (reader, report) = unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
@@ -354,6 +356,7 @@ impl<'a> Master<'a> {
                     seat,
                     settings,
                     listeners,
+                    orphans,
                     report,
                     alive,
                 };

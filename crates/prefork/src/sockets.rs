@@ -26,7 +26,7 @@ const NO_SYN: [SockFilter; 5] = [
     SockFilter::new(0x06, 0, 0, u32::MAX),
 ];
 
-/// A listening socket of the master.
+/// A listening socket as the master has it, and a worker for the time after the master.
 #[derive(Debug)]
 pub(crate) enum MasterListener {
     Tcp(TcpListener, SocketAddr),
@@ -40,8 +40,8 @@ pub(crate) enum WorkerListener {
     Unix(UnixListener),
 }
 
-/// The file of a Unix socket that this process bound.
-#[derive(Debug)]
+/// The file of a Unix socket that this process, or its master, bound.
+#[derive(Clone, Debug)]
 pub(crate) struct SocketFile {
     path: PathBuf,
     /// Device and inode: another process may have put its own socket in this place since.
@@ -101,6 +101,18 @@ impl MasterListener {
         Ok(match self {
             Self::Tcp(listener, _) => WorkerListener::Tcp(listener.try_clone()?),
             Self::Unix(listener, _) => WorkerListener::Unix(listener.try_clone()?),
+        })
+    }
+
+    /// The same for a process that may have to close it for all.
+    ///
+    /// # Errors
+    ///
+    /// No descriptor is left.
+    pub(crate) fn try_clone(&self) -> io::Result<Self> {
+        Ok(match self {
+            Self::Tcp(listener, address) => Self::Tcp(listener.try_clone()?, *address),
+            Self::Unix(listener, file) => Self::Unix(listener.try_clone()?, file.clone()),
         })
     }
 

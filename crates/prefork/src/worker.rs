@@ -4,15 +4,17 @@
 //! even when the runtime is not; a fresh one runs the runtime and the app. Fresh, because the forked
 //! thread's thread-locals are copies of the master's: every worker would draw the same "random" numbers.
 
+mod watch;
+
 use std::any::Any;
 use std::ffi::CString;
 use std::future::Future;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use farrier_heartbeat::{Pulse, State, keep_beating};
 use farrier_serve::{BoxError, Drain, Level, Listener, Refused, Server};
@@ -20,7 +22,6 @@ use http::{Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
 use nix::fcntl::OFlag;
-use nix::poll::{PollFd, PollFlags};
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
 use nix::unistd::{Pid, getppid, pipe2};
@@ -28,11 +29,12 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::time;
 use tower_service::Service;
 
+use self::watch::Watch;
 use crate::board::{Board, BoardPulse, Seat};
 use crate::exit_work::ExitWork;
 use crate::report::Report;
 use crate::signals::{self, WorkerSignals};
-use crate::sockets::WorkerListener;
+use crate::sockets::{MasterListener, WorkerListener};
 use crate::{Settings, log, stdout, sys};
 
 /// The exit statuses of a worker; the master judges by the board and by how a worker was ended, never by
@@ -52,13 +54,6 @@ const LEAST_EXIT: Duration = Duration::from_millis(250);
 /// What it has when the worker is told to leave at once.
 const QUICK_EXIT: Duration = Duration::from_millis(200);
 
-/// What a worker gets beyond `graceful_timeout` before the process ends in spite of itself: for the server
-/// to cut its connections, and for the least of the work before the exit.
-const GRACE_MARGIN: Duration = Duration::from_millis(450);
-
-/// The same for a worker that was told to leave at once.
-const QUICK: Duration = Duration::from_millis(400);
-
 /// What a worker process knows of itself; the app gets one.
 #[derive(Clone, Debug)]
 pub struct Worker {
@@ -70,10 +65,6 @@ pub struct Worker {
     exit_work: Arc<ExitWork>,
 }
 
-/// A SIGTERM that is not the master's may have gone to the whole process group, and the master may be slower
-/// to hear it: so long its order is waited for. Without it this worker alone was meant.
-const ALONE: Duration = Duration::from_secs(1);
-
 /// What a worker process is made of.
 #[derive(Debug)]
 pub(crate) struct Seed {
@@ -84,6 +75,8 @@ pub(crate) struct Seed {
     pub(crate) seat: Seat,
     pub(crate) settings: Arc<Settings>,
     pub(crate) listeners: Vec<WorkerListener>,
+    /// The same sockets, to be closed if the master cannot.
+    pub(crate) orphans: Vec<MasterListener>,
     /// Where the worker says that it is ready.
     pub(crate) report: OwnedFd,
     /// A pipe whose other end only the master holds: its end is the master's death.
@@ -95,19 +88,6 @@ pub(crate) type RefusedHook = Arc<dyn Fn(&Refused) + Send + Sync>;
 
 /// Runs once before the first worker, on a runtime of a process of its own.
 pub(crate) type Prepare = Box<dyn FnOnce(&Runtime) -> Result<(), BoxError> + Send>;
-
-/// The forked thread's view of the process.
-struct Watch {
-    signals: WorkerSignals,
-    alive: Option<OwnedFd>,
-    /// Ends when the fresh thread does.
-    done: OwnedFd,
-    worker: Worker,
-    /// Somebody else than the master said SIGTERM: when that is an order as well.
-    told_alone: Option<Instant>,
-    /// When the process ends, whatever the fresh thread does.
-    deadline: Option<Instant>,
-}
 
 // === impl Worker ===
 
@@ -206,14 +186,7 @@ where
         settings: seed.settings,
         exit_work: Arc::default(),
     };
-    let watch = Watch {
-        signals,
-        alive: Some(seed.alive),
-        done,
-        worker: worker.clone(),
-        told_alone: None,
-        deadline: None,
-    };
+    let watch = Watch::new(signals, seed.alive, seed.orphans, done, worker.clone());
     let (listeners, report) = (seed.listeners, seed.report);
     thread::scope(|scope| {
         let fresh = thread::Builder::new().name("worker".into()).spawn_scoped(scope, move || {
@@ -411,95 +384,6 @@ impl Worker {
         tokio::select! {
             () = time::sleep_until(least.max(told + self.settings.graceful_timeout)) => {}
             () = quick => {}
-        }
-    }
-}
-
-// === impl Watch ===
-
-impl Watch {
-    /// Waits for the fresh thread's end, and passes orders on to it; past its deadline the process ends
-    /// here.
-    fn until_done(mut self) {
-        loop {
-            let (signalled, orphaned, done) = self.wait();
-            if done {
-                return;
-            }
-            if orphaned {
-                self.alive = None;
-                tracing::warn!(
-                    "the master is gone: the worker finishes what is in flight and leaves"
-                );
-                self.drain();
-            }
-            if signalled {
-                let signals: Vec<Signal> = self.signals.pending().collect();
-                for signal in signals {
-                    match signal {
-                        Signal::SIGTERM if self.worker.pulse.is_dismissed() => self.drain(),
-                        // The master's order comes with a signal of its own.
-                        Signal::SIGTERM => {
-                            self.told_alone.get_or_insert_with(|| Instant::now() + ALONE);
-                        }
-                        Signal::SIGINT | Signal::SIGQUIT => self.stop_now(),
-                        other => {
-                            tracing::debug!(signal = %other, "ignored: this signal is for the master");
-                        }
-                    }
-                }
-            }
-            if self.told_alone.is_some_and(|at| Instant::now() >= at) {
-                self.told_alone = None;
-                self.drain();
-            }
-            if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-                tracing::warn!("the worker did not finish in its time and ends now");
-                // Nothing is flushed: whoever still runs may hold the lock of standard output.
-                sys::exit_now(status::LEFT);
-            }
-        }
-    }
-
-    /// Signals, the master's death, the fresh thread's end: which of them there are.
-    fn wait(&self) -> (bool, bool, bool) {
-        let mut watched = vec![
-            PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
-            PollFd::new(self.done.as_fd(), PollFlags::POLLIN),
-        ];
-        if let Some(alive) = &self.alive {
-            watched.push(PollFd::new(alive.as_fd(), PollFlags::POLLIN));
-        }
-        let deadline = self.told_alone.into_iter().chain(self.deadline).min();
-        signals::poll_until(&mut watched, deadline);
-        let happened = |index: usize| watched.get(index).and_then(PollFd::any).unwrap_or(false);
-        (happened(0), happened(2), happened(1))
-    }
-
-    fn drain(&mut self) {
-        self.told_alone = None;
-        // Not if it drains at all: the app may have begun that, and has no such deadline.
-        if self.deadline.is_some() {
-            return;
-        }
-        self.leave_if_booting();
-        self.worker.pulse.set_state(State::Draining);
-        self.worker.drain.start();
-        self.deadline = Some(Instant::now() + self.worker.settings.graceful_timeout + GRACE_MARGIN);
-    }
-
-    fn stop_now(&mut self) {
-        self.leave_if_booting();
-        self.worker.pulse.set_state(State::Draining);
-        self.worker.drain.stop_now();
-        let deadline = Instant::now() + QUICK;
-        self.deadline = Some(self.deadline.map_or(deadline, |before| before.min(deadline)));
-    }
-
-    /// A worker that serves nobody has nothing to finish.
-    fn leave_if_booting(&self) {
-        if self.worker.pulse.state() == State::Booting {
-            leave(status::LEFT);
         }
     }
 }

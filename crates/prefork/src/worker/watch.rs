@@ -1,0 +1,179 @@
+//! The forked thread of a worker: it is there when the runtime is not.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use farrier_heartbeat::{Pulse, State};
+use nix::poll::{PollFd, PollFlags};
+use nix::sys::signal::Signal;
+
+use super::{Worker, leave, status};
+use crate::signals::{self, WorkerSignals};
+use crate::sockets::MasterListener;
+use crate::sys;
+
+/// What a worker gets beyond `graceful_timeout` before the process ends in spite of itself: for the server
+/// to cut its connections, and for the least of the work before the exit.
+const GRACE_MARGIN: Duration = Duration::from_millis(450);
+
+/// The same for a worker that was told to leave at once.
+const QUICK: Duration = Duration::from_millis(400);
+
+/// A SIGTERM that is not the master's may have gone to the whole process group, and the master may be slower
+/// to hear it: so long its order is waited for. Without it this worker alone was meant.
+const ALONE: Duration = Duration::from_secs(1);
+
+/// How long the workers have to empty a queue before it is looked at, and between two looks.
+const LOOK_AT_QUEUES: Duration = Duration::from_millis(200);
+
+/// How long after the master's death a queue is left to whoever serves it: then the next master can come.
+const SERVED: Duration = Duration::from_millis(700);
+
+/// The forked thread's view of the process.
+pub(super) struct Watch {
+    signals: WorkerSignals,
+    alive: Option<OwnedFd>,
+    /// Copies of the listeners, for when the master is gone.
+    listeners: Vec<MasterListener>,
+    /// The master is gone: when to look at the listeners' queues, and when for the last time.
+    closing: Option<(Instant, Instant)>,
+    /// Ends when the fresh thread does.
+    done: OwnedFd,
+    worker: Worker,
+    /// Somebody else than the master said SIGTERM: when that is an order as well.
+    told_alone: Option<Instant>,
+    /// When the process ends, whatever the fresh thread does.
+    deadline: Option<Instant>,
+}
+
+// === impl Watch ===
+
+impl Watch {
+    /// `done` ends when the fresh thread does.
+    pub(super) fn new(
+        signals: WorkerSignals,
+        alive: OwnedFd,
+        listeners: Vec<MasterListener>,
+        done: OwnedFd,
+        worker: Worker,
+    ) -> Self {
+        Self {
+            signals,
+            alive: Some(alive),
+            listeners,
+            closing: None,
+            done,
+            worker,
+            told_alone: None,
+            deadline: None,
+        }
+    }
+
+    /// Waits for the fresh thread's end, and passes orders on to it; past its deadline the process ends
+    /// here.
+    pub(super) fn until_done(mut self) {
+        loop {
+            let (signalled, orphaned, done) = self.wait();
+            if done {
+                return;
+            }
+            if orphaned {
+                self.alive = None;
+                tracing::warn!(
+                    "the master is gone: the worker finishes what is in flight and leaves"
+                );
+                self.listeners.iter().for_each(MasterListener::take_nobody_new);
+                let now = Instant::now();
+                self.closing = Some((now + LOOK_AT_QUEUES, now + SERVED));
+                self.drain();
+            }
+            if signalled {
+                let signals: Vec<Signal> = self.signals.pending().collect();
+                for signal in signals {
+                    match signal {
+                        Signal::SIGTERM if self.worker.pulse.is_dismissed() => self.drain(),
+                        // The master's order comes with a signal of its own.
+                        Signal::SIGTERM => {
+                            self.told_alone.get_or_insert_with(|| Instant::now() + ALONE);
+                        }
+                        Signal::SIGINT | Signal::SIGQUIT => self.stop_now(),
+                        other => {
+                            tracing::debug!(signal = %other, "ignored: this signal is for the master");
+                        }
+                    }
+                }
+            }
+            self.close_orphans();
+            if self.told_alone.is_some_and(|at| Instant::now() >= at) {
+                self.told_alone = None;
+                self.drain();
+            }
+            if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                tracing::warn!("the worker did not finish in its time and ends now");
+                // Nothing is flushed: whoever still runs may hold the lock of standard output.
+                sys::exit_now(status::LEFT);
+            }
+        }
+    }
+
+    /// Signals, the master's death, the fresh thread's end: which of them there are.
+    fn wait(&self) -> (bool, bool, bool) {
+        let mut watched = vec![
+            PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.done.as_fd(), PollFlags::POLLIN),
+        ];
+        if let Some(alive) = &self.alive {
+            watched.push(PollFd::new(alive.as_fd(), PollFlags::POLLIN));
+        }
+        let look = self.closing.map(|(look, _)| look);
+        let deadline = self.told_alone.into_iter().chain(look).chain(self.deadline).min();
+        signals::poll_until(&mut watched, deadline);
+        let happened = |index: usize| watched.get(index).and_then(PollFd::any).unwrap_or(false);
+        (happened(0), happened(2), happened(1))
+    }
+
+    /// Without a master nobody else closes the listeners: their queues would live on with the last process that
+    /// has them, and a blocked one serves nobody. Closing is for all who share them, so it comes when they had
+    /// their time to empty the queues.
+    fn close_orphans(&mut self) {
+        let now = Instant::now();
+        let Some((look, last)) = self.closing.filter(|(look, _)| now >= *look) else {
+            return;
+        };
+        self.listeners.retain(|listener| {
+            let is_served = now < last && listener.has_queue();
+            if !is_served {
+                listener.close_for_all();
+            }
+            is_served
+        });
+        self.closing = (!self.listeners.is_empty()).then_some((look + LOOK_AT_QUEUES, last));
+    }
+
+    fn drain(&mut self) {
+        self.told_alone = None;
+        // Not if it drains at all: the app may have begun that, and has no such deadline.
+        if self.deadline.is_some() {
+            return;
+        }
+        self.leave_if_booting();
+        self.worker.pulse.set_state(State::Draining);
+        self.worker.drain.start();
+        self.deadline = Some(Instant::now() + self.worker.settings.graceful_timeout + GRACE_MARGIN);
+    }
+
+    fn stop_now(&mut self) {
+        self.leave_if_booting();
+        self.worker.pulse.set_state(State::Draining);
+        self.worker.drain.stop_now();
+        let deadline = Instant::now() + QUICK;
+        self.deadline = Some(self.deadline.map_or(deadline, |before| before.min(deadline)));
+    }
+
+    /// A worker that serves nobody has nothing to finish.
+    fn leave_if_booting(&self) {
+        if self.worker.pulse.state() == State::Booting {
+            leave(status::LEFT);
+        }
+    }
+}
