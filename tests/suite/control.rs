@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 
 use harness::eventually;
+use harness::process::{self, Signal};
 use harness::service;
 
 #[test]
@@ -100,7 +101,7 @@ fn a_reload_that_fails_says_why_and_is_an_error() {
         ("fail", "LAB_BOOT said so"),
         ("exit", "exit status 0"),
         ("panic", "it panicked"),
-        ("hang", "not within boot_timeout"),
+        ("hang", "it did not become ready within boot_timeout"),
     ] {
         fs::write(lab.path("boot"), boot).unwrap();
         fails(&["the reload failed", reason, "the old workers stay"]);
@@ -139,9 +140,38 @@ fn who_waits_for_a_reload_hears_that_the_server_stops() {
     let mut client = BufReader::new(client);
     // A second one is answered: the first only waits.
     assert_eq!(lab.status()["state"], "reloading");
-    lab.signal(harness::process::Signal::SIGTERM);
+    lab.signal(Signal::SIGTERM);
     let mut answer = String::new();
     client.read_line(&mut answer).unwrap();
     assert!(answer.starts_with("{\"ok\":false") && answer.contains("the server stops"), "{answer}");
     assert_eq!(lab.wait().code(), Some(0));
+}
+
+/// A slot that waits for its next try says why, and until when.
+#[test]
+fn status_tells_of_a_slot_that_fails() {
+    let lab = service::lab().args(["--workers=1"]).env("LAB_BOOT_FILE", "boot").start();
+    assert_eq!(lab.status()["slots"][0]["last_exit"], serde_json::Value::Null);
+    fs::write(lab.path("boot"), "fail").unwrap();
+    lab.workers().iter().for_each(|&pid| process::kill(pid, Signal::SIGKILL));
+    let slot = eventually("it waits", || {
+        let slot = lab.status()["slots"][0].clone();
+        slot["retry_in"].as_f64().is_some_and(|wait| wait > 1.0).then_some(slot)
+    });
+    assert!(slot["failures"].as_u64().unwrap() >= 3, "{slot}");
+    assert!(slot["last_exit"]["how"].as_str().unwrap().contains("LAB_BOOT said so"), "{slot}");
+    assert!(slot["last_exit"]["age"].as_f64().unwrap() < 60.0, "{slot}");
+    let text = String::from_utf8(lab.ctl(&["status"]).stdout).unwrap();
+    let line = text.lines().find(|line| line.starts_with("slot 0: "));
+    let line = line.unwrap_or_else(|| panic!("no line: {text}"));
+    assert!(line.contains("LAB_BOOT said so") && line.contains("next try in "), "{line}");
+
+    // And of one whose worker was replaced at once.
+    let lab = service::lab().start();
+    process::kill(lab.workers()[0], Signal::SIGKILL);
+    eventually("it is told", || {
+        let slots = lab.status()["slots"].clone();
+        let mut exits = slots.as_array()?.iter().map(|slot| slot["last_exit"]["how"].clone());
+        exits.any(|how| how == "SIGKILL").then_some(())
+    });
 }

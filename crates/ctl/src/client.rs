@@ -42,7 +42,24 @@ pub(crate) struct Status {
     pub(crate) generation: u64,
     pub(crate) target: usize,
     pub(crate) listeners: Vec<String>,
+    pub(crate) slots: Vec<Slot>,
     pub(crate) workers: Vec<Worker>,
+}
+
+/// A worker's place.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Slot {
+    pub(crate) slot: usize,
+    pub(crate) failures: u64,
+    pub(crate) retry_in: Option<f64>,
+    pub(crate) last_exit: Option<Exit>,
+}
+
+/// The last end of a worker that nobody has ordered.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Exit {
+    pub(crate) how: String,
+    pub(crate) age: f64,
 }
 
 /// One worker process.

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::time::{Duration, SystemTime};
 
-use crate::client::{Status, Worker};
+use crate::client::{Slot, Status, Worker};
 
 const HEADINGS: [&str; 9] =
     ["SLOT", "PID", "GENERATION", "STATE", "BEAT", "REQUESTS", "IN FLIGHT", "UP", "OLDEST REQUEST"];
@@ -39,14 +39,28 @@ pub(crate) fn render(status: &Status) -> String {
         text.push_str(line.trim_end());
         text.push('\n');
     }
+    let mut exits = status.slots.iter().filter_map(line).peekable();
+    if exits.peek().is_some() {
+        text.push('\n');
+    }
+    text.extend(exits);
     text
+}
+
+/// What went wrong in a slot, if anything did.
+fn line(slot: &Slot) -> Option<String> {
+    let mut line = format!("slot {}: ", slot.slot);
+    if let Some(wait) = slot.retry_in {
+        let _ = write!(line, "next try in {} after {} failures; ", span(wait), slot.failures);
+    }
+    let exit = slot.last_exit.as_ref()?;
+    let _ = writeln!(line, "last exit {} ago: {}", span(exit.age), harmless(&exit.how));
+    Some(line)
 }
 
 fn row(worker: &Worker, now: f64) -> [String; HEADINGS.len()] {
     let oldest = worker.oldest.as_ref().map_or_else(String::new, |oldest| {
-        // The path is the client's: nothing in it may move the cursor.
-        let request: String = oldest.request.chars().filter(|c| !c.is_control()).collect();
-        format!("{request} ({})", span(oldest.age))
+        format!("{} ({})", harmless(&oldest.request), span(oldest.age))
     });
     [
         worker.slot.to_string(),
@@ -59,6 +73,11 @@ fn row(worker: &Worker, now: f64) -> [String; HEADINGS.len()] {
         span(now - worker.started),
         oldest,
     ]
+}
+
+/// What comes from a client or an app: nothing in it may move the cursor.
+fn harmless(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).collect()
 }
 
 /// A length of time in its two largest units.
@@ -96,7 +115,9 @@ mod tests {
     #[test]
     fn a_table_has_a_row_per_worker() {
         let line = r#"{"ok":true,"name":"app","version":"0.1.0","pid":7,"state":"running","uptime":3.5,
-            "generation":2,"target":2,"listeners":["127.0.0.1:80"],"workers":[
+            "generation":2,"target":2,"listeners":["127.0.0.1:80"],"slots":[
+            {"slot":0,"failures":0,"retry_in":null,"last_exit":null},
+            {"slot":1,"failures":4,"retry_in":12.0,"last_exit":{"how":"exit status 3","age":2.0}}],"workers":[
             {"slot":0,"pid":8,"generation":2,"state":"ready","beat_age":0.1,"requests":12,"in_flight":1,
              "oldest":{"request":"GET /\u001b[2J","age":1.5},"started":0.0},
             {"slot":1,"pid":9,"generation":2,"state":"booting","beat_age":0.1,"requests":0,"in_flight":0,
@@ -104,6 +125,8 @@ mod tests {
         let text = render(&serde_json::from_str(line).unwrap());
         assert!(text.contains("1 of 2 workers ready") && text.contains("127.0.0.1:80"), "{text}");
         assert!(text.contains("GET /[2J (1.5 s)"), "{text}");
-        assert_eq!(text.lines().count(), 6, "{text}");
+        let last = "slot 1: next try in 12 s after 4 failures; last exit 2.0 s ago: exit status 3";
+        assert_eq!(text.lines().last(), Some(last));
+        assert_eq!(text.lines().count(), 8, "{text}");
     }
 }

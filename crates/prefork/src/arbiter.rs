@@ -188,6 +188,11 @@ impl Arbiter {
         Some((member.slot, member.generation, member.stage))
     }
 
+    /// How often a slot's worker has failed in a row, and when the next one is forked, if that has to wait.
+    pub(crate) fn failures(&self, slot: usize) -> (u32, Option<Instant>) {
+        self.slots.get(slot).map_or((0, None), |slot| (slot.failures, slot.retry_at))
+    }
+
     fn spawned(&mut self, pid: Pid, slot: usize, generation: u64, now: Instant) {
         if let Some(slot) = self.slots.get_mut(slot) {
             slot.spawning = false;
@@ -271,7 +276,7 @@ impl Arbiter {
         // The canary of a reload died before it was ready: the old generation stays.
         if member.ready_at.is_none() && member.generation == self.generation {
             if let Some(trial) = self.trial.take() {
-                actions.push(Action::Revert { generation: self.generation });
+                actions.push(Action::Revert { generation: self.generation, slot: member.slot });
                 self.unfinished = false;
                 self.generation = trial.former;
                 self.limits = trial.limits;

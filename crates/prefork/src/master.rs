@@ -18,7 +18,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{self, getpid};
 
 use self::words::Ending;
-use crate::arbiter::{Action, Arbiter, Event, Limits, Order, Phase, Pid, Strike, Verdict, Why};
+use crate::arbiter::{
+    Action, Arbiter, Event, Limits, Order, Phase, Pid, Stage, Strike, Verdict, Why,
+};
 use crate::audit::{audit, close_inherited};
 use crate::board::{Board, Seat};
 use crate::control::{self, Command, Control, Reply};
@@ -45,8 +47,8 @@ pub(crate) struct Master<'a> {
     reread: Option<Settings>,
     /// How the last reload went; `None` before the first is over.
     last_reload: Option<Result<(), String>>,
-    /// Why the worker that is being buried was never ready, if it was not.
-    failed_boot: Option<String>,
+    /// By slot how its last worker ended that nobody had told to, and when.
+    exits: BTreeMap<usize, (String, Instant)>,
     board: Arc<Board>,
     listeners: Vec<MasterListener>,
     /// When to look at the listeners' queues again; `None` until the server stops.
@@ -147,7 +149,7 @@ impl<'a> Master<'a> {
             generations: BTreeMap::from([(generation, Arc::new(settings))]),
             reread: None,
             last_reload: None,
-            failed_boot: None,
+            exits: BTreeMap::new(),
             board,
             addresses: listeners.iter().map(MasterListener::to_string).collect(),
             listeners,
@@ -244,7 +246,9 @@ impl<'a> Master<'a> {
                     Event::Spawned { pid, slot, generation }
                 }
                 Err(error) => {
-                    tracing::error!(slot, generation, "no worker could be forked: {error}");
+                    let how = format!("no worker could be forked: {error}");
+                    tracing::error!(slot, generation, "{how}");
+                    self.note_exit(slot, how);
                     Event::SpawnFailed { slot }
                 }
             }),
@@ -259,6 +263,9 @@ impl<'a> Master<'a> {
                 }
                 if let Some(child) = self.children.get(&pid) {
                     self.board.dismiss(child.seat);
+                    if matches!(why, Why::BootTimeout | Why::Hung) {
+                        self.note_exit(child.slot, why.to_string());
+                    }
                 }
                 strike(pid, signal, why);
                 None
@@ -271,10 +278,9 @@ impl<'a> Master<'a> {
                 }
                 Some(Event::Reread(self.read_settings()))
             }
-            Action::Revert { generation } => {
+            Action::Revert { generation, slot } => {
                 self.generations.remove(&generation);
-                let reason = self.failed_boot.take();
-                let reason = reason.as_deref().unwrap_or("not within boot_timeout");
+                let reason = self.exits.get(&slot).map_or("unknown", |(how, _)| how);
                 let why = format!(
                     "the reload failed: its first worker did not become ready: {reason}; the old workers stay"
                 );
@@ -501,12 +507,19 @@ impl<'a> Master<'a> {
         if let Some(child) = self.children.remove(&pid) {
             self.write_obituary(pid, &child, ending);
             self.board.free(child.seat);
-            self.failed_boot = Some(child.failure.unwrap_or_else(|| ending.to_string()));
+            let stage = self.arbiter.worker(pid).map(|(_, _, stage)| stage);
+            if matches!(stage, Some(Stage::Booting { .. } | Stage::Ready)) {
+                let how = child.failure.unwrap_or_else(|| ending.to_string());
+                self.note_exit(child.slot, how);
+            }
         } else {
             tracing::debug!(process = pid, "reaped a process that is no worker: {ending}");
         }
         self.feed(Event::Gone { pid, success: ending.is_success() });
-        self.failed_boot = None;
+    }
+
+    fn note_exit(&mut self, slot: usize, how: String) {
+        self.exits.insert(slot, (how, Instant::now()));
     }
 
     /// The settings as they are now, as far as a reload can change them.

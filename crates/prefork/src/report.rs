@@ -31,7 +31,10 @@ impl Report {
     pub(crate) fn of(bytes: &[u8]) -> Self {
         match bytes {
             [] => Self::None,
-            [b'f', why @ ..] => Self::Failure(String::from_utf8_lossy(why).into_owned()),
+            // It becomes a part of lines.
+            [b'f', why @ ..] => {
+                Self::Failure(String::from_utf8_lossy(why).replace(char::is_control, " "))
+            }
             _ => Self::Ready,
         }
     }

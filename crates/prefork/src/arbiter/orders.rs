@@ -69,8 +69,8 @@ pub(crate) enum Action {
     Signal { pid: Pid, signal: Strike, why: Why },
     /// Read the settings again; the answer is [`Event::Reread`].
     Reread,
-    /// The settings of the generation that failed to start are void.
-    Revert { generation: u64 },
+    /// The settings of the generation that failed to start, in this slot, are void.
+    Revert { generation: u64, slot: usize },
     /// A new generation serves, and its settings are proven.
     Proven { generation: u64 },
     /// A reload is over: every worker is of the new generation.

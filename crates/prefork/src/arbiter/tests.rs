@@ -289,7 +289,7 @@ fn a_canary_that_dies_leaves_the_old_generation_as_it_was() {
     world.order(Order::Reload);
     let canary = *world.pids().last().unwrap();
     world.die(canary);
-    assert!(world.log.contains(&Action::Revert { generation: 2 }));
+    assert!(world.log.contains(&Action::Revert { generation: 2, slot: 0 }));
     world.live(Duration::from_secs(5));
     assert!(!world.log.iter().any(|action| matches!(action, Action::Reloaded { .. })));
     assert_eq!(world.pids(), before);

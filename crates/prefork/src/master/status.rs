@@ -1,6 +1,6 @@
 //! What `status` answers, as JSON.
 
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use serde::Serialize;
 
@@ -23,6 +23,7 @@ pub(super) struct Status<'a> {
     listeners: &'a [String],
     /// How the last reload went; null before the first is over.
     last_reload: Option<ReloadStatus<'a>>,
+    slots: Vec<SlotStatus<'a>>,
     workers: Vec<WorkerStatus>,
 }
 
@@ -32,6 +33,26 @@ pub(super) struct ReloadStatus<'a> {
     ok: bool,
     /// Why it failed, if it did.
     error: Option<&'a str>,
+}
+
+/// A worker's place.
+#[derive(Debug, Serialize)]
+pub(super) struct SlotStatus<'a> {
+    slot: usize,
+    /// Workers in a row that failed.
+    failures: u32,
+    /// Seconds until the next one is forked, if that has to wait.
+    retry_in: Option<f64>,
+    /// The last end that nobody has ordered.
+    last_exit: Option<ExitStatus<'a>>,
+}
+
+/// How a worker ended.
+#[derive(Debug, Serialize)]
+pub(super) struct ExitStatus<'a> {
+    how: &'a str,
+    /// Seconds.
+    age: f64,
 }
 
 /// One worker process.
@@ -89,7 +110,22 @@ impl Master<'_> {
                 ok: how.is_ok(),
                 error: how.as_ref().err().map(String::as_str),
             }),
+            slots: (0..self.arbiter.target()).map(|slot| self.slot_status(slot)).collect(),
             workers,
+        }
+    }
+
+    fn slot_status(&self, slot: usize) -> SlotStatus<'_> {
+        let (failures, retry_at) = self.arbiter.failures(slot);
+        let wait = |at: Instant| at.saturating_duration_since(Instant::now()).as_secs_f64();
+        SlotStatus {
+            slot,
+            failures,
+            retry_in: retry_at.map(wait),
+            last_exit: self
+                .exits
+                .get(&slot)
+                .map(|(how, when)| ExitStatus { how, age: when.elapsed().as_secs_f64() }),
         }
     }
 
