@@ -51,7 +51,7 @@
 //! To the master: TERM drains and stops, INT and QUIT stop at once, HUP reads the settings again and
 //! replaces the workers one by one, each only when its successor is ready, TTIN and TTOU make one worker
 //! more or fewer. Other signals of gunicorn's (USR1, USR2, WINCH) are logged and ignored, as is every other
-//! one that would end the master, such as ALRM or a real-time one.
+//! one that would end master or worker, such as ALRM or a real-time one.
 //!
 //! Workers ignore all but TERM, INT and QUIT, so a signal to the whole process group does no harm. A TERM
 //! that somebody else than the master sends to a worker is obeyed a second later: by then the master has

@@ -26,7 +26,7 @@ use crate::board::{Board, Seat};
 use crate::control::{self, Command, Control, Reply};
 use crate::pidfile::Pidfile;
 use crate::report::Report;
-use crate::signals::{Signals, poll_until};
+use crate::signals::{self, Signals, poll_until};
 use crate::sockets::MasterListener;
 use crate::sys::{self, Forked};
 use crate::worker::{self, Prepare, Seed};
@@ -454,8 +454,8 @@ impl<'a> Master<'a> {
                     continue;
                 }
                 Ok(signal) => signal,
-                Err(number) => {
-                    tracing::warn!("signal {number} is not supported and ignored");
+                stray @ Err(_) => {
+                    signals::note_stray(stray);
                     continue;
                 }
             };
@@ -470,8 +470,8 @@ impl<'a> Master<'a> {
                     tracing::debug!("SIGWINCH is ignored");
                     continue;
                 }
-                other => {
-                    tracing::warn!("{other} is not supported and ignored");
+                stray => {
+                    signals::note_stray(Ok(stray));
                     continue;
                 }
             };

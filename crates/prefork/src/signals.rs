@@ -6,6 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use nix::libc;
 use nix::poll::{PollFd, PollTimeout, poll};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -14,8 +15,8 @@ use signal_hook::iterator::exfiltrator::SignalOnly;
 
 use crate::sys;
 
-/// gunicorn's vocabulary. A worker reads the same ones, so that none sent to the whole process group
-/// ends it.
+/// gunicorn's vocabulary. A worker reads the same ones, and all other [`STRAYS`], so that none sent to the
+/// whole process group ends it.
 const ORDERS: [Signal; 9] = [
     Signal::SIGTERM,
     Signal::SIGINT,
@@ -26,6 +27,17 @@ const ORDERS: [Signal; 9] = [
     Signal::SIGTTIN,
     Signal::SIGTTOU,
     Signal::SIGWINCH,
+];
+
+/// What else would end a process that does not expect it; an app that does has its own handlers.
+const STRAYS: [Signal; 7] = [
+    Signal::SIGALRM,
+    Signal::SIGVTALRM,
+    Signal::SIGPROF,
+    Signal::SIGIO,
+    Signal::SIGPWR,
+    Signal::SIGXCPU,
+    Signal::SIGXFSZ,
 ];
 
 /// Those that stay as they are in the master: faults of its own code, job control (TTIN and TTOU are
@@ -53,8 +65,8 @@ pub(crate) struct Signals(SignalFd);
 
 /// The signals that a worker takes as events.
 ///
-/// None is blocked, but those of a terminal where there is one: the app's own children would inherit that, and its own handlers never run. A handler
-/// writes to a socket instead, and the app's come beside it.
+/// None is blocked, but those of a terminal where there is one: the app's own children would inherit that,
+/// and its own handlers never run. A handler writes to a socket instead, and the app's come beside it.
 #[derive(Debug)]
 pub(crate) struct WorkerSignals(SignalDelivery<UnixStream, SignalOnly>);
 
@@ -101,15 +113,16 @@ impl AsFd for Signals {
 // === impl WorkerSignals ===
 
 impl WorkerSignals {
-    /// The orders only: children of a worker are the app's.
+    /// Not SIGCHLD: children of a worker are the app's.
     ///
     /// # Errors
     ///
     /// The kernel's: no descriptor.
     pub(crate) fn take() -> io::Result<Self> {
         let (read, write) = UnixStream::pair()?;
-        let orders = ORDERS.map(|signal| signal as i32);
-        let delivery = SignalDelivery::with_pipe(read, write, SignalOnly, orders)?;
+        let named = ORDERS.into_iter().chain(STRAYS).map(|signal| signal as i32);
+        let all = named.chain(libc::SIGRTMIN()..=libc::SIGRTMAX());
+        let delivery = SignalDelivery::with_pipe(read, write, SignalOnly, all)?;
         // On a terminal a line of the log, from the background, would bring the whole group a SIGTTOU.
         let mut blocked = SigSet::empty();
         if io::stderr().is_terminal() {
@@ -122,8 +135,8 @@ impl WorkerSignals {
     }
 
     /// The signals that are waiting.
-    pub(crate) fn pending(&mut self) -> impl Iterator<Item = Signal> {
-        self.0.pending().filter_map(|number| Signal::try_from(number).ok())
+    pub(crate) fn pending(&mut self) -> impl Iterator<Item = Came> {
+        self.0.pending().map(|number| Signal::try_from(number).map_err(|_| number))
     }
 }
 
@@ -140,6 +153,19 @@ impl AsFd for WorkerSignals {
 /// None that the kernel documents for this call.
 pub(crate) fn reset() -> nix::Result<()> {
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
+}
+
+/// Whether a signal is one of gunicorn's vocabulary.
+pub(crate) fn is_order(signal: Signal) -> bool {
+    ORDERS.contains(&signal)
+}
+
+/// Says what becomes of a signal that the launcher has no use for.
+pub(crate) fn note_stray(came: Came) {
+    match came {
+        Ok(signal) => tracing::warn!("{signal} is not supported and ignored"),
+        Err(number) => tracing::warn!("signal {number} is not supported and ignored"),
+    }
 }
 
 /// Polls until something happens or `deadline` has passed; never returns before the deadline without

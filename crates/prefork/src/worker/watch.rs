@@ -8,7 +8,7 @@ use nix::poll::{PollFd, PollFlags};
 use nix::sys::signal::Signal;
 
 use super::{Worker, leave, status};
-use crate::signals::{self, WorkerSignals};
+use crate::signals::{self, Came, WorkerSignals};
 use crate::sockets::MasterListener;
 use crate::sys;
 
@@ -88,18 +88,19 @@ impl Watch {
                 self.drain();
             }
             if signalled {
-                let signals: Vec<Signal> = self.signals.pending().collect();
+                let signals: Vec<Came> = self.signals.pending().collect();
                 for signal in signals {
                     match signal {
-                        Signal::SIGTERM if self.worker.pulse.is_dismissed() => self.drain(),
+                        Ok(Signal::SIGTERM) if self.worker.pulse.is_dismissed() => self.drain(),
                         // The master's order comes with a signal of its own.
-                        Signal::SIGTERM => {
+                        Ok(Signal::SIGTERM) => {
                             self.told_alone.get_or_insert_with(|| Instant::now() + ALONE);
                         }
-                        Signal::SIGINT | Signal::SIGQUIT => self.stop_now(),
-                        other => {
-                            tracing::debug!(signal = %other, "ignored: this signal is for the master");
+                        Ok(Signal::SIGINT | Signal::SIGQUIT) => self.stop_now(),
+                        Ok(order) if signals::is_order(order) => {
+                            tracing::debug!(signal = %order, "ignored: this signal is for the master");
                         }
+                        stray => signals::note_stray(stray),
                     }
                 }
             }
