@@ -267,6 +267,13 @@ impl Activity {
         (!busy).then(|| self.last_waiting())
     }
 
+    /// Since when it is kept alive for a next request of which no byte has come; `None` if it is not, and
+    /// once the server drains.
+    pub(crate) fn idle_since(&self) -> Option<Instant> {
+        let is_idle = self.waiting() == Some(Waiting::Idle) && !self.is_draining();
+        is_idle.then(|| self.at(&self.since))
+    }
+
     fn last_waiting(&self) -> Waiting {
         match self.waiting.load(Relaxed) {
             0 => Waiting::Silent,
@@ -279,7 +286,7 @@ impl Activity {
     pub(crate) fn look(&self, limits: &Limits) -> Finding {
         let Limits { keepalive, header_read, drain_idle } = *limits;
         let now = Instant::now();
-        let at = |nanos: &AtomicU64| self.accepted + Duration::from_nanos(nanos.load(Relaxed));
+        let at = |nanos| self.at(nanos);
         let idle_over =
             self.is_draining().then(|| at(&self.draining).max(at(&self.since)) + drain_idle);
         let shortest = keepalive.min(header_read).min(idle_over.map_or(keepalive, |_| drain_idle));
@@ -303,6 +310,10 @@ impl Activity {
 
     fn note_since(&self) {
         self.since.store(self.now(), Relaxed);
+    }
+
+    fn at(&self, nanos: &AtomicU64) -> Instant {
+        self.accepted + Duration::from_nanos(nanos.load(Relaxed))
     }
 
     /// Nanoseconds since the accept.

@@ -11,12 +11,13 @@ use http_body::Body;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
-use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::sync::watch;
 use tokio::time::{self, Instant};
 use tower_service::Service;
 
 use crate::activity::{Activity, Finding, Limits};
 use crate::handler::Handler;
+use crate::places::Place;
 use crate::refused::{Hook, Refused};
 use crate::socket::{Socket, Stream};
 use crate::{BoxError, Peer};
@@ -50,7 +51,7 @@ pub(crate) struct Accepted {
     pub(crate) stream: Stream,
     pub(crate) peer: Peer,
     pub(crate) phase: watch::Receiver<Phase>,
-    pub(crate) place: OwnedSemaphorePermit,
+    pub(crate) place: Place,
 }
 
 // === impl Protocol ===
@@ -63,7 +64,8 @@ impl Protocol {
         Self { builder, limits, refused }
     }
 
-    /// Serves a connection until it is closed, or is upgraded, or is cut.
+    /// Serves a connection until it is closed, or is upgraded, or is cut. It wants a task of its own, which
+    /// keeps its waker from begin to end.
     pub(crate) async fn serve<S, B>(&self, accepted: Accepted, service: S)
     where
         S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
@@ -71,9 +73,11 @@ impl Protocol {
         S::Error: Into<BoxError>,
         B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
     {
-        let Accepted { stream, peer, mut phase, place } = accepted;
+        let Accepted { stream, peer, mut phase, place: Place { permit, holder } } = accepted;
         let activity = Activity::new();
-        let socket = Socket::new(stream, Arc::clone(&activity), phase.clone(), place);
+        let task = future::poll_fn(|cx| Poll::Ready(cx.waker().clone())).await;
+        holder.serves(&activity, task);
+        let socket = Socket::new(stream, Arc::clone(&activity), phase.clone(), permit);
         let handler = Handler::new(service, peer, Arc::clone(&activity));
         let io = TokioIo::new(socket);
         let mut connection = pin!(self.builder.serve_connection_with_upgrades(io, handler));
@@ -95,6 +99,11 @@ impl Protocol {
                     Poll::Ready(ended) => Poll::Ready(Some(ended)),
                     // Also when it turns out to be HTTP/2 only after the phase has come.
                     Poll::Pending if activity.is_http2() && activity.is_draining() => {
+                        Poll::Ready(None)
+                    }
+                    // What has arrived already is a request, not idleness.
+                    Poll::Pending if holder.must_leave() => {
+                        tracing::debug!(%peer, "idle for longest, closed for a client that waits");
                         Poll::Ready(None)
                     }
                     Poll::Pending => Poll::Pending,
@@ -122,6 +131,8 @@ impl Protocol {
             }
         }
 
+        // Nobody asks for its place again, however long it takes.
+        drop(holder);
         activity.note_going_away();
         connection.as_mut().graceful_shutdown();
         loop {

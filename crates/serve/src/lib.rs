@@ -56,6 +56,7 @@ mod goaway;
 mod handler;
 mod linger;
 mod listener;
+mod places;
 mod refused;
 mod server;
 mod socket;

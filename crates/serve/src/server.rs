@@ -11,13 +11,14 @@ use std::time::Duration;
 use http::{Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{Semaphore, watch};
 use tokio::task;
 use tokio::time::{self, Instant};
 use tower_service::Service;
 
 use crate::activity::Limits;
 use crate::connection::{Accepted, Phase, Protocol};
+use crate::places::{Place, Places};
 use crate::refused::Hook;
 use crate::socket::Stream;
 use crate::{Drain, Level, Listener, Peer, Refused};
@@ -57,12 +58,12 @@ pub struct Drained {
     pub cut: usize,
 }
 
-/// What to do with listeners in whose queues no connection waits.
+/// What to do with listeners in whose queues no connection waits, and with one that waits for a place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Queue {
-    /// Wait for one.
+    /// Wait for one, and ask an idle connection for its place.
     Wait,
-    /// Leave them.
+    /// Leave them, and ask nobody: a drain has its own rules for who is idle.
     Leave,
 }
 
@@ -71,7 +72,7 @@ struct Acceptor {
     listeners: Vec<Listener>,
     /// Which listener is asked first; the one after the last that gave a connection.
     next: usize,
-    places: Arc<Semaphore>,
+    places: Places,
 }
 
 // === impl Server ===
@@ -121,6 +122,13 @@ impl<S> Server<S> {
     ///
     /// Upgraded connections count until they are closed. At the limit the server stops accepting: what
     /// comes then waits in the kernel's queue, where another process that shares the listener finds it.
+    ///
+    /// When a newcomer waits at the limit, an idle connection makes room: the one that is idle for longest, if
+    /// that is more than a second, which is fixed. It is closed as after [`keepalive`](Self::keepalive),
+    /// HTTP/2 with GOAWAY; a next one only if another newcomer waits, or if the place is not free within a
+    /// second. Idle is what was kept alive and has sent no byte of a next request, so upgraded connections
+    /// stay, and so do those that have not sent anything yet. With none to close, newcomers wait for a place.
+    /// That they wait is logged as a warning, once a minute at most. A draining server closes nothing so.
     ///
     /// It counts connections, not requests: an HTTP/2 connection carries as many streams at once as hyper
     /// allows unless told otherwise (200 with hyper 1.12).
@@ -206,8 +214,9 @@ impl<S> Server<S> {
     /// - Behind a request *with* a body, half a head that came in the same packet as the body's end counts as
     ///   idleness: only hyper knows where the body ended.
     /// - When a service answers and leaves the request's body to a task that reads on for longer than
-    ///   [`keepalive`](Self::keepalive) or [`header_read_timeout`](Self::header_read_timeout), the HTTP/1
-    ///   connection is closed at the end of that body, though its client was not told.
+    ///   [`keepalive`](Self::keepalive) or [`header_read_timeout`](Self::header_read_timeout), or than a
+    ///   second at the limit of [`worker_connections`](Self::worker_connections), the HTTP/1 connection is
+    ///   closed at the end of that body, though its client was not told.
     /// - An HTTP/2 client that is silent for two seconds after GOAWAY, does not answer the PING that comes
     ///   with it, and waits for no response, is disconnected.
     ///
@@ -229,7 +238,7 @@ impl<S> Server<S> {
         let places = Arc::new(Semaphore::new(limit as usize));
         let phases = watch::Sender::new(Phase::Serving);
         let protocol = Arc::new(self.protocol());
-        let spawn = |(stream, peer, place): (Stream, Peer, OwnedSemaphorePermit)| {
+        let spawn = |(stream, peer, place): (Stream, Peer, Place)| {
             let mut phase = phases.subscribe();
             if *phase.borrow() != Phase::Serving {
                 phase.mark_changed();
@@ -239,8 +248,11 @@ impl<S> Server<S> {
             task::spawn(async move { protocol.serve(accepted, service).await });
         };
 
-        let mut acceptor =
-            Acceptor { listeners: self.listeners, next: 0, places: Arc::clone(&places) };
+        let mut acceptor = Acceptor {
+            listeners: self.listeners,
+            next: 0,
+            places: Places::new(limit, Arc::clone(&places)),
+        };
         let mut started = pin!(drain.started());
         loop {
             tokio::select! {
@@ -315,9 +327,11 @@ impl<S> fmt::Debug for Server<S> {
 
 impl Acceptor {
     /// Waits for a place and then takes a connection; `None` if there is none to be left with.
-    async fn accept(&mut self, queue: Queue) -> Option<(Stream, Peer, OwnedSemaphorePermit)> {
-        // Nobody closes the semaphore.
-        let place = Arc::clone(&self.places).acquire_owned().await.ok()?;
+    async fn accept(&mut self, queue: Queue) -> Option<(Stream, Peer, Place)> {
+        let place = match queue {
+            Queue::Wait => self.places.take_or_ask(&self.listeners).await,
+            Queue::Leave => self.places.take().await,
+        }?;
         let mut pause = SHORTEST_PAUSE;
         loop {
             let accepted = future::poll_fn(|cx| match self.poll_accept(cx) {

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "in a test it is an assertion")]
 
 mod drain;
+mod full;
 mod limits;
 mod refused;
 mod replace;

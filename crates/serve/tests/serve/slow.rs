@@ -5,19 +5,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::Request as AxumRequest;
 use axum::extract::ws::{Message, WebSocketUpgrade};
 use axum::routing::get;
 use http::Request;
-use http_body_util::BodyExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::sync::mpsc::{self, UnboundedReceiver};
 use tokio_tungstenite::client_async;
 
 use crate::support::{
-    BIG, LARGE, PING, Running, connect_http2, count_frames, mute_http2, read_body, read_whole,
-    soon, start, start_app, until,
+    BIG, LARGE, PING, Running, connect_http2, count_frames, early_answers, mute_http2, read_body,
+    read_whole, soon, start, start_app, until,
 };
 
 /// Long enough that a limit which is ignored is seen.
@@ -203,19 +200,6 @@ async fn an_upload_that_goes_on_after_its_response_is_finished_in_a_drain() {
     http1.end().await.unwrap();
     soon(connection).await.unwrap().unwrap();
     assert_eq!(server.drained().await.cut, 0);
-}
-
-/// A service that leaves each request's body to a task of its own, and the bytes that those have read.
-fn early_answers() -> (Router, UnboundedReceiver<Result<usize, axum::Error>>) {
-    let (send, receive) = mpsc::unbounded_channel();
-    let answer = |request: AxumRequest| async move {
-        tokio::spawn(async move {
-            let body = request.into_body().collect().await;
-            let _ = send.send(body.map(|body| body.to_bytes().len()));
-        });
-        "accepted"
-    };
-    (Router::new().route("/", get(|| async { "" }).post(answer)), receive)
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
+use axum::extract::Request;
 use axum::extract::ws::{Message, WebSocketUpgrade};
 use axum::response::Response;
 use axum::routing::get;
@@ -15,9 +16,11 @@ use farrier_serve::{Drain, Drained, Listener, Server};
 use futures_util::stream::{self, StreamExt};
 use h2::RecvStream;
 use h2::client::{ResponseFuture, SendRequest};
+use http_body_util::BodyExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
+use tokio::sync::mpsc::{self, UnboundedReceiver};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
@@ -148,6 +151,19 @@ async fn echo(upgrade: WebSocketUpgrade) -> Response {
             }
         }
     })
+}
+
+/// A service that leaves each request's body to a task of its own, and the bytes that those have read.
+pub(crate) fn early_answers() -> (Router, UnboundedReceiver<Result<usize, axum::Error>>) {
+    let (send, receive) = mpsc::unbounded_channel();
+    let answer = |request: Request| async move {
+        tokio::spawn(async move {
+            let body = request.into_body().collect().await;
+            let _ = send.send(body.map(|body| body.to_bytes().len()));
+        });
+        "accepted"
+    };
+    (Router::new().route("/", get(|| async { "" }).post(answer)), receive)
 }
 
 /// A connection over HTTP/2, and the task that drives it.
