@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
+use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 
@@ -24,6 +25,21 @@ fn status_names_every_worker() {
     assert_eq!(status["pid"].as_u64(), Some(lab.pid().into()));
     let listeners = status["listeners"].to_string();
     assert!(listeners.contains(&lab.address().to_string()), "{status}");
+}
+
+#[test]
+fn status_counts_open_connections() {
+    let lab = service::lab().args(["--workers=1", "--header-read-timeout=600"]).start();
+    let count = |expected: u64| {
+        eventually("they are counted", || {
+            (lab.status()["workers"][0]["connections"] == expected).then_some(())
+        });
+    };
+    count(0);
+    let open: Vec<_> = (0..3).map(|_| TcpStream::connect(lab.address()).unwrap()).collect();
+    count(3);
+    drop(open);
+    count(0);
 }
 
 #[test]

@@ -96,6 +96,9 @@ async fn graceful_timeout_ends_a_drain() {
     lab.signal(Signal::SIGTERM);
     request.await.unwrap().expect_err("cut off");
     assert_eq!(lab.wait().code(), Some(0));
+    let log = lab.log();
+    let line = log.lines().find(|line| line.contains("cut at the end of graceful_timeout"));
+    assert!(line.is_some_and(|line| line.contains(": GET /sleep (")), "{log}");
 }
 
 /// Test 5: INT and QUIT do not wait for requests.
@@ -110,6 +113,9 @@ async fn int_and_quit_are_quick() {
         assert_eq!(lab.wait().code(), Some(0));
         assert!(began.elapsed() < Duration::from_secs(30), "{signal}");
         request.await.unwrap().expect_err("cut off");
+        let log = lab.log();
+        let line = log.lines().find(|line| line.contains("cut by the order to stop at once"));
+        assert!(line.is_some_and(|line| line.contains(": GET /sleep (")), "{log}");
     }
 }
 

@@ -70,6 +70,7 @@ pub(crate) struct Worker {
     pub(crate) generation: u64,
     pub(crate) state: String,
     pub(crate) beat_age: f64,
+    pub(crate) connections: u64,
     pub(crate) requests: u64,
     pub(crate) in_flight: u64,
     pub(crate) oldest: Option<Oldest>,

@@ -5,8 +5,18 @@ use std::time::{Duration, SystemTime};
 
 use crate::client::{Slot, Status, Worker};
 
-const HEADINGS: [&str; 9] =
-    ["SLOT", "PID", "GENERATION", "STATE", "BEAT", "REQUESTS", "IN FLIGHT", "UP", "OLDEST REQUEST"];
+const HEADINGS: [&str; 10] = [
+    "SLOT",
+    "PID",
+    "GENERATION",
+    "STATE",
+    "BEAT",
+    "CONNECTIONS",
+    "REQUESTS",
+    "IN FLIGHT",
+    "UP",
+    "OLDEST REQUEST",
+];
 
 /// The status as a few lines and a table.
 pub(crate) fn render(status: &Status) -> String {
@@ -68,6 +78,7 @@ fn row(worker: &Worker, now: f64) -> [String; HEADINGS.len()] {
         worker.generation.to_string(),
         worker.state.clone(),
         format!("{:.1} s", worker.beat_age),
+        worker.connections.to_string(),
         worker.requests.to_string(),
         worker.in_flight.to_string(),
         span(now - worker.started),
@@ -118,9 +129,9 @@ mod tests {
             "generation":2,"target":2,"listeners":["127.0.0.1:80"],"slots":[
             {"slot":0,"failures":0,"retry_in":null,"last_exit":null},
             {"slot":1,"failures":4,"retry_in":12.0,"last_exit":{"how":"exit status 3","age":2.0}}],"workers":[
-            {"slot":0,"pid":8,"generation":2,"state":"ready","beat_age":0.1,"requests":12,"in_flight":1,
+            {"slot":0,"pid":8,"generation":2,"state":"ready","beat_age":0.1,"connections":3,"requests":12,"in_flight":1,
              "oldest":{"request":"GET /\u001b[2J","age":1.5},"started":0.0},
-            {"slot":1,"pid":9,"generation":2,"state":"booting","beat_age":0.1,"requests":0,"in_flight":0,
+            {"slot":1,"pid":9,"generation":2,"state":"booting","beat_age":0.1,"connections":3,"requests":0,"in_flight":0,
              "oldest":null,"started":0.0}]}"#;
         let text = render(&serde_json::from_str(line).unwrap());
         assert!(text.contains("1 of 2 workers ready") && text.contains("127.0.0.1:80"), "{text}");

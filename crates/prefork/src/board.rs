@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use farrier_exchange::End;
 use farrier_heartbeat::{Pulse, RequestHead, State, Ticket};
+use farrier_serve::ConnectionEvent;
 
 use crate::MAX_WORKERS;
 use crate::sys::{SharedMemory, shared_struct};
@@ -20,6 +21,9 @@ const SLOTS: usize = 2 * MAX_WORKERS + 64;
 
 /// Requests that a slot names; those beyond are only counted. One bit each in [`Slot::taken`].
 const ENTRIES: usize = 64;
+
+/// Requests in flight that a log line names; of the rest it says how many there are.
+const NAMED_REQUESTS: usize = 8;
 
 /// Words of eight bytes that an entry has for method and path.
 const TEXT_WORDS: usize = 14;
@@ -42,6 +46,8 @@ shared_struct! {
         /// 1 once the master has told the process to leave; written by the master only.
         dismissed: AtomicU8,
         state: AtomicU8,
+        /// Open ones.
+        connections: AtomicU32,
         /// Nanoseconds from the origin to the last beat.
         beat: AtomicU64,
         started: AtomicU64,
@@ -76,6 +82,7 @@ pub(crate) struct Reading {
     pub(crate) beat: Instant,
     pub(crate) started: u64,
     pub(crate) finished: u64,
+    pub(crate) connections: u32,
 }
 
 /// A request that was in flight when the board was read.
@@ -85,6 +92,9 @@ pub(crate) struct RequestInFlight {
     pub(crate) request: String,
     pub(crate) age: Duration,
 }
+
+/// Requests in flight, for a log line.
+pub(crate) struct InFlight<'a>(pub(crate) &'a [RequestInFlight]);
 
 /// A worker's [`Pulse`], on the board that it shares with the master.
 ///
@@ -111,6 +121,7 @@ impl Board {
         let slot = &self.slots[free];
         slot.state.store(State::Booting.code(), Ordering::Relaxed);
         slot.dismissed.store(0, Ordering::Relaxed);
+        slot.connections.store(0, Ordering::Relaxed);
         slot.beat.store(self.now(), Ordering::Relaxed);
         slot.started.store(0, Ordering::Relaxed);
         slot.finished.store(0, Ordering::Relaxed);
@@ -146,6 +157,7 @@ impl Board {
             beat: self.origin + Duration::from_nanos(slot.beat.load(Ordering::Relaxed)),
             started: slot.started.load(Ordering::Relaxed),
             finished,
+            connections: slot.connections.load(Ordering::Relaxed),
         }
     }
 
@@ -247,11 +259,44 @@ impl Entry {
     }
 }
 
+// === impl InFlight ===
+
+impl fmt::Display for InFlight<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_empty() {
+            return f.write_str("none noted");
+        }
+        for (index, request) in self.0.iter().take(NAMED_REQUESTS).enumerate() {
+            let separator = if index == 0 { "" } else { ", " };
+            write!(f, "{separator}{} ({:.1} s)", request.request, request.age.as_secs_f64())?;
+        }
+        match self.0.len().saturating_sub(NAMED_REQUESTS) {
+            0 => Ok(()),
+            more => write!(f, ", and {more} more"),
+        }
+    }
+}
+
 // === impl BoardPulse ===
 
 impl BoardPulse {
     pub(crate) fn new(board: Arc<Board>, seat: Seat) -> Self {
         Self { board, seat }
+    }
+
+    /// The requests in flight that have an entry, oldest first.
+    pub(crate) fn in_flight(&self) -> Vec<RequestInFlight> {
+        self.board.in_flight(self.seat)
+    }
+
+    /// Counts the open connections.
+    pub(crate) fn note(&self, event: ConnectionEvent) {
+        let connections = &self.slot().connections;
+        match event {
+            ConnectionEvent::Opened => connections.fetch_add(1, Ordering::Relaxed),
+            ConnectionEvent::Closed => connections.fetch_sub(1, Ordering::Relaxed),
+            _ => 0,
+        };
     }
 
     /// Whether the master has told this worker to leave.

@@ -115,7 +115,7 @@ settings! {
     workers: usize = 1, value::WORKERS, short 'w';
     /// Threads of each worker's runtime: 1 is a current-thread runtime, more a multi-thread one.
     threads: usize = 1, value::THREADS;
-    /// Connections that one worker holds at most; more wait in the kernel's queue.
+    /// Connections that one worker holds at most; when more wait, one that is idle makes room.
     worker_connections: usize = 1000, value::COUNT;
     /// Seconds without a heartbeat after which a worker counts as hung and is replaced; 0 never.
     timeout: Duration = Duration::from_secs(30), value::SECONDS, short 't';

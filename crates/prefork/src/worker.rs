@@ -7,11 +7,13 @@
 mod watch;
 
 use std::any::Any;
+use std::cell::Cell;
 use std::ffi::CString;
 use std::future::Future;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::panic::{self, AssertUnwindSafe};
+use std::pin::pin;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -30,7 +32,7 @@ use tokio::time;
 use tower_service::Service;
 
 use self::watch::Watch;
-use crate::board::{Board, BoardPulse, Seat};
+use crate::board::{Board, BoardPulse, InFlight, Seat};
 use crate::exit_work::ExitWork;
 use crate::report::Report;
 use crate::signals::{self, WorkerSignals};
@@ -304,19 +306,21 @@ where
                 // If nobody reads it the master is dead, and the forked thread knows.
                 let _ = nix::unistd::write(&report, &Report::Ready.to_bytes());
                 drop(report);
-                let drain = worker.drain();
-                let told = tokio::spawn(async move {
-                    drain.started().await;
-                    time::Instant::now()
-                });
-                let drained = server.serve(worker.drain()).await;
-                if drained.cut > 0 {
-                    tracing::warn!(
-                        connections = drained.cut,
-                        "connections were cut at the end of the grace"
-                    );
+                let told = Cell::new(None);
+                let mut serving = pin!(server.serve(worker.drain()));
+                tokio::select! {
+                    // First: what the server cuts is in flight no more.
+                    biased;
+                    why = worker.time_is_over(&told) => {
+                        let cut = worker.pulse.in_flight();
+                        let connections = serving.await.cut;
+                        if connections > 0 {
+                            tracing::warn!(connections, "cut {why}: {}", InFlight(&cut));
+                        }
+                    }
+                    _ = serving.as_mut() => {}
                 }
-                let told = told.await.unwrap_or_else(|_| time::Instant::now());
+                let told = told.get().unwrap_or_else(time::Instant::now);
                 worker.exit_work.finish(worker.grace_over(told)).await;
                 status::LEFT
             }
@@ -366,7 +370,11 @@ where
         .header_read_timeout(settings.header_read_timeout)
         .worker_connections(settings.worker_connections)
         .drain_idle(settings.drain_idle)
-        .graceful_timeout(settings.graceful_timeout);
+        .graceful_timeout(settings.graceful_timeout)
+        .on_connection({
+            let pulse = worker.pulse();
+            move |event| pulse.note(*event)
+        });
     Ok(match refused {
         Some(hook) => server.request_refused(move |refused| hook(refused)),
         None => server,
@@ -374,6 +382,19 @@ where
 }
 
 impl Worker {
+    /// Waits for the end of the grace, or for the order to stop at once, and says which; `told` becomes when
+    /// the worker was told to leave.
+    async fn time_is_over(&self, told: &Cell<Option<time::Instant>>) -> &'static str {
+        self.drain.started().await;
+        let now = time::Instant::now();
+        told.set(Some(now));
+        tokio::select! {
+            biased;
+            () = self.drain.reached(Level::Quick) => "by the order to stop at once",
+            () = time::sleep_until(now + self.settings.graceful_timeout) => "at the end of graceful_timeout",
+        }
+    }
+
     /// Ends when the work before the exit has to.
     async fn grace_over(&self, told: time::Instant) {
         let least = time::Instant::now() + LEAST_EXIT;

@@ -3,6 +3,7 @@
 use std::future;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -15,10 +16,11 @@ use tokio::sync::watch;
 use tokio::time::{self, Instant};
 use tower_service::Service;
 
-use crate::activity::{Activity, Finding, Limits};
+use crate::activity::{Activity, Finding, Limits, Waiting};
 use crate::handler::Handler;
+use crate::hook::Hook;
 use crate::places::Place;
-use crate::refused::{Hook, Refused};
+use crate::refused::Refused;
 use crate::socket::{Socket, Stream};
 use crate::{BoxError, Peer};
 
@@ -42,8 +44,25 @@ pub(crate) enum Phase {
 pub(crate) struct Protocol {
     builder: auto::Builder<TokioExecutor>,
     limits: Limits,
-    refused: Hook,
+    refused: Hook<Refused>,
+    events: Hook<ConnectionEvent>,
+    /// Connections that were cut with nothing to lose.
+    cut_idle: AtomicUsize,
 }
+
+/// What happens to a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ConnectionEvent {
+    /// It was accepted.
+    Opened,
+    /// It is closed; if it was upgraded, by whoever had it then.
+    Closed,
+}
+
+/// Tells of the end of a connection.
+#[derive(Debug)]
+pub(crate) struct Open(Hook<ConnectionEvent>);
 
 /// A connection that was accepted.
 #[derive(Debug)]
@@ -57,11 +76,16 @@ pub(crate) struct Accepted {
 // === impl Protocol ===
 
 impl Protocol {
-    pub(crate) fn new(limits: Limits, keeps_alive: bool, refused: Hook) -> Self {
+    pub(crate) fn new(
+        limits: Limits,
+        keeps_alive: bool,
+        refused: Hook<Refused>,
+        events: Hook<ConnectionEvent>,
+    ) -> Self {
         let mut builder = auto::Builder::new(TokioExecutor::new());
         // The limit for heads is in `activity`, which also says why.
         builder.http1().keep_alive(keeps_alive).header_read_timeout(None);
-        Self { builder, limits, refused }
+        Self { builder, limits, refused, events, cut_idle: AtomicUsize::new(0) }
     }
 
     /// Serves a connection until it is closed, or is upgraded, or is cut. It wants a task of its own, which
@@ -77,7 +101,8 @@ impl Protocol {
         let activity = Activity::new();
         let task = future::poll_fn(|cx| Poll::Ready(cx.waker().clone())).await;
         holder.serves(&activity, task);
-        let socket = Socket::new(stream, Arc::clone(&activity), phase.clone(), permit);
+        let open = Open::new(self.events.clone());
+        let socket = Socket::new(stream, Arc::clone(&activity), phase.clone(), (permit, open));
         let handler = Handler::new(service, peer, Arc::clone(&activity));
         let io = TokioIo::new(socket);
         let mut connection = pin!(self.builder.serve_connection_with_upgrades(io, handler));
@@ -90,7 +115,7 @@ impl Protocol {
                 changed = phase.changed() => {
                     // Without a server there is nobody to serve for.
                     if changed.is_err() || *phase.borrow_and_update() == Phase::Cut {
-                        return;
+                        return self.note_cut(&activity);
                     }
                     activity.note_drain();
                     look.as_mut().reset(Instant::now());
@@ -120,7 +145,7 @@ impl Protocol {
                         let polled = future::poll_fn(|cx| Poll::Ready(connection.as_mut().poll(cx)));
                         let over = polled.await.is_ready() || !activity.has_served();
                         if over || activity.is_closing() {
-                            self.refused.call(&Refused::timeout(peer));
+                            self.refuse(&Refused::timeout(peer));
                         }
                         if over {
                             return;
@@ -138,7 +163,9 @@ impl Protocol {
         loop {
             tokio::select! {
                 biased;
-                _ = phase.wait_for(|phase| *phase == Phase::Cut) => return,
+                _ = phase.wait_for(|phase| *phase == Phase::Cut) => {
+                    return self.note_cut(&activity);
+                }
                 ended = connection.as_mut() => return self.note_end(peer, &activity, ended),
                 () = time::sleep(FAREWELL) => {
                     if activity.ignores_goaway() {
@@ -149,11 +176,42 @@ impl Protocol {
         }
     }
 
+    /// How many connections were cut with nothing to lose.
+    pub(crate) fn cut_idle(&self) -> usize {
+        self.cut_idle.load(Relaxed)
+    }
+
+    fn note_cut(&self, activity: &Activity) {
+        if matches!(activity.waiting(), Some(Waiting::Silent | Waiting::Idle)) {
+            self.cut_idle.fetch_add(1, Relaxed);
+        }
+    }
+
+    fn refuse(&self, refused: &Refused) {
+        tracing::debug!(peer = %refused.peer, reason = %refused.reason, "a request was refused");
+        self.refused.call(refused);
+    }
+
     fn note_end(&self, peer: Peer, activity: &Activity, ended: Result<(), BoxError>) {
         let Err(error) = ended else { return };
         match Refused::from_end(peer, &error, activity.refused_with()) {
-            Some(refused) => self.refused.call(&refused),
+            Some(refused) => self.refuse(&refused),
             None => tracing::debug!(%peer, error, "the connection failed"),
         }
+    }
+}
+
+// === impl Open ===
+
+impl Open {
+    fn new(events: Hook<ConnectionEvent>) -> Self {
+        events.call(&ConnectionEvent::Opened);
+        Self(events)
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.call(&ConnectionEvent::Closed);
     }
 }

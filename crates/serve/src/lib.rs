@@ -54,6 +54,7 @@ mod connection;
 mod drain;
 mod goaway;
 mod handler;
+mod hook;
 mod linger;
 mod listener;
 mod places;
@@ -61,6 +62,7 @@ mod refused;
 mod server;
 mod socket;
 
+pub use connection::ConnectionEvent;
 pub use drain::{Drain, Level};
 pub use listener::{Listener, Peer};
 pub use refused::{Refused, RefusedReason};

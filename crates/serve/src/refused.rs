@@ -1,8 +1,6 @@
 //! Requests that the server refuses before a service sees them.
 
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 
 use http::StatusCode;
 
@@ -37,10 +35,6 @@ pub enum RefusedReason {
     /// The head did not come within [`header_read_timeout`](crate::Server::header_read_timeout).
     HeaderReadTimeout,
 }
-
-/// What is to be called with each refused request.
-#[derive(Clone, Default)]
-pub(crate) struct Hook(Option<Arc<dyn Fn(&Refused) + Send + Sync>>);
 
 // === impl Refused ===
 
@@ -101,27 +95,5 @@ impl fmt::Display for RefusedReason {
             Self::UriTooLong => "too long request target",
             Self::HeaderReadTimeout => "too slow request head",
         })
-    }
-}
-
-// === impl Hook ===
-
-impl Hook {
-    pub(crate) fn new(hook: impl Fn(&Refused) + Send + Sync + 'static) -> Self {
-        Self(Some(Arc::new(hook)))
-    }
-
-    pub(crate) fn call(&self, refused: &Refused) {
-        tracing::debug!(peer = %refused.peer, reason = %refused.reason, "a request was refused");
-        let Some(hook) = &self.0 else { return };
-        if catch_unwind(AssertUnwindSafe(|| hook(refused))).is_err() {
-            tracing::error!(%refused, "the hook for refused requests panicked");
-        }
-    }
-}
-
-impl fmt::Debug for Hook {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Hook").field(&self.0.is_some()).finish()
     }
 }

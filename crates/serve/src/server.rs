@@ -17,9 +17,9 @@ use tokio::time::{self, Instant};
 use tower_service::Service;
 
 use crate::activity::Limits;
-use crate::connection::{Accepted, Phase, Protocol};
+use crate::connection::{Accepted, ConnectionEvent, Phase, Protocol};
+use crate::hook::Hook;
 use crate::places::{Place, Places};
-use crate::refused::Hook;
 use crate::socket::Stream;
 use crate::{Drain, Level, Listener, Peer, Refused};
 
@@ -46,15 +46,17 @@ pub struct Server<S> {
     worker_connections: usize,
     drain_idle: Duration,
     graceful_timeout: Duration,
-    refused: Hook,
+    refused: Hook<Refused>,
+    events: Hook<ConnectionEvent>,
 }
 
 /// How a drain ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Drained {
-    /// Connections that were still open when time was over, upgraded ones included. What a connection has
-    /// not yet handed to the kernel by then is lost to its client.
+    /// Connections that had something to lose when time was over: a request in flight, a part of one, another
+    /// protocol. What they had not yet handed to the kernel by then is lost to their clients. Those that only
+    /// waited for a request do not count.
     pub cut: usize,
 }
 
@@ -89,6 +91,7 @@ impl<S> Server<S> {
             drain_idle: Duration::from_secs(2),
             graceful_timeout: Duration::from_secs(30),
             refused: Hook::default(),
+            events: Hook::default(),
         }
     }
 
@@ -176,6 +179,29 @@ impl<S> Server<S> {
     /// ```
     pub fn request_refused(mut self, hook: impl Fn(&Refused) + Send + Sync + 'static) -> Self {
         self.refused = Hook::new(hook);
+        self
+    }
+
+    /// Calls `hook` when a connection was accepted and when it is closed, once each: to count what is open.
+    ///
+    /// It is called on the runtime: it must not block. A panic in it is caught and logged.
+    ///
+    /// ```
+    /// # use std::sync::{Arc, atomic::{AtomicUsize, Ordering::Relaxed}};
+    /// # use farrier_serve::{ConnectionEvent, Server};
+    /// # fn with_hook<S>(server: Server<S>, open: Arc<AtomicUsize>) -> Server<S> {
+    /// server.on_connection(move |event| match event {
+    ///     ConnectionEvent::Opened => drop(open.fetch_add(1, Relaxed)),
+    ///     ConnectionEvent::Closed => drop(open.fetch_sub(1, Relaxed)),
+    ///     _ => {}
+    /// })
+    /// # }
+    /// ```
+    pub fn on_connection(
+        mut self,
+        hook: impl Fn(&ConnectionEvent) + Send + Sync + 'static,
+    ) -> Self {
+        self.events = Hook::new(hook);
         self
     }
 
@@ -289,10 +315,10 @@ impl<S> Server<S> {
             () = drain.reached(Level::Quick) => {}
             () = time::sleep_until(began + grace) => {}
         }
-        let cut = limit as usize - places.available_permits();
+        let open = limit as usize - places.available_permits();
         phases.send_replace(Phase::Cut);
         let _ = time::timeout(CUT_PAUSE, places.acquire_many(limit)).await;
-        Drained { cut }
+        Drained { cut: open.saturating_sub(protocol.cut_idle()) }
     }
 
     fn protocol(&self) -> Protocol {
@@ -306,6 +332,7 @@ impl<S> Server<S> {
             Limits { keepalive, header_read, drain_idle },
             keeps_alive,
             self.refused.clone(),
+            self.events.clone(),
         )
     }
 }

@@ -11,7 +11,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, watch};
 
 use crate::activity::Activity;
-use crate::connection::Phase;
+use crate::connection::{Open, Phase};
 use crate::goaway::HeldPong;
 use crate::linger::Linger;
 
@@ -32,7 +32,7 @@ pub(crate) struct Socket {
     pong: Option<HeldPong>,
     /// Once all is said.
     linger: Option<Linger>,
-    _place: OwnedSemaphorePermit,
+    _place: (OwnedSemaphorePermit, Open),
 }
 
 /// The end of an upgraded connection, as the task that reads or the one that writes waits for it: nobody
@@ -61,7 +61,7 @@ impl Socket {
         stream: Stream,
         activity: Arc<Activity>,
         phase: watch::Receiver<Phase>,
-        place: OwnedSemaphorePermit,
+        place: (OwnedSemaphorePermit, Open),
     ) -> Self {
         let (reader, writer) = (Cut::new(phase.clone()), Cut::new(phase));
         Self { stream, activity, reader, writer, pong: None, linger: None, _place: place }

@@ -65,6 +65,8 @@ pub(super) struct WorkerStatus {
     state: &'static str,
     /// Seconds since the last heartbeat.
     beat_age: f64,
+    /// Open ones.
+    connections: u32,
     /// Requests that began.
     requests: u64,
     in_flight: u64,
@@ -147,6 +149,7 @@ impl Master<'_> {
             generation,
             state,
             beat_age: reading.beat.elapsed().as_secs_f64(),
+            connections: reading.connections,
             requests: reading.started,
             in_flight: reading.started.saturating_sub(reading.finished),
             oldest: oldest.map(|oldest| OldestRequest {

@@ -8,11 +8,8 @@ use nix::sys::signal::Signal;
 
 use super::{Child, Master};
 use crate::arbiter::{Pid, Stage, Why};
-use crate::board::RequestInFlight;
+use crate::board::InFlight;
 use crate::worker::status;
-
-/// Requests in flight that a log line names; of the rest it says how many there are.
-const NAMED_REQUESTS: usize = 8;
 
 /// How a process ended.
 #[derive(Clone, Copy)]
@@ -21,9 +18,6 @@ pub(super) enum Ending {
     /// Its number: real-time signals have no name.
     Signal(i32),
 }
-
-/// Requests in flight, for a log line.
-struct InFlight<'a>(&'a [RequestInFlight]);
 
 impl Master<'_> {
     /// Says how a worker ended, and which requests it took with it.
@@ -124,22 +118,6 @@ impl fmt::Display for Ending {
                 Ok(signal) => write!(f, "{signal}"),
                 Err(_) => write!(f, "signal {number}"),
             },
-        }
-    }
-}
-
-impl fmt::Display for InFlight<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0.is_empty() {
-            return f.write_str("none noted");
-        }
-        for (index, request) in self.0.iter().take(NAMED_REQUESTS).enumerate() {
-            let separator = if index == 0 { "" } else { ", " };
-            write!(f, "{separator}{} ({:.1} s)", request.request, request.age.as_secs_f64())?;
-        }
-        match self.0.len().saturating_sub(NAMED_REQUESTS) {
-            0 => Ok(()),
-            more => write!(f, ", and {more} more"),
         }
     }
 }

@@ -326,6 +326,28 @@ async fn what_is_left_after_graceful_timeout_is_cut_and_counted() {
     assert_eq!(server.drained().await.cut, 1);
 }
 
+/// Who only waits loses nothing: not a kept-alive connection, and not one that has not said a word. Half a head
+/// is a request that is lost.
+#[tokio::test]
+async fn idle_connections_do_not_count_as_cut() {
+    let server = start(|server| server).await;
+    let mut idle = server.client().await;
+    idle.get("/").await.unwrap();
+    let silent = TcpStream::connect(server.addr).await.unwrap();
+    let mut speaking = TcpStream::connect(server.addr).await.unwrap();
+    speaking.write_all(b"GET / HT").await.unwrap();
+    let mut in_flight = server.client().await;
+    in_flight.request("/gate").await.unwrap();
+    server.gate.arrived(1).await;
+    // By the time of its answer the half head was read.
+    idle.get("/").await.unwrap();
+
+    server.drain.stop_now();
+    in_flight.answer().await.unwrap_err();
+    assert_eq!(server.drained().await.cut, 2);
+    drop(silent);
+}
+
 /// gunicorn.md 4, test 5.
 #[tokio::test]
 async fn a_quick_stop_cuts_at_once_also_within_a_soft_drain() {

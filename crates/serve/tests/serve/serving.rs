@@ -2,7 +2,7 @@
 
 use axum::routing::get;
 use axum::{Extension, Router};
-use farrier_serve::{Drain, Listener, Peer, Server};
+use farrier_serve::{ConnectionEvent, Drain, Listener, Peer, Server};
 use http::Request;
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Bytes;
@@ -10,6 +10,8 @@ use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::sync::mpsc;
+use tokio_tungstenite::client_async;
 
 use crate::support::{Client, soon, start};
 
@@ -129,4 +131,28 @@ async fn a_client_that_closes_its_sending_half_is_taken_for_one_that_left() {
     client.end().await.unwrap();
     server.drain.start();
     assert_eq!(server.drained().await.cut, 0);
+}
+
+/// Each connection is told of twice, whoever has it when it ends.
+#[tokio::test]
+async fn connections_are_told_of_when_they_open_and_when_they_close() {
+    let (tell, mut told) = mpsc::unbounded_channel();
+    let hook = move |event: &ConnectionEvent| {
+        // The test may be over.
+        let _ = tell.send(*event);
+        panic!("is caught");
+    };
+    let server = start(|server| server.on_connection(hook)).await;
+    let mut client = server.client().await;
+    client.get("/").await.unwrap();
+    assert_eq!(told.recv().await, Some(ConnectionEvent::Opened));
+    let stream = TcpStream::connect(server.addr).await.unwrap();
+    let (socket, _) = client_async("ws://test/ws", stream).await.unwrap();
+    assert_eq!(told.recv().await, Some(ConnectionEvent::Opened));
+    client.get("/").await.unwrap();
+    assert!(told.try_recv().is_err(), "a request is no event");
+    drop(socket);
+    assert_eq!(told.recv().await, Some(ConnectionEvent::Closed));
+    drop(client);
+    assert_eq!(told.recv().await, Some(ConnectionEvent::Closed));
 }
