@@ -62,6 +62,8 @@ pub(crate) struct Activity {
     refused_with: AtomicU16,
     upgraded: AtomicBool,
     closing: AtomicBool,
+    /// The client was too slow with a request, and gets no answer to it.
+    too_slow: AtomicBool,
     going_away: AtomicBool,
     /// An HTTP/2 client has answered the PING behind its GOAWAY.
     answered: AtomicBool,
@@ -115,6 +117,7 @@ impl Activity {
             refused_with: AtomicU16::new(0),
             upgraded: AtomicBool::new(false),
             closing: AtomicBool::new(false),
+            too_slow: AtomicBool::new(false),
             going_away: AtomicBool::new(false),
             answered: AtomicBool::new(false),
             spoke: AtomicBool::new(false),
@@ -124,6 +127,7 @@ impl Activity {
     /// Notes a request whose head was read.
     pub(crate) fn begin(self: &Arc<Self>, has_body: bool) -> InFlight {
         self.served.store(true, Relaxed);
+        self.too_slow.store(false, Relaxed);
         self.has_body.store(has_body, Relaxed);
         self.in_flight.fetch_add(1, Relaxed);
         InFlight(Arc::clone(self))
@@ -240,6 +244,16 @@ impl Activity {
 
     pub(crate) fn is_closing(&self) -> bool {
         self.closing.load(Relaxed)
+    }
+
+    /// Notes that the client was too slow with a request.
+    pub(crate) fn note_too_slow(&self) {
+        self.too_slow.store(true, Relaxed);
+    }
+
+    /// Whether an answer may be on its way that a reset would destroy.
+    pub(crate) fn has_answered(&self) -> bool {
+        !self.too_slow.load(Relaxed)
     }
 
     /// Whether the client may be sending what nobody reads: the rest of a request that was refused, or of a

@@ -12,7 +12,7 @@ use http_body::Body;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::{self, Instant};
 use tower_service::Service;
 
@@ -60,9 +60,12 @@ pub enum ConnectionEvent {
     Closed,
 }
 
-/// Tells of the end of a connection.
+/// Held until a connection is closed: the server waits for that, and tells of it.
 #[derive(Debug)]
-pub(crate) struct Open(Hook<ConnectionEvent>);
+pub(crate) struct Open {
+    events: Hook<ConnectionEvent>,
+    _counted: OwnedSemaphorePermit,
+}
 
 /// A connection that was accepted.
 #[derive(Debug)]
@@ -71,6 +74,8 @@ pub(crate) struct Accepted {
     pub(crate) peer: Peer,
     pub(crate) phase: watch::Receiver<Phase>,
     pub(crate) place: Place,
+    /// Its part in the count of what is open.
+    pub(crate) counted: OwnedSemaphorePermit,
 }
 
 // === impl Protocol ===
@@ -97,12 +102,13 @@ impl Protocol {
         S::Error: Into<BoxError>,
         B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
     {
-        let Accepted { stream, peer, mut phase, place: Place { permit, holder } } = accepted;
+        let Accepted { stream, peer, mut phase, place, counted } = accepted;
+        let Place { permit, holder } = place;
         let activity = Activity::new();
         let task = future::poll_fn(|cx| Poll::Ready(cx.waker().clone())).await;
         holder.serves(&activity, task);
-        let open = Open::new(self.events.clone());
-        let socket = Socket::new(stream, Arc::clone(&activity), phase.clone(), (permit, open));
+        let open = Open::new(self.events.clone(), counted);
+        let socket = Socket::new(stream, Arc::clone(&activity), phase.clone(), permit, open);
         let handler = Handler::new(service, peer, Arc::clone(&activity));
         let io = TokioIo::new(socket);
         let mut connection = pin!(self.builder.serve_connection_with_upgrades(io, handler));
@@ -140,6 +146,7 @@ impl Protocol {
                     Finding::Fine(next) => look.as_mut().reset(next),
                     Finding::Idle => break,
                     Finding::Slow => {
+                        activity.note_too_slow();
                         // hyper ends what waits for a next head, and goes on with the rest of a body.
                         connection.as_mut().graceful_shutdown();
                         let polled = future::poll_fn(|cx| Poll::Ready(connection.as_mut().poll(cx)));
@@ -182,7 +189,8 @@ impl Protocol {
     }
 
     fn note_cut(&self, activity: &Activity) {
-        if matches!(activity.waiting(), Some(Waiting::Silent | Waiting::Idle)) {
+        let waits = matches!(activity.waiting(), Some(Waiting::Silent | Waiting::Idle));
+        if waits || activity.is_closing() {
             self.cut_idle.fetch_add(1, Relaxed);
         }
     }
@@ -204,14 +212,14 @@ impl Protocol {
 // === impl Open ===
 
 impl Open {
-    fn new(events: Hook<ConnectionEvent>) -> Self {
+    fn new(events: Hook<ConnectionEvent>, counted: OwnedSemaphorePermit) -> Self {
         events.call(&ConnectionEvent::Opened);
-        Self(events)
+        Self { events, _counted: counted }
     }
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.0.call(&ConnectionEvent::Closed);
+        self.events.call(&ConnectionEvent::Closed);
     }
 }

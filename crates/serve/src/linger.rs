@@ -11,19 +11,16 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, ReadBuf};
-use tokio::time::{self, Instant, Sleep};
+use tokio::time::{self, Sleep};
 
-/// How long the client may be silent. It only has to see the end, which closes its own side.
-const QUIET: Duration = Duration::from_secs(2);
-
-/// How long it may go on at most.
-const LONGEST: Duration = Duration::from_secs(30);
+/// How long at most. The client only has to see the end, which closes its own side; one that goes on all the same
+/// would be here for ever.
+const LONGEST: Duration = Duration::from_secs(2);
 
 pub(crate) struct Linger {
     /// Whether more is to be expected of the client.
     more: bool,
-    end: Instant,
-    quiet: Pin<Box<Sleep>>,
+    end: Pin<Box<Sleep>>,
 }
 
 // === impl Linger ===
@@ -31,7 +28,7 @@ pub(crate) struct Linger {
 impl Linger {
     /// `more` says whether to wait even if nothing has come by now.
     pub(crate) fn new(more: bool) -> Self {
-        Self { more, end: Instant::now() + LONGEST, quiet: Box::pin(time::sleep(QUIET)) }
+        Self { more, end: Box::pin(time::sleep(LONGEST)) }
     }
 
     /// Waits until the client has closed its side, or has had its time.
@@ -41,24 +38,21 @@ impl Linger {
         mut stream: Pin<&mut impl AsyncRead>,
     ) -> Poll<()> {
         let mut wasted = [0; 4096];
-        loop {
+        while self.end.as_mut().poll(cx).is_pending() {
             let mut buf = ReadBuf::new(&mut wasted);
             match stream.as_mut().poll_read(cx, &mut buf) {
-                Poll::Pending if self.more => return self.quiet.as_mut().poll(cx),
-                Poll::Ready(Ok(())) if !buf.filled().is_empty() => {
-                    self.more = true;
-                    let quiet = self.end.min(Instant::now() + QUIET);
-                    self.quiet.as_mut().reset(quiet);
-                }
+                Poll::Pending if self.more => return Poll::Pending,
+                Poll::Ready(Ok(())) if !buf.filled().is_empty() => self.more = true,
                 // Nothing to lose, or the end, or nobody is left to be kind to.
-                _ => return Poll::Ready(()),
+                _ => break,
             }
         }
+        Poll::Ready(())
     }
 }
 
 impl fmt::Debug for Linger {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Linger").field("end", &self.end).finish_non_exhaustive()
+        f.debug_struct("Linger").field("more", &self.more).finish_non_exhaustive()
     }
 }

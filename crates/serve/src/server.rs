@@ -33,6 +33,9 @@ const NO_LIMIT: Duration = Duration::from_secs(365 * 24 * 3600);
 const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_millis(640);
 
+/// More connections than any process can have open, and no more than a semaphore of tokio's counts.
+const MOST_OPEN: u32 = 1 << 28;
+
 /// How long connections that are cut may take to let go.
 const CUT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -123,7 +126,7 @@ impl<S> Server<S> {
 
     /// How many connections may be open at once; 1,000 unless set, at least one.
     ///
-    /// Upgraded connections count until they are closed. At the limit the server stops accepting: what
+    /// A connection counts until its last byte is written, an upgraded one until it is closed. At the limit the server stops accepting: what
     /// comes then waits in the kernel's queue, where another process that shares the listener finds it.
     ///
     /// When a newcomer waits at the limit, an idle connection makes room: the one that is idle for longest, if
@@ -228,7 +231,8 @@ impl<S> Server<S> {
     ///
     /// A connection whose client may still be sending (HTTP/2, a body that nobody read, a refused request) is
     /// not closed in its face, which would reset it: after the last byte the server reads on and throws away,
-    /// until the client closes too, is silent for two seconds, or has gone on for thirty.
+    /// until the client closes too, for two seconds at most. Its place is free from the last byte on. A client
+    /// that is too slow with a head gets no answer, and is not waited for.
     ///
     /// # What a client can lose
     ///
@@ -261,15 +265,18 @@ impl<S> Server<S> {
         B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
     {
         let limit = u32::try_from(self.worker_connections.max(1)).unwrap_or(u32::MAX);
-        let places = Arc::new(Semaphore::new(limit as usize));
+        // A place is given back with the last byte, before the connection is closed.
+        let open = Arc::new(Semaphore::new(MOST_OPEN as usize));
         let phases = watch::Sender::new(Phase::Serving);
         let protocol = Arc::new(self.protocol());
         let spawn = |(stream, peer, place): (Stream, Peer, Place)| {
+            // Nobody has so many connections.
+            let Ok(counted) = Arc::clone(&open).try_acquire_owned() else { return };
             let mut phase = phases.subscribe();
             if *phase.borrow() != Phase::Serving {
                 phase.mark_changed();
             }
-            let accepted = Accepted { stream, peer, phase, place };
+            let accepted = Accepted { stream, peer, phase, place, counted };
             let (protocol, service) = (Arc::clone(&protocol), self.service.clone());
             task::spawn(async move { protocol.serve(accepted, service).await });
         };
@@ -277,7 +284,7 @@ impl<S> Server<S> {
         let mut acceptor = Acceptor {
             listeners: self.listeners,
             next: 0,
-            places: Places::new(limit, Arc::clone(&places)),
+            places: Places::new(limit, Arc::new(Semaphore::new(limit as usize))),
         };
         let mut started = pin!(drain.started());
         loop {
@@ -311,14 +318,14 @@ impl<S> Server<S> {
 
         tokio::select! {
             biased;
-            _ = places.acquire_many(limit) => return Drained { cut: 0 },
+            _ = open.acquire_many(MOST_OPEN) => return Drained { cut: 0 },
             () = drain.reached(Level::Quick) => {}
             () = time::sleep_until(began + grace) => {}
         }
-        let open = limit as usize - places.available_permits();
+        let left = MOST_OPEN as usize - open.available_permits();
         phases.send_replace(Phase::Cut);
-        let _ = time::timeout(CUT_PAUSE, places.acquire_many(limit)).await;
-        Drained { cut: open.saturating_sub(protocol.cut_idle()) }
+        let _ = time::timeout(CUT_PAUSE, open.acquire_many(MOST_OPEN)).await;
+        Drained { cut: left.saturating_sub(protocol.cut_idle()) }
     }
 
     fn protocol(&self) -> Protocol {

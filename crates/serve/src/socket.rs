@@ -22,8 +22,8 @@ pub(crate) enum Stream {
     Unix(UnixStream),
 }
 
-/// A stream that notes what is heard and that holds its place among the server's connections until it is
-/// closed, whoever owns it then: after an upgrade that is not the server.
+/// A stream that notes what is heard and that holds its place among the server's connections until its last byte
+/// is written, whoever owns it then: after an upgrade that is not the server.
 pub(crate) struct Socket {
     stream: Stream,
     activity: Arc<Activity>,
@@ -32,7 +32,9 @@ pub(crate) struct Socket {
     pong: Option<HeldPong>,
     /// Once all is said.
     linger: Option<Linger>,
-    _place: (OwnedSemaphorePermit, Open),
+    /// Given back with the last byte.
+    place: Option<OwnedSemaphorePermit>,
+    _open: Open,
 }
 
 /// The end of an upgraded connection, as the task that reads or the one that writes waits for it: nobody
@@ -61,10 +63,20 @@ impl Socket {
         stream: Stream,
         activity: Arc<Activity>,
         phase: watch::Receiver<Phase>,
-        place: (OwnedSemaphorePermit, Open),
+        place: OwnedSemaphorePermit,
+        open: Open,
     ) -> Self {
         let (reader, writer) = (Cut::new(phase.clone()), Cut::new(phase));
-        Self { stream, activity, reader, writer, pong: None, linger: None, _place: place }
+        Self {
+            stream,
+            activity,
+            reader,
+            writer,
+            pong: None,
+            linger: None,
+            place: Some(place),
+            _open: open,
+        }
     }
 
     fn poll_write_with(
@@ -164,6 +176,11 @@ impl AsyncWrite for Socket {
             return Poll::Ready(Ok(()));
         }
         this.activity.note_closing();
+        // From here on there is nothing to serve.
+        this.place = None;
+        if !this.activity.has_answered() {
+            return Poll::Ready(Ok(()));
+        }
         let linger = this.linger.get_or_insert_with(|| Linger::new(this.activity.may_say_more()));
         with_stream!(&mut this.stream, stream => linger.poll(cx, Pin::new(stream))).map(Ok)
     }

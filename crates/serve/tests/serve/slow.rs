@@ -7,9 +7,11 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::ws::{Message, WebSocketUpgrade};
 use axum::routing::get;
+use farrier_serve::Server;
 use http::Request;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
 use tokio_tungstenite::client_async;
 
 use crate::support::{
@@ -147,6 +149,51 @@ async fn a_connection_is_not_reset_while_its_client_still_writes() {
     }
     drop((client, http2));
     assert_eq!(server.drained().await.cut, 0);
+}
+
+/// A client that sends its second request byte by byte, for ever.
+async fn dripping(server: &Running) -> JoinHandle<()> {
+    let mut client = server.client().await;
+    client.get("/").await.unwrap();
+    tokio::spawn(async move {
+        while client.send("x").await.is_ok() {
+            tokio::time::sleep(MOMENT / 3).await;
+        }
+    })
+}
+
+/// It has no answer to wait for, and no place to keep.
+#[tokio::test]
+async fn a_client_that_drips_its_head_keeps_no_place_and_no_server() {
+    let set = |server: Server<Router>| server.header_read_timeout(MOMENT);
+    let server = start(|server| set(server).worker_connections(1)).await;
+    let drips = dripping(&server).await;
+    assert_eq!(server.client().await.get("/").await.unwrap().status, 200);
+    soon(drips).await.unwrap();
+
+    let server = start(set).await;
+    let drips = dripping(&server).await;
+    server.drain.start();
+    assert_eq!(server.drained().await.cut, 0);
+    soon(drips).await.unwrap();
+}
+
+/// What is read only to be thrown away needs no place, and ends.
+#[tokio::test]
+async fn a_client_that_drips_on_after_its_refusal_keeps_no_place_and_no_server() {
+    let server = start(|server| server.worker_connections(1)).await;
+    let mut client = server.client().await;
+    client.send("NO REQUEST AT ALL\r\n\r\n").await.unwrap();
+    assert_eq!(client.answer().await.unwrap().status, 400);
+    let drips = tokio::spawn(async move {
+        while client.send("x").await.is_ok() {
+            tokio::time::sleep(MOMENT / 3).await;
+        }
+    });
+    assert_eq!(server.client().await.get("/").await.unwrap().status, 200);
+    server.drain.start();
+    assert_eq!(server.drained().await.cut, 0);
+    soon(drips).await.unwrap();
 }
 
 /// A handler that answers at once and leaves the body to a task of its own.
