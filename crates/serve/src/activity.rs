@@ -5,13 +5,17 @@
 //! limits are kept here: the socket and the handler note what happens, and the connection's task looks at
 //! it now and then with one timer.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32, AtomicU64, AtomicUsize};
 use std::sync::atomic::{Ordering, Ordering::Relaxed};
+use std::task::Poll;
 use std::time::Duration;
 
 use http::StatusCode;
 use tokio::time::Instant;
+
+use crate::linger::LONGEST;
 
 /// The first bytes of an HTTP/2 client (RFC 9113 section 3.4).
 const HTTP2_PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -21,6 +25,10 @@ const NO_PREFACE: u8 = u8::MAX;
 
 /// Stands in for the moment when the drain began.
 const NOT_DRAINING: u64 = u64::MAX;
+
+/// Bytes of a response that are on their way as soon as they are written: what TCP sends before the first answer
+/// (RFC 6928).
+const TAKEN_AT_ONCE: usize = 14_600;
 
 /// Looks are not more frequent than this, however small the limits are.
 const SHORTEST_LOOK: Duration = Duration::from_millis(100);
@@ -48,6 +56,8 @@ pub(crate) struct Activity {
     has_body: AtomicBool,
     /// The client does not take the bytes of a response that was produced.
     stalled: AtomicBool,
+    /// Bytes that were written since the last request began.
+    written: AtomicUsize,
     /// What the connection does while nothing is in flight: a [`Waiting`].
     waiting: AtomicU8,
     /// Nanoseconds from `accepted` to the moment from which `waiting` counts.
@@ -109,6 +119,7 @@ impl Activity {
             served: AtomicBool::new(false),
             has_body: AtomicBool::new(false),
             stalled: AtomicBool::new(false),
+            written: AtomicUsize::new(0),
             waiting: AtomicU8::new(Waiting::Silent as u8),
             since: AtomicU64::new(0),
             draining: AtomicU64::new(NOT_DRAINING),
@@ -128,6 +139,7 @@ impl Activity {
     pub(crate) fn begin(self: &Arc<Self>, has_body: bool) -> InFlight {
         self.served.store(true, Relaxed);
         self.too_slow.store(false, Relaxed);
+        self.written.store(0, Relaxed);
         self.has_body.store(has_body, Relaxed);
         self.in_flight.fetch_add(1, Relaxed);
         InFlight(Arc::clone(self))
@@ -197,8 +209,13 @@ impl Activity {
         StatusCode::from_u16(self.refused_with.load(Relaxed)).ok()
     }
 
-    /// Notes whether the last write has to wait for the client.
-    pub(crate) fn wrote(&self, stalled: bool) {
+    /// Notes how many bytes were written, or that they have to wait for the client.
+    pub(crate) fn wrote(&self, written: &Poll<io::Result<usize>>) {
+        let stalled = written.is_pending();
+        if let Poll::Ready(Ok(bytes)) = written {
+            // One task writes.
+            self.written.store(self.written.load(Relaxed) + bytes, Relaxed);
+        }
         if self.stalled.load(Relaxed) != stalled {
             self.note_since();
             self.stalled.store(stalled, Relaxed);
@@ -254,6 +271,12 @@ impl Activity {
     /// Whether an answer may be on its way that a reset would destroy.
     pub(crate) fn has_answered(&self) -> bool {
         !self.too_slow.load(Relaxed)
+    }
+
+    /// Whether the kernel may still have a part of the last response: it is more than a client takes at once, and
+    /// just written.
+    pub(crate) fn may_be_unsent(&self) -> bool {
+        self.written.load(Relaxed) > TAKEN_AT_ONCE && self.at(&self.since).elapsed() < LONGEST
     }
 
     /// Whether the client may be sending what nobody reads: the rest of a request that was refused, or of a

@@ -2,8 +2,8 @@
 //!
 //! A socket that is closed while the client still sends is *reset*: the client's next write fails, and what
 //! it has not yet read may be lost (RFC 9112 section 9.6). HTTP/2 clients always send, if only window
-//! updates for what they read; HTTP/1 clients do when nobody has read the rest of their request. So what
-//! they send is read and thrown away for a while.
+//! updates for what they read; HTTP/1 clients do when nobody has read the rest of their request, or when they
+//! ask again before they have read. So what they send is read and thrown away for a while.
 
 use std::fmt;
 use std::pin::Pin;
@@ -15,7 +15,7 @@ use tokio::time::{self, Sleep};
 
 /// How long at most. The client only has to see the end, which closes its own side; one that goes on all the same
 /// would be here for ever.
-const LONGEST: Duration = Duration::from_secs(2);
+pub(crate) const LONGEST: Duration = Duration::from_secs(2);
 
 pub(crate) struct Linger {
     /// Whether more is to be expected of the client.

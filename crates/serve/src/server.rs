@@ -126,8 +126,9 @@ impl<S> Server<S> {
 
     /// How many connections may be open at once; 1,000 unless set, at least one.
     ///
-    /// A connection counts until its last byte is written, an upgraded one until it is closed. At the limit the server stops accepting: what
-    /// comes then waits in the kernel's queue, where another process that shares the listener finds it.
+    /// A connection counts until its last byte is written, an upgraded one until it is closed. At the limit the
+    /// server stops accepting: what comes then waits in the kernel's queue, where another process that shares
+    /// the listener finds it.
     ///
     /// When a newcomer waits at the limit, an idle connection makes room: the one that is idle for longest, if
     /// that is more than a second, which is fixed. It is closed as after [`keepalive`](Self::keepalive),
@@ -229,10 +230,11 @@ impl<S> Server<S> {
     /// It returns as soon as no connection is left. An accept that fails (too many open files) is logged
     /// and tried again, and a panic in the service costs its own connection, or on HTTP/2 its own stream.
     ///
-    /// A connection whose client may still be sending (HTTP/2, a body that nobody read, a refused request) is
-    /// not closed in its face, which would reset it: after the last byte the server reads on and throws away,
-    /// until the client closes too, for two seconds at most. Its place is free from the last byte on. A client
-    /// that is too slow with a head gets no answer, and is not waited for.
+    /// A connection whose client may still be sending (HTTP/2, a body that nobody read, a refused request, a
+    /// response so large that the client may ask again before it has read) is not closed in its face, which
+    /// would reset it: after the last byte the server reads on and throws away, until the client closes too, for
+    /// two seconds at most. Its place is free from the last byte on. A client that is too slow with a head gets
+    /// no answer, and is not waited for.
     ///
     /// # What a client can lose
     ///

@@ -90,7 +90,7 @@ impl Socket {
         }
         self.activity.says(bytes);
         let wrote = write(&mut self.stream, cx);
-        self.activity.wrote(wrote.is_pending());
+        self.activity.wrote(&wrote);
         wrote
     }
 }
@@ -181,7 +181,8 @@ impl AsyncWrite for Socket {
         if !this.activity.has_answered() {
             return Poll::Ready(Ok(()));
         }
-        let linger = this.linger.get_or_insert_with(|| Linger::new(this.activity.may_say_more()));
+        let more = || this.activity.may_say_more() || this.activity.may_be_unsent();
+        let linger = this.linger.get_or_insert_with(|| Linger::new(more()));
         with_stream!(&mut this.stream, stream => linger.poll(cx, Pin::new(stream))).map(Ok)
     }
 }

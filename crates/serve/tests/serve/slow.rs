@@ -16,7 +16,7 @@ use tokio_tungstenite::client_async;
 
 use crate::support::{
     BIG, LARGE, PING, Running, connect_http2, count_frames, early_answers, mute_http2, read_body,
-    read_whole, soon, start, start_app, until,
+    read_whole, soon, start, start_app, stopped_accepting, until,
 };
 
 /// Long enough that a limit which is ignored is seen.
@@ -149,6 +149,31 @@ async fn a_connection_is_not_reset_while_its_client_still_writes() {
     }
     drop((client, http2));
     assert_eq!(server.drained().await.cut, 0);
+}
+
+/// A client that sends its next request before it has read: it is not answered, and what is destroys nothing.
+#[tokio::test]
+async fn a_request_behind_the_last_one_does_not_destroy_its_response() {
+    for draining in [false, true] {
+        let server = start(|server| server).await;
+        let mut client = server.client().await;
+        client.get("/").await.unwrap();
+        let close = if draining { "" } else { "connection: close\r\n" };
+        client.send(&format!("GET /two HTTP/1.1\r\nhost: test\r\n{close}\r\n")).await.unwrap();
+        if draining {
+            // Its head is out by then.
+            server.client().await.get("/").await.unwrap();
+            server.drain.start();
+            stopped_accepting(&server).await;
+        }
+        client.request("/").await.unwrap();
+        tokio::time::sleep(4 * MOMENT).await;
+        assert_eq!(client.answer().await.unwrap().body.len(), 2 << 20);
+        if !draining {
+            server.drain.start();
+        }
+        assert_eq!(server.drained().await.cut, 0);
+    }
 }
 
 /// A client that sends its second request byte by byte, for ever.

@@ -113,6 +113,7 @@ fn app(name: &'static str, gate: Gate) -> Router {
     Router::new()
         .route("/", get(move || async move { name }))
         .route("/large", get(|| async { Bytes::from(vec![b'x'; LARGE]) }))
+        .route("/two", get(|| async { Bytes::from(vec![b'x'; 2 << 20]) }))
         .route("/big", get(|| async { Bytes::from(vec![b'x'; BIG]) }))
         .route("/trickle", get(trickle))
         .route("/gate", {
