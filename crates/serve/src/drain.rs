@@ -1,6 +1,9 @@
 //! The order to stop.
 
+use std::future;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 
 use tokio::sync::watch;
 
@@ -71,8 +74,15 @@ impl Drain {
     ///
     /// Nothing is lost when the future is dropped.
     pub async fn reached(&self, level: Level) {
+        let mut levels = self.level.subscribe();
         // An error would mean that the sender is gone, and `self` holds it.
-        let _ = self.level.subscribe().wait_for(|now| *now >= level).await;
+        let mut told = pin!(levels.wait_for(|now| *now >= level));
+        // Who waits is told one after the other. Of two that wait in one task the first must not hear of it
+        // last, so each looks for itself.
+        future::poll_fn(|cx| {
+            if self.level() >= level { Poll::Ready(()) } else { told.as_mut().poll(cx).map(drop) }
+        })
+        .await;
     }
 
     fn raise(&self, level: Level) {
