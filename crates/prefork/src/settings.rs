@@ -129,6 +129,8 @@ settings! {
     keepalive: Duration = Duration::from_secs(5), value::SECONDS, alias "keep-alive";
     /// Seconds that a client has for the head of a request; 0 for no limit.
     header_read_timeout: Duration = Duration::from_secs(10), value::SECONDS;
+    /// Whether to serve requests that the standard forbids and a proxy may read otherwise; else they get 400.
+    tolerate_invalid_requests: bool = false, value::BOOL;
     /// File that holds the master's pid.
     pidfile: Option<PathBuf> = None, value::PATH, short 'p', alias "pid";
     /// Socket for farrierctl; by default the pidfile's name with .sock added, none without a pidfile.

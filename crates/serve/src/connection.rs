@@ -44,6 +44,8 @@ pub(crate) enum Phase {
 pub(crate) struct Protocol {
     builder: auto::Builder<TokioExecutor>,
     limits: Limits,
+    /// Whether requests that only hyper takes for valid are served.
+    tolerant: bool,
     refused: Hook<Refused>,
     events: Hook<ConnectionEvent>,
     /// Connections that were cut with nothing to lose.
@@ -84,13 +86,14 @@ impl Protocol {
     pub(crate) fn new(
         limits: Limits,
         keeps_alive: bool,
+        tolerant: bool,
         refused: Hook<Refused>,
         events: Hook<ConnectionEvent>,
     ) -> Self {
         let mut builder = auto::Builder::new(TokioExecutor::new());
         // The limit for heads is in `activity`, which also says why.
         builder.http1().keep_alive(keeps_alive).header_read_timeout(None);
-        Self { builder, limits, refused, events, cut_idle: AtomicUsize::new(0) }
+        Self { builder, limits, tolerant, refused, events, cut_idle: AtomicUsize::new(0) }
     }
 
     /// Serves a connection until it is closed, or is upgraded, or is cut. It wants a task of its own, which
@@ -109,7 +112,8 @@ impl Protocol {
         holder.serves(&activity, task);
         let open = Open::new(self.events.clone(), counted);
         let socket = Socket::new(stream, Arc::clone(&activity), phase.clone(), permit, open);
-        let handler = Handler::new(service, peer, Arc::clone(&activity));
+        let invalid = (!self.tolerant).then(|| self.refused.clone());
+        let handler = Handler::new(service, peer, Arc::clone(&activity), invalid);
         let io = TokioIo::new(socket);
         let mut connection = pin!(self.builder.serve_connection_with_upgrades(io, handler));
         let mut look = pin!(time::sleep(self.limits.keepalive.min(self.limits.header_read)));
@@ -152,7 +156,7 @@ impl Protocol {
                         let polled = future::poll_fn(|cx| Poll::Ready(connection.as_mut().poll(cx)));
                         let over = polled.await.is_ready() || !activity.has_served();
                         if over || activity.is_closing() {
-                            self.refuse(&Refused::timeout(peer));
+                            Refused::timeout(peer).tell(&self.refused);
                         }
                         if over {
                             return;
@@ -195,15 +199,10 @@ impl Protocol {
         }
     }
 
-    fn refuse(&self, refused: &Refused) {
-        tracing::debug!(peer = %refused.peer, reason = %refused.reason, "a request was refused");
-        self.refused.call(refused);
-    }
-
     fn note_end(&self, peer: Peer, activity: &Activity, ended: Result<(), BoxError>) {
         let Err(error) = ended else { return };
         match Refused::from_end(peer, &error, activity.refused_with()) {
-            Some(refused) => self.refuse(&refused),
+            Some(refused) => refused.tell(&self.refused),
             None => tracing::debug!(%peer, error, "the connection failed"),
         }
     }

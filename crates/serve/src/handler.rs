@@ -15,28 +15,40 @@ use pin_project::pin_project;
 
 use crate::Peer;
 use crate::activity::{Activity, InFlight};
+use crate::hook::Hook;
+use crate::refused::Refused;
+use crate::validate::{adopt_authority, validate};
 
 #[derive(Debug)]
 pub(crate) struct Handler<S> {
     service: TowerToHyperService<S>,
     peer: Peer,
     activity: Arc<Activity>,
+    /// Who is told of invalid requests; `None` if they are served.
+    invalid: Option<Hook<Refused>>,
 }
 
 #[pin_project]
 pub(crate) struct ResponseFuture<F> {
     #[pin]
-    inner: F,
+    inner: Inner<F>,
     in_flight: Option<InFlight>,
     http1: bool,
     connect: bool,
 }
 
-/// The service's body; the request is in flight as long as it or a chunk of it lives.
+#[pin_project(project = InnerProjection)]
+enum Inner<F> {
+    Service(#[pin] F),
+    /// The request is invalid, and no service has seen it.
+    Refused(StatusCode),
+}
+
+/// The service's body, or none if it was not asked; the request is in flight as long as it or a chunk of it lives.
 #[pin_project]
 pub(crate) struct ResponseBody<B> {
     #[pin]
-    inner: B,
+    inner: Option<B>,
     in_flight: Option<InFlight>,
 }
 
@@ -51,8 +63,13 @@ pub(crate) struct Chunk<D> {
 // === impl Handler ===
 
 impl<S> Handler<S> {
-    pub(crate) fn new(service: S, peer: Peer, activity: Arc<Activity>) -> Self {
-        Self { service: TowerToHyperService::new(service), peer, activity }
+    pub(crate) fn new(
+        service: S,
+        peer: Peer,
+        activity: Arc<Activity>,
+        invalid: Option<Hook<Refused>>,
+    ) -> Self {
+        Self { service: TowerToHyperService::new(service), peer, activity, invalid }
     }
 }
 
@@ -68,8 +85,17 @@ where
         let http1 = request.version() < Version::HTTP_2;
         let in_flight = Some(self.activity.begin(!request.body().is_end_stream()));
         let connect = *request.method() == Method::CONNECT;
+        if let Some(hook) = &self.invalid {
+            if let Err(invalid) = validate(&request) {
+                Refused::invalid(self.peer, &invalid).tell(hook);
+                let inner = Inner::Refused(invalid.status);
+                return ResponseFuture { inner, in_flight, http1, connect };
+            }
+        }
+        adopt_authority(&mut request);
         request.extensions_mut().insert(self.peer);
-        ResponseFuture { inner: self.service.call(request), in_flight, http1, connect }
+        let inner = Inner::Service(self.service.call(request));
+        ResponseFuture { inner, in_flight, http1, connect }
     }
 }
 
@@ -83,7 +109,20 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let mut response = ready!(this.inner.poll(cx))?;
+        let inner = match this.inner.project() {
+            InnerProjection::Service(inner) => inner,
+            InnerProjection::Refused(status) => {
+                let body = ResponseBody { inner: None, in_flight: this.in_flight.take() };
+                let mut response = Response::new(body);
+                *response.status_mut() = *status;
+                if *this.http1 {
+                    let close = HeaderValue::from_static("close");
+                    response.headers_mut().insert(header::CONNECTION, close);
+                }
+                return Poll::Ready(Ok(response));
+            }
+        };
+        let mut response = ready!(inner.poll(cx))?;
         let mut in_flight = this.in_flight.take();
         if let Some(activity) = in_flight.as_ref().map(InFlight::activity) {
             let status = response.status();
@@ -99,7 +138,7 @@ where
                     .insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
         }
-        Poll::Ready(Ok(response.map(|inner| ResponseBody { inner, in_flight })))
+        Poll::Ready(Ok(response.map(|inner| ResponseBody { inner: Some(inner), in_flight })))
     }
 }
 
@@ -114,17 +153,20 @@ impl<B: Body> Body for ResponseBody<B> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Self::Data>, B::Error>>> {
         let this = self.project();
-        let frame = ready!(this.inner.poll_frame(cx));
+        let Some(inner) = this.inner.as_pin_mut() else {
+            return Poll::Ready(None);
+        };
+        let frame = ready!(inner.poll_frame(cx));
         let chunk = |data| Chunk { data, _in_flight: this.in_flight.clone() };
         Poll::Ready(frame.map(|frame| frame.map(|frame| frame.map_data(chunk))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
+        self.inner.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
+        self.inner.as_ref().map_or(SizeHint::with_exact(0), Body::size_hint)
     }
 }
 

@@ -61,6 +61,7 @@ mod places;
 mod refused;
 mod server;
 mod socket;
+mod validate;
 
 pub use connection::ConnectionEvent;
 pub use drain::{Drain, Level};

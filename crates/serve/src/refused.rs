@@ -4,6 +4,8 @@ use std::fmt;
 
 use http::StatusCode;
 
+use crate::hook::Hook;
+use crate::validate::Invalid;
 use crate::{BoxError, Peer};
 
 /// A request that the server itself refused; no service has seen it.
@@ -18,7 +20,7 @@ pub struct Refused {
     pub reason: RefusedReason,
     /// The status that the client was answered with; `None` if it was disconnected without an answer.
     pub status: Option<StatusCode>,
-    /// hyper's words for it, for people to read; they may change with any version of hyper.
+    /// Words for people to read; those of hyper may change with any version of it.
     pub detail: String,
 }
 
@@ -34,6 +36,14 @@ pub enum RefusedReason {
     UriTooLong,
     /// The head did not come within [`header_read_timeout`](crate::Server::header_read_timeout).
     HeaderReadTimeout,
+    /// The target does not fit the method, or names a user (RFC 9112 section 3.2, RFC 9110 section 4.2.4).
+    InvalidTarget,
+    /// Host is missing, comes twice, is malformed or contradicts HTTP/2's `:authority` (RFC 9112 section 3.2,
+    /// RFC 9113 section 8.3.1).
+    InvalidHost,
+    /// How long the body is can be read in two ways, or by a coding that nobody here knows (RFC 9112
+    /// section 6.1).
+    InvalidFraming,
 }
 
 // === impl Refused ===
@@ -65,6 +75,16 @@ impl Refused {
         Some(Self { peer, reason, status, detail: error.to_string() })
     }
 
+    pub(crate) fn tell(&self, hook: &Hook<Self>) {
+        tracing::debug!(peer = %self.peer, reason = %self.reason, "a request was refused");
+        hook.call(self);
+    }
+
+    pub(crate) fn invalid(peer: Peer, invalid: &Invalid) -> Self {
+        let Invalid { reason, status, detail } = *invalid;
+        Self { peer, reason, status: Some(status), detail: detail.to_owned() }
+    }
+
     pub(crate) fn timeout(peer: Peer) -> Self {
         let reason = RefusedReason::HeaderReadTimeout;
         Self { peer, reason, status: None, detail: reason.to_string() }
@@ -94,6 +114,9 @@ impl fmt::Display for RefusedReason {
             Self::HeadTooLarge => "too large request head",
             Self::UriTooLong => "too long request target",
             Self::HeaderReadTimeout => "too slow request head",
+            Self::InvalidTarget => "invalid request target",
+            Self::InvalidHost => "invalid Host",
+            Self::InvalidFraming => "invalid Transfer-Encoding",
         })
     }
 }

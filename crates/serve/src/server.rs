@@ -49,6 +49,7 @@ pub struct Server<S> {
     worker_connections: usize,
     drain_idle: Duration,
     graceful_timeout: Duration,
+    tolerant: bool,
     refused: Hook<Refused>,
     events: Hook<ConnectionEvent>,
 }
@@ -93,6 +94,7 @@ impl<S> Server<S> {
             worker_connections: 1000,
             drain_idle: Duration::from_secs(2),
             graceful_timeout: Duration::from_secs(30),
+            tolerant: false,
             refused: Hook::default(),
             events: Hook::default(),
         }
@@ -160,11 +162,29 @@ impl<S> Server<S> {
         self
     }
 
+    /// Whether to serve what hyper takes for a request and the standard does not; `false` unless set.
+    ///
+    /// A proxy in front may read such a request otherwise, and then one client's bytes become another one's
+    /// request. So the server refuses, before any service sees it and with 400 unless it says so:
+    ///
+    /// - HTTP/1.1 without Host, any request with several or a malformed one, and on HTTP/2 one that is not
+    ///   `:authority`;
+    /// - the target `*` for other methods than OPTIONS, an authority for others than CONNECT, a user name in it;
+    /// - several lines of Transfer-Encoding, `chunked` more than once, another coding (501).
+    ///
+    /// In any case the authority of an HTTP/1 request's target, if there is one, becomes its Host.
+    pub fn tolerate_invalid_requests(mut self, tolerate: bool) -> Self {
+        self.tolerant = tolerate;
+        self
+    }
+
     /// Calls `hook` with each request that the server itself refuses, so that no service sees it.
     ///
-    /// That is what hyper answers with 400, 414 or 431, and a head that does not come within
-    /// [`header_read_timeout`](Self::header_read_timeout), which gets no answer. The hook is called when the
-    /// connection has ended, on the runtime: it must not block. A panic in it is caught and logged.
+    /// That is what hyper answers with 400, 414 or 431, a head that does not come within
+    /// [`header_read_timeout`](Self::header_read_timeout), which gets no answer, and what
+    /// [`tolerate_invalid_requests`](Self::tolerate_invalid_requests) is about. The hook is called when the
+    /// connection has ended, or in the last case when the request came, on the runtime: it must not block. A
+    /// panic in it is caught and logged.
     ///
     /// What it cannot tell:
     ///
@@ -340,6 +360,7 @@ impl<S> Server<S> {
         Protocol::new(
             Limits { keepalive, header_read, drain_idle },
             keeps_alive,
+            self.tolerant,
             self.refused.clone(),
             self.events.clone(),
         )

@@ -55,6 +55,14 @@ pub(super) const COUNT: Kind<usize> = Kind {
     show: usize::to_string,
 };
 
+pub(super) const BOOL: Kind<bool> = Kind {
+    metavar: "BOOL",
+    allowed: "true or false",
+    many: false,
+    parse: |values| only(values)?.parse().ok(),
+    show: bool::to_string,
+};
+
 pub(super) const SECONDS: Kind<Duration> = Kind {
     metavar: "SECONDS",
     allowed: "a number of seconds from 0 to 1000000000, such as 30 or 0.5",

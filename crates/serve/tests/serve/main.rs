@@ -3,6 +3,7 @@
 
 mod drain;
 mod full;
+mod invalid;
 mod limits;
 mod refused;
 mod replace;

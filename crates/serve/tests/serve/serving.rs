@@ -31,13 +31,13 @@ async fn a_router_fits_as_it_is_and_learns_its_peer() {
     let own_addr = stream.local_addr().unwrap();
     let (mut send, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
     tokio::spawn(connection);
-    let request = Request::get("/").body(Empty::<Bytes>::new()).unwrap();
+    let request = Request::get("/").header("host", "a").body(Empty::<Bytes>::new()).unwrap();
     let response = soon(send.send_request(request)).await.unwrap();
     let body = response.into_body().collect().await.unwrap().to_bytes();
     assert_eq!(body, own_addr.to_string());
 
     let mut stream = UnixStream::connect(&path).await.unwrap();
-    stream.write_all(b"GET / HTTP/1.1\r\nconnection: close\r\n\r\n").await.unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await.unwrap();
     let mut answer = String::new();
     soon(stream.read_to_string(&mut answer)).await.unwrap();
     assert!(answer.ends_with("\r\n\r\nunix"), "{answer}");
