@@ -247,9 +247,18 @@ impl Service {
     /// When farrierctl cannot be run.
     #[must_use]
     pub fn ctl(&self, args: &[&str]) -> std::process::Output {
+        self.ctl_of(&[&["--pidfile=pid"], args].concat())
+    }
+
+    /// Runs `farrierctl` in this service's folder, with nothing but `args`.
+    ///
+    /// # Panics
+    ///
+    /// When farrierctl cannot be run.
+    #[must_use]
+    pub fn ctl_of(&self, args: &[&str]) -> std::process::Output {
         Command::new(binary("farrierctl"))
             .current_dir(self.folder.path())
-            .arg("--pidfile=pid")
             .args(args)
             .output()
             .expect("a built binary")

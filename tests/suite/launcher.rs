@@ -3,9 +3,10 @@
 
 use std::collections::HashSet;
 use std::fs;
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Read};
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -15,6 +16,7 @@ use harness::process::{self, Signal};
 use harness::service::{self, Service};
 use harness::{eventually, eventually_async};
 use hyper::StatusCode;
+use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -393,7 +395,7 @@ fn workers_follow_their_master() {
 #[tokio::test]
 async fn a_killed_master_leaves_the_addresses() {
     let lab = service::lab().args(["--timeout=0", "--bind=unix:lab.sock"]);
-    let mut lab = lab.args(["--graceful-timeout=600"]).start();
+    let mut lab = lab.args(["--graceful-timeout=600", "--drain-idle=60"]).start();
     let address = lab.address();
     let block = || tokio::spawn(client::get(address, "/block?ms=600000"));
     let _blocked = block();
@@ -424,20 +426,110 @@ async fn a_killed_master_leaves_the_addresses() {
 #[tokio::test]
 async fn a_killed_master_and_blocked_workers_leave_nobody_waiting() {
     let lab = service::lab().args(["--timeout=0", "--workers=1", "--graceful-timeout=600"]);
-    let mut lab = lab.start();
+    let mut lab = lab.args(["--bind=unix:lab.sock"]).start();
     let address = lab.address();
     let _blocked = tokio::spawn(client::get(address, "/block?ms=600000"));
     in_flight(&lab, 1).await;
     let mut waiting = TcpStream::connect(address).await.expect("a place in the queue");
+    let mut waiting_too = UnixStream::connect(lab.path("lab.sock")).expect("a place in the queue");
+    waiting_too.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     lab.signal(Signal::SIGKILL);
     lab.wait();
     let mut nothing = Vec::new();
     let told = tokio::time::timeout(Duration::from_secs(20), waiting.read_to_end(&mut nothing));
     assert!(told.await.expect("it is told").is_err(), "a reset");
+    assert_eq!(waiting_too.read(&mut [0]).expect("it is told"), 0, "an end");
     eventually("the port is free", || TcpListener::bind(address).ok());
     process::running_in(lab.folder())
         .into_iter()
         .for_each(|pid| process::kill(pid, Signal::SIGKILL));
+}
+
+/// A worker that is stopped holds nothing open, as long as there is another one.
+#[test]
+fn a_killed_master_and_a_stopped_worker_leave_the_address() {
+    let mut lab = service::lab().start();
+    let address = lab.address();
+    let stopped = lab.workers()[0];
+    process::kill(stopped, Signal::SIGSTOP);
+    lab.signal(Signal::SIGKILL);
+    lab.wait();
+    eventually("the port is free", || TcpListener::bind(address).ok());
+    process::kill(stopped, Signal::SIGKILL);
+}
+
+/// A master that is started again at once finds the address that the last one's workers still have.
+#[test]
+fn a_master_follows_a_killed_one_at_once() {
+    let mut lab = service::lab().args(["--bind=unix:lab.sock"]).start();
+    let address = format!("--bind={}", lab.address());
+    let socket = format!("--bind=unix:{}", lab.path("lab.sock").display());
+    lab.signal(Signal::SIGKILL);
+    lab.wait();
+    let heir = service::bare_lab().args([address.as_str(), &socket]).start();
+    eventually("the workers of the first are gone", || {
+        process::running_in(lab.folder()).is_empty().then_some(())
+    });
+    let status = heir.ctl(&["status"]);
+    assert!(status.status.success(), "{status:?}");
+    UnixStream::connect(lab.path("lab.sock")).expect("the heir's socket");
+}
+
+/// A server that hangs, and whose queue is full, is one that lives.
+#[test]
+fn a_unix_socket_with_a_full_queue_is_taken() {
+    let lab = service::lab().args(["--bind=unix:full"]);
+    let _full = full_queue(&lab.path("full"));
+    let mut lab = lab.spawn();
+    assert_eq!(lab.wait().code(), Some(1));
+    assert!(lab.log().contains("another process listens on it"), "{}", lab.log());
+}
+
+/// A listener that nobody accepts from, and the connections that fill its queue.
+fn full_queue(path: &Path) -> Vec<Socket> {
+    let new = || {
+        let socket = Socket::new(Domain::UNIX, Type::STREAM, None).expect("a socket");
+        socket.set_nonblocking(true).expect("a socket of ours");
+        socket
+    };
+    let (listener, address) = (new(), SockAddr::unix(path).expect("a short path"));
+    listener.bind(&address).expect("a free place");
+    listener.listen(1).expect("a socket of ours");
+    let mut sockets = vec![listener];
+    loop {
+        let client = new();
+        if client.connect(&address).is_err() {
+            return sockets;
+        }
+        sockets.push(client);
+    }
+}
+
+/// Signals that go to the whole group, and a reload that is asked for, while the preparation runs.
+#[test]
+fn a_preparation_is_ended_by_orders_to_stop_only() {
+    // It accepts and never says a word.
+    let silent = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let url = format!("mysql://root@{}/test", silent.local_addr().unwrap());
+    let mut lab = service::lab().env("LAB_DATABASE_URL", &url).spawn();
+    let preparing = eventually("it prepares", || lab.workers().first().copied());
+    eventually("it has its name", || {
+        let name = fs::read_to_string(format!("/proc/{preparing}/comm")).ok()?;
+        name.starts_with("farrier:prepare").then_some(())
+    });
+    for signal in [Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGTTIN, Signal::SIGALRM] {
+        process::kill(preparing, signal);
+    }
+    std::thread::scope(|scope| {
+        let reload = scope.spawn(|| lab.ctl(&["reload"]));
+        eventually("the order has come", || lab.log().contains("ordered to reload").then_some(()));
+        assert_eq!(lab.workers(), [preparing], "{}", lab.log());
+        lab.signal(Signal::SIGTERM);
+        let reload = reload.join().unwrap();
+        let error = String::from_utf8(reload.stderr).unwrap();
+        assert!(error.contains("the server"), "{error}");
+    });
+    assert_eq!(lab.wait().code(), Some(0), "{}", lab.log());
 }
 
 /// Test 26: a killed worker is replaced, pid and cause are in the log, and no connection is refused meanwhile.

@@ -127,6 +127,15 @@ fn a_settings_file_that_is_a_pipe_is_refused() {
     assert!(error.contains("farrier.toml") && error.contains("a pipe"), "{error}");
 }
 
+#[test]
+fn farrierctl_waits_for_no_pipe() {
+    let lab = service::lab().start();
+    make_pipe(&lab.path("farrier.toml"));
+    let status = lab.ctl_of(&["--config=farrier.toml", "status"]);
+    assert_eq!(status.status.code(), Some(1), "{status:?}");
+    assert!(String::from_utf8_lossy(&status.stderr).contains("a pipe"), "{status:?}");
+}
+
 /// A pidfile is written beside its place first.
 #[test]
 fn a_pidfile_that_is_a_pipe_is_refused() {

@@ -4,6 +4,8 @@ use std::fmt;
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
@@ -116,10 +118,15 @@ pub(crate) enum Failure {
 impl Client {
     /// # Errors
     ///
-    /// Nobody listens on this socket.
+    /// Nobody listens on this socket, or who does accepts nobody.
     pub(crate) fn connect(path: &Path) -> Result<Self, Failure> {
-        let stream = UnixStream::connect(path)
-            .map_err(|error| Failure::Connect { path: path.to_owned(), error })?;
+        let (tell, told) = mpsc::channel();
+        let place = path.to_owned();
+        // In a thread of its own, for there is no limit to how long a full queue is waited for.
+        thread::spawn(move || tell.send(UnixStream::connect(place)));
+        let connected = told.recv_timeout(PATIENCE).unwrap_or_else(|_| Err(no_answer()));
+        let stream =
+            connected.map_err(|error| Failure::Connect { path: path.to_owned(), error })?;
         Ok(Self { path: path.to_owned(), stream: BufReader::new(stream) })
     }
 
@@ -198,13 +205,13 @@ impl Client {
     }
 
     fn broken(&self, error: io::Error) -> Failure {
-        let error = if is_timeout(&error) {
-            io::Error::new(ErrorKind::TimedOut, format!("no answer for {} s", PATIENCE.as_secs()))
-        } else {
-            error
-        };
+        let error = if is_timeout(&error) { no_answer() } else { error };
         Failure::Talk { path: self.path.clone(), error }
     }
+}
+
+fn no_answer() -> io::Error {
+    io::Error::new(ErrorKind::TimedOut, format!("no answer for {} s", PATIENCE.as_secs()))
 }
 
 fn is_timeout(error: &io::Error) -> bool {

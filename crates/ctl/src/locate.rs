@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs;
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -50,6 +51,10 @@ fn named(server: &Server) -> Option<Result<PathBuf, Failure>> {
 /// The socket of the server that this settings file is for.
 fn configured(path: &Path) -> Result<PathBuf, Failure> {
     let failed = |reason: String| Failure::Config { path: path.to_owned(), reason };
+    // A pipe would be waited for, and the server refuses it as well.
+    if fs::metadata(path).is_ok_and(|metadata| metadata.file_type().is_fifo()) {
+        return Err(failed("it is a pipe".to_owned()));
+    }
     let text = fs::read_to_string(path).map_err(|error| failed(error.to_string()))?;
     let settings: Settings =
         toml::from_str(&text).map_err(|error| failed(error.message().replace('\n', ", ")))?;

@@ -19,9 +19,6 @@ pub(crate) type Pid = i32;
 /// Between the SIGABRT and the SIGKILL that a hung worker gets.
 const ABORT_GAP: Duration = Duration::from_secs(1);
 
-/// A worker that was ready for so long is no failure of its slot when it dies.
-const HEALTHY: Duration = Duration::from_secs(1);
-
 /// The state machine of a master.
 #[derive(Debug)]
 pub(crate) struct Arbiter {
@@ -179,7 +176,7 @@ impl Arbiter {
 
     /// Whether a reload is going on or waiting.
     pub(crate) fn reloading(&self) -> bool {
-        self.reload_wanted || self.rereading || self.rolling()
+        self.reload_wanted || self.rereading || self.unfinished || self.rolling()
     }
 
     /// Slot, generation and stage of a worker.
@@ -189,8 +186,12 @@ impl Arbiter {
     }
 
     /// How often a slot's worker has failed in a row, and when the next one is forked, if that has to wait.
-    pub(crate) fn failures(&self, slot: usize) -> (u32, Option<Instant>) {
-        self.slots.get(slot).map_or((0, None), |slot| (slot.failures, slot.retry_at))
+    pub(crate) fn failures(&self, slot: usize, now: Instant) -> (u32, Option<Instant>) {
+        let healthy = self.active(slot).any(|(_, member)| member.is_healthy(now));
+        match self.slots.get(slot) {
+            Some(slot) if !healthy => (slot.failures, slot.retry_at),
+            _ => (0, None),
+        }
     }
 
     fn spawned(&mut self, pid: Pid, slot: usize, generation: u64, now: Instant) {
@@ -265,9 +266,8 @@ impl Arbiter {
 
     /// A worker is lost that nobody told to leave; called once for each.
     fn died(&mut self, member: &Member, now: Instant, actions: &mut Vec<Action>) {
-        let healthy = member.ready_at.is_some_and(|since| now.duration_since(since) >= HEALTHY);
         if let Some(slot) = self.slots.get_mut(member.slot) {
-            if healthy {
+            if member.is_healthy(now) {
                 *slot = SlotState { spawning: slot.spawning, ..SlotState::default() };
             } else {
                 slot.failed(member.ready_at.is_some(), now);
@@ -499,9 +499,12 @@ impl Arbiter {
         for slot in 0..self.slots.len() {
             // The newest of the slot that serves; whoever is older goes. Never the other way round.
             let serving = self.active(slot).filter(|(_, member)| member.stage == Stage::Ready);
-            if let Some((best, _)) = serving.max_by_key(|(pid, member)| (member.generation, *pid)) {
+            let best = serving.max_by_key(|(pid, member)| (member.generation, *pid));
+            if let Some((best, newest)) = best.map(|(pid, member)| (pid, member.generation)) {
                 self.retire(now, actions, |pid, member| {
-                    member.slot == slot && pid != best && member.stage == Stage::Ready
+                    member.slot == slot
+                        && pid != best
+                        && (member.stage == Stage::Ready || member.generation < newest)
                 });
             } else if self.active(slot).next().is_none() && self.slots[slot].may_spawn() {
                 self.spawn(slot, actions);
@@ -522,7 +525,8 @@ impl Arbiter {
         }
         // A roll that meets dying workers may never end: then the next reload may bring the cure.
         let stuck = self.trial.is_none() && self.slots.iter().any(|slot| slot.failures > 1);
-        if self.reload_wanted && !self.rereading && (stuck || !self.rolling()) {
+        if self.reload_wanted && !self.rereading && (stuck || !(self.rolling() || self.unfinished))
+        {
             self.reload_wanted = false;
             self.rereading = true;
             actions.push(Action::Reread);

@@ -62,7 +62,7 @@ pub(crate) enum Reply {
 /// Which reload a client waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Awaits {
-    /// The one that has not begun. Exits: `This` (it begins), answered (the server stops).
+    /// The one that has not begun. Exits: `This` (it begins), answered (it cannot begin, or the server stops).
     Next,
     /// The one that is going on. Exit: answered (it is over).
     This,
@@ -139,7 +139,12 @@ impl Control {
         self.answer_waiting(reply, now, |awaits| awaits == Awaits::This);
     }
 
-    /// There will be no reload: everybody who waits for one gets the reply.
+    /// A reload cannot begin: who has asked for it gets the reply.
+    pub(crate) fn reload_is_refused(&mut self, reply: &[u8], now: Instant) {
+        self.answer_waiting(reply, now, |awaits| awaits == Awaits::Next);
+    }
+
+    /// There will be no reload any more: everybody who waits for one gets the reply.
     pub(crate) fn no_reload(&mut self, reply: &[u8], now: Instant) {
         self.answer_waiting(reply, now, |_| true);
     }

@@ -53,7 +53,8 @@
 //! more or fewer. Other signals of gunicorn's (USR1, USR2, WINCH) are logged and ignored, as is every other
 //! one that would end master or worker, such as ALRM or a real-time one.
 //!
-//! Workers ignore all but TERM, INT and QUIT, so a signal to the whole process group does no harm. A TERM
+//! Workers ignore all but TERM, INT and QUIT, as does the preparing process, so a signal to the whole process
+//! group does no harm. A TERM
 //! that somebody else than the master sends to a worker is obeyed a second later: by then the master has
 //! given its own order, if the whole group was meant. The launcher's handlers in a worker leave room for the
 //! app's own, such as `tokio::signal`, also for those three; nothing is blocked, so programs that a handler

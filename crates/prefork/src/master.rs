@@ -176,9 +176,7 @@ impl<'a> Master<'a> {
                 Phase::Stopped(verdict) => break verdict,
                 Phase::Stopping { .. } => {
                     self.close_listeners();
-                    if let Some(control) = self.control() {
-                        control.no_reload(&control::refusal("the server stops"), Instant::now());
-                    }
+                    self.no_reload("the server stops");
                 }
                 Phase::Preparing { .. } | Phase::Starting | Phase::Running => {}
             }
@@ -191,6 +189,7 @@ impl<'a> Master<'a> {
             self.take_commands();
         };
         self.close_listeners();
+        self.no_reload("the server does not run");
         if let Some(Own { control: Some(control), .. }) = &self.own {
             control.remove_file();
         }
@@ -270,14 +269,24 @@ impl<'a> Master<'a> {
                 strike(pid, signal, why);
                 None
             }
-            Action::Reread => {
-                if let Some(control) = self.control() {
-                    let why = "the reload did not come to an end: its workers died, and the next one began";
-                    control.reload_ends(&control::refusal(why), Instant::now());
-                    control.reload_begins();
+            Action::Reread => Some(Event::Reread(match self.read_settings() {
+                Ok(limits) => {
+                    let former = "the reload did not come to an end: its workers fail, and the next one began";
+                    self.answer_reloads(|control, now| {
+                        control.reload_ends(&control::refusal(former), now);
+                        control.reload_begins();
+                    });
+                    Some(limits)
                 }
-                Some(Event::Reread(self.read_settings()))
-            }
+                Err(error) => {
+                    let why = format!("nothing is reloaded: {error}");
+                    tracing::error!("{why}");
+                    let reply = control::refusal(&why);
+                    self.last_reload = Some(Err(why));
+                    self.answer_reloads(|control, now| control.reload_is_refused(&reply, now));
+                    None
+                }
+            })),
             Action::Revert { generation, slot } => {
                 self.generations.remove(&generation);
                 let reason = self.exits.get(&slot).map_or("unknown", |(how, _)| how);
@@ -523,26 +532,18 @@ impl<'a> Master<'a> {
     }
 
     /// The settings as they are now, as far as a reload can change them.
-    fn read_settings(&mut self) -> Option<Limits> {
-        let current = self.generations.get(&self.arbiter.generation())?;
-        match current.reread() {
-            Ok(new) => {
-                let fixed = current.fixed_until_restart(&new);
-                if !fixed.is_empty() {
-                    tracing::warn!("changed, but only a restart makes it so: {}", fixed.join(", "));
-                }
-                tracing::info!("reloading");
-                let limits = Limits::of(&new);
-                self.reread = Some(new);
-                Some(limits)
-            }
-            Err(error) => {
-                let why = format!("nothing is reloaded: {error}");
-                tracing::error!("{why}");
-                self.reload_ends(Err(why));
-                None
-            }
+    fn read_settings(&mut self) -> Result<Limits, Box<dyn std::error::Error>> {
+        let current = self.generations.get(&self.arbiter.generation());
+        let current = current.ok_or("the current settings are void")?;
+        let new = current.reread()?;
+        let fixed = current.fixed_until_restart(&new);
+        if !fixed.is_empty() {
+            tracing::warn!("changed, but only a restart makes it so: {}", fixed.join(", "));
         }
+        tracing::info!("reloading");
+        let limits = Limits::of(&new);
+        self.reread = Some(new);
+        Ok(limits)
     }
 
     /// Whoever asked for the reload that is over hears how it went.
@@ -552,13 +553,17 @@ impl<'a> Master<'a> {
             Ok(()) => control::line(true, self.status()),
             Err(why) => control::refusal(&why),
         };
-        if let Some(control) = self.control() {
-            control.reload_ends(&reply, Instant::now());
-        }
+        self.answer_reloads(|control, now| control.reload_ends(&reply, now));
     }
 
-    fn control(&mut self) -> Option<&mut Control> {
-        self.own.as_mut()?.control.as_mut()
+    fn no_reload(&mut self, why: &str) {
+        self.answer_reloads(|control, now| control.no_reload(&control::refusal(why), now));
+    }
+
+    fn answer_reloads(&mut self, answer: impl FnOnce(&mut Control, Instant)) {
+        if let Some(control) = self.own.as_mut().and_then(|own| own.control.as_mut()) {
+            answer(control, Instant::now());
+        }
     }
 
     fn take_commands(&mut self) {

@@ -8,10 +8,13 @@ use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
+
+use crate::signals::poll_until;
 
 /// A pidfile that holds this process's pid.
 #[derive(Debug)]
@@ -34,6 +37,9 @@ pub(crate) enum PidfileError {
 /// The bytes of the file that stand for its locks: of who is about to write one, and of who lives.
 const WRITING: libc::off_t = 0;
 const LIVING: libc::off_t = 1;
+
+/// How long another master may take to write its pidfile.
+const WRITTEN: Duration = Duration::from_secs(2);
 
 // === impl Pidfile ===
 
@@ -94,10 +100,12 @@ fn start_writing(path: &Path) -> io::Result<File> {
             .custom_flags(libc::O_NONBLOCK)
             .open(path)?;
         // Nobody holds it for longer than it takes to write a pid.
-        while let Err(error) = fcntl(&file, FcntlArg::F_OFD_SETLKW(&byte(libc::F_WRLCK, WRITING))) {
-            if error != Errno::EINTR {
-                return Err(error.into());
+        let last = Instant::now() + WRITTEN;
+        while !lock(&file, libc::F_WRLCK, WRITING)? {
+            if Instant::now() >= last {
+                return Err(io::Error::new(ErrorKind::TimedOut, "another process is writing it"));
             }
+            poll_until(&mut [], Some(Instant::now() + Duration::from_millis(5)));
         }
         let own = file.metadata()?;
         match fs::metadata(path) {

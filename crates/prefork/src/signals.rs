@@ -3,6 +3,7 @@
 use std::io::{self, IsTerminal};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -10,6 +11,7 @@ use nix::libc;
 use nix::poll::{PollFd, PollTimeout, poll};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use signal_hook::flag;
 use signal_hook::iterator::backend::SignalDelivery;
 use signal_hook::iterator::exfiltrator::SignalOnly;
 
@@ -146,13 +148,20 @@ impl AsFd for WorkerSignals {
     }
 }
 
-/// Gives every signal back to its default.
+/// For the preparing process: the orders to stop end it, and nothing else does that goes to the whole group. What
+/// it starts has the signals that a shell would give.
 ///
 /// # Errors
 ///
-/// None that the kernel documents for this call.
-pub(crate) fn reset() -> nix::Result<()> {
-    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
+/// None that the kernel documents for these calls.
+pub(crate) fn obey_only_stop() -> io::Result<()> {
+    let stops = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT];
+    for signal in ORDERS.into_iter().chain(STRAYS).filter(|signal| !stops.contains(signal)) {
+        // A handler, since who ignores a signal passes that on.
+        flag::register(signal as i32, Arc::default())?;
+    }
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
+    Ok(())
 }
 
 /// Whether a signal is one of gunicorn's vocabulary.

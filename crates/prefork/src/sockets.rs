@@ -6,14 +6,16 @@ use std::io::{self, ErrorKind};
 use std::net::{Shutdown, SocketAddr, TcpListener, ToSocketAddrs};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::{Mode, umask};
 use socket2::{Domain, Protocol, SockAddr, SockFilter, SockRef, Socket, Type};
 
 use crate::Bind;
+use crate::signals::poll_until;
 
 /// Drops the packet that begins a TCP connection (SYN without ACK) and no other: classic BPF, which on a TCP
 /// socket sees the packet from the TCP header on.
@@ -25,6 +27,10 @@ const NO_SYN: [SockFilter; 5] = [
     SockFilter::new(0x06, 0, 0, 0),
     SockFilter::new(0x06, 0, 0, u32::MAX),
 ];
+
+/// How long a taken address is asked for, and how often.
+const RELEASED: Duration = Duration::from_secs(1);
+const BETWEEN_TRIES: Duration = Duration::from_millis(50);
 
 /// A listening socket as the master has it, and a worker for the time after the master.
 #[derive(Debug)]
@@ -67,7 +73,7 @@ impl MasterListener {
     pub(crate) fn bind_all(binds: &[Bind], backlog: u32) -> Result<Vec<Self>, BindError> {
         let mut listeners: Vec<Self> = Vec::new();
         for bind in binds {
-            match Self::bind(bind, backlog) {
+            match Self::bind_soon(bind, backlog) {
                 Ok(listener) => listeners.push(listener),
                 Err(error) => {
                     listeners.iter().for_each(Self::remove_file);
@@ -76,6 +82,19 @@ impl MasterListener {
             }
         }
         Ok(listeners)
+    }
+
+    /// The workers of a master that was killed let go of its addresses within a second.
+    fn bind_soon(bind: &Bind, backlog: u32) -> io::Result<Self> {
+        let last = Instant::now() + RELEASED;
+        loop {
+            match Self::bind(bind, backlog) {
+                Err(error) if error.kind() == ErrorKind::AddrInUse && Instant::now() < last => {
+                    poll_until(&mut [], Some(Instant::now() + BETWEEN_TRIES));
+                }
+                bound => return bound,
+            }
+        }
     }
 
     fn bind(bind: &Bind, backlog: u32) -> io::Result<Self> {
@@ -122,13 +141,16 @@ impl MasterListener {
     /// the next server on this address.
     pub(crate) fn take_nobody_new(&self) {
         match self {
-            Self::Tcp(listener, _) => {
-                if let Err(error) = SockRef::from(listener).attach_filter(&NO_SYN) {
-                    // Then who comes in the last moment is not told apart from who came before.
-                    tracing::debug!(%error, "a listener takes connections until it is closed");
-                }
-            }
+            Self::Tcp(listener, _) => drop_syn(listener),
             Self::Unix(_, file) => file.remove(),
+        }
+    }
+
+    /// The same in a worker, on TCP only: the place of a Unix socket's file may be another master's at any moment,
+    /// and who connects by the old one waits in its queue until that is closed.
+    pub(crate) fn take_nobody_new_as_orphan(&self) {
+        if let Self::Tcp(listener, _) = self {
+            drop_syn(listener);
         }
     }
 
@@ -151,6 +173,10 @@ impl MasterListener {
         if let Err(error) = socket.shutdown(Shutdown::Both) {
             tracing::debug!(%error, "a listener stays open until the last worker is gone");
         }
+        if let Self::Unix(listener, _) = self {
+            // This queue outlasts the shutdown: who is in it would wait for the last worker's end.
+            while listener.accept().is_ok() {}
+        }
     }
 
     /// Removes the socket's file, if it has one and it is still this one.
@@ -158,6 +184,13 @@ impl MasterListener {
         if let Self::Unix(_, file) = self {
             file.remove();
         }
+    }
+}
+
+fn drop_syn(listener: &TcpListener) {
+    if let Err(error) = SockRef::from(listener).attach_filter(&NO_SYN) {
+        // Then who comes in the last moment is not told apart from who came before.
+        tracing::debug!(%error, "a listener takes connections until it is closed");
     }
 }
 
@@ -233,12 +266,15 @@ fn clear_stale(path: &Path) -> io::Result<()> {
     if !metadata.file_type().is_socket() {
         return Err(io::Error::new(ErrorKind::AlreadyExists, "there is a file that is no socket"));
     }
-    match UnixStream::connect(path) {
+    // Without waiting: the queue of a server that hangs is full.
+    let probe = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    probe.set_nonblocking(true)?;
+    match probe.connect(&SockAddr::unix(path)?) {
         Err(error) if error.kind() == ErrorKind::ConnectionRefused => fs::remove_file(path),
         // Gone by itself, or of another kind of socket: bind will tell.
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-        Ok(_) => Err(io::Error::new(ErrorKind::AddrInUse, "another process listens on it")),
-        Err(error) => Err(error),
+        Err(error) if error.kind() != ErrorKind::WouldBlock => Err(error),
+        _ => Err(io::Error::new(ErrorKind::AddrInUse, "another process listens on it")),
     }
 }
 
@@ -316,7 +352,7 @@ mod tests {
             let mut early = TcpStream::connect(address).unwrap();
             listener.take_nobody_new();
             assert!(listener.has_queue());
-            let late = TcpStream::connect_timeout(&address, std::time::Duration::from_millis(100));
+            let late = TcpStream::connect_timeout(&address, Duration::from_millis(100));
             assert_eq!(late.unwrap_err().kind(), ErrorKind::TimedOut, "no answer");
 
             let (mut accepted, _) = shared.accept().unwrap();

@@ -210,7 +210,7 @@ where
 
 /// The preparing process's whole life; the exit status comes back.
 pub(crate) fn prepare(master: Pid, work: Prepare) -> i32 {
-    let ready = signals::reset().and_then(|()| follow(master));
+    let ready = signals::obey_only_stop().and_then(|()| Ok(follow(master)?));
     if let Err(error) = ready {
         tracing::error!(%error, "the preparing process could not set itself up");
         return status::NOT_STARTED;

@@ -328,12 +328,13 @@ impl<S> Server<S> {
         tokio::select! {
             biased;
             () = drain.reached(Level::Quick) => {}
-            () = async {
+            // Tokio lets a task do only so much in one turn, and a queue looks empty when that is used up.
+            () = task::unconstrained(async {
                 // Nobody else would serve them, should this be the last process with these listeners.
                 while let Some(accepted) = acceptor.accept(Queue::Leave).await {
                     spawn(accepted);
                 }
-            } => {}
+            }) => {}
             () = time::sleep_until(began + self.drain_idle.min(grace)) => {}
         }
         drop(acceptor);
@@ -410,7 +411,20 @@ impl Acceptor {
 
     fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<(Stream, Peer)>> {
         let Self { listeners, next, .. } = self;
-        poll_in_turn(next, listeners.len(), |index| listeners[index].poll_accept(cx))
+        loop {
+            let mut asked = 0;
+            let accepted = poll_in_turn(next, listeners.len(), |index| {
+                asked = index;
+                listeners[index].poll_accept(cx)
+            });
+            match accepted {
+                // Another process that shares the socket has shut it down: nobody comes there any more.
+                Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::InvalidInput => {
+                    tracing::debug!(listener = ?listeners.remove(asked), "shut down from outside");
+                }
+                accepted => return accepted,
+            }
+        }
     }
 }
 

@@ -19,6 +19,9 @@ const FREE_DEATHS: u32 = 4;
 const FIRST_BACKOFF: Duration = Duration::from_millis(250);
 pub(super) const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
 
+/// A worker that was ready for so long is no failure of its slot when it dies.
+const HEALTHY: Duration = Duration::from_secs(1);
+
 /// A worker process.
 #[derive(Clone, Debug)]
 pub(super) struct Member {
@@ -65,6 +68,10 @@ pub(super) struct SlotState {
 // === impl Member ===
 
 impl Member {
+    pub(super) fn is_healthy(&self, now: Instant) -> bool {
+        self.ready_at.is_some_and(|since| now.duration_since(since) >= HEALTHY)
+    }
+
     /// Tells it to drain, once.
     pub(super) fn leave(&mut self, pid: Pid, why: Why, now: Instant, actions: &mut Vec<Action>) {
         if self.stage.is_active() {

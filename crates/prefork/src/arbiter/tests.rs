@@ -280,6 +280,39 @@ fn a_reload_replaces_slot_by_slot_and_each_old_one_after_its_successor() {
     assert!(!world.arbiter.reloading());
 }
 
+/// The one that grows the server is over when the added workers serve, and the next one waits for that.
+#[test]
+fn a_reload_waits_for_the_workers_that_the_one_before_adds() {
+    let mut world = World::running(1);
+    world.file = Some(limits(3));
+    world.order(Order::Reload);
+    world.ready(*world.pids().last().unwrap());
+    assert_eq!(world.arbiter.target(), 3);
+    world.order(Order::Reload);
+    world.live(Duration::from_secs(5));
+    let reloads = world.log.iter().filter(|action| {
+        matches!(action, Action::Reread | Action::Reloaded { .. } | Action::Revert { .. })
+    });
+    let over = |generation| Action::Reloaded { generation };
+    let expected = [Action::Reread, over(2), Action::Reread, over(3)];
+    assert_eq!(reloads.copied().collect::<Vec<_>>(), expected);
+}
+
+#[test]
+fn an_old_worker_that_hangs_at_boot_does_not_outlast_its_successor() {
+    let mut world = World::running(2);
+    world.live(Duration::from_secs(2));
+    world.die(world.pids()[1]);
+    let hung = *world.pids().last().unwrap();
+    world.processes.get_mut(&hung).unwrap().beats = false;
+    world.live(Duration::from_secs(1));
+    world.order(Order::Reload);
+    world.live(Duration::from_secs(5));
+    assert!(world.log.contains(&Action::Reloaded { generation: 2 }));
+    assert!(!world.arbiter.reloading());
+    assert!(!world.pids().contains(&hung));
+}
+
 /// gunicorn.md 4, test 37.
 #[test]
 fn a_canary_that_dies_leaves_the_old_generation_as_it_was() {

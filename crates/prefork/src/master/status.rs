@@ -118,8 +118,9 @@ impl Master<'_> {
     }
 
     fn slot_status(&self, slot: usize) -> SlotStatus<'_> {
-        let (failures, retry_at) = self.arbiter.failures(slot);
-        let wait = |at: Instant| at.saturating_duration_since(Instant::now()).as_secs_f64();
+        let now = Instant::now();
+        let (failures, retry_at) = self.arbiter.failures(slot, now);
+        let wait = |at: Instant| at.saturating_duration_since(now).as_secs_f64();
         SlotStatus {
             slot,
             failures,

@@ -75,6 +75,7 @@ impl Watch {
         loop {
             let (signalled, orphaned, done) = self.wait();
             if done {
+                self.close_before_leaving();
                 return;
             }
             if orphaned {
@@ -82,7 +83,7 @@ impl Watch {
                 tracing::warn!(
                     "the master is gone: the worker finishes what is in flight and leaves"
                 );
-                self.listeners.iter().for_each(MasterListener::take_nobody_new);
+                self.listeners.iter().for_each(MasterListener::take_nobody_new_as_orphan);
                 let now = Instant::now();
                 self.closing = Some((now + LOOK_AT_QUEUES, now + SERVED));
                 self.drain();
@@ -149,6 +150,14 @@ impl Watch {
             is_served
         });
         self.closing = (!self.listeners.is_empty()).then_some((look + LOOK_AT_QUEUES, last));
+    }
+
+    /// An orphan that leaves first closes the doors: a sibling that is stopped would keep them open.
+    fn close_before_leaving(&mut self) {
+        while let Some((look, _)) = self.closing {
+            signals::poll_until(&mut [], Some(look));
+            self.close_orphans();
+        }
     }
 
     fn drain(&mut self) {

@@ -326,6 +326,22 @@ async fn what_is_left_after_graceful_timeout_is_cut_and_counted() {
     assert_eq!(server.drained().await.cut, 1);
 }
 
+/// However many they are: tokio lets no task take them all in one turn.
+#[tokio::test]
+async fn a_long_queue_is_served_when_the_drain_begins() {
+    let server = start(|server| server).await;
+    // The server shares this thread and gets no turn meanwhile.
+    let queue: Vec<_> =
+        (0..126).map(|_| std::net::TcpStream::connect(server.addr).unwrap()).collect();
+    server.drain.start();
+    for queued in queue {
+        queued.set_nonblocking(true).unwrap();
+        let mut client = Client::new(TcpStream::from_std(queued).unwrap());
+        assert_eq!(client.get("/").await.expect("no reset").status, 200);
+    }
+    assert_eq!(server.drained().await.cut, 0);
+}
+
 /// Who only waits loses nothing: not a kept-alive connection, and not one that has not said a word. Half a head
 /// is a request that is lost.
 #[tokio::test]
