@@ -70,6 +70,8 @@ pub(crate) struct Activity {
     tail: AtomicU32,
     /// The status of hyper's own answer to what is no request, or zero.
     refused_with: AtomicU16,
+    /// A head had both Content-Length and Transfer-Encoding.
+    ambiguous: AtomicBool,
     upgraded: AtomicBool,
     closing: AtomicBool,
     /// The client was too slow with a request, and gets no answer to it.
@@ -126,6 +128,7 @@ impl Activity {
             preface: AtomicU8::new(0),
             tail: AtomicU32::new(0),
             refused_with: AtomicU16::new(0),
+            ambiguous: AtomicBool::new(false),
             upgraded: AtomicBool::new(false),
             closing: AtomicBool::new(false),
             too_slow: AtomicBool::new(false),
@@ -191,6 +194,16 @@ impl Activity {
         let [.., before, last_but_one, last] = self.tail.load(Relaxed).to_be_bytes();
         // A bare LF ends a line too (RFC 9112 section 2.2).
         last == b'\n' && (last_but_one == b'\n' || [before, last_but_one] == *b"\n\r")
+    }
+
+    /// Notes a head with both Content-Length and Transfer-Encoding.
+    pub(crate) fn note_ambiguous(&self) {
+        self.ambiguous.store(true, Relaxed);
+    }
+
+    /// Whether a head had both Content-Length and Transfer-Encoding.
+    pub(crate) fn is_ambiguous(&self) -> bool {
+        self.ambiguous.load(Relaxed)
     }
 
     /// Notes what is about to be written.

@@ -17,6 +17,7 @@ use tokio::time::{self, Instant};
 use tower_service::Service;
 
 use crate::activity::{Activity, Finding, Limits, Waiting};
+use crate::framing::Framing;
 use crate::handler::Handler;
 use crate::hook::Hook;
 use crate::places::Place;
@@ -111,7 +112,9 @@ impl Protocol {
         let task = future::poll_fn(|cx| Poll::Ready(cx.waker().clone())).await;
         holder.serves(&activity, task);
         let open = Open::new(self.events.clone(), counted);
-        let socket = Socket::new(stream, Arc::clone(&activity), phase.clone(), permit, open);
+        let framing = (!self.tolerant).then(Framing::new);
+        let socket =
+            Socket::new(stream, Arc::clone(&activity), phase.clone(), permit, open, framing);
         let invalid = (!self.tolerant).then(|| self.refused.clone());
         let handler = Handler::new(service, peer, Arc::clone(&activity), invalid);
         let io = TokioIo::new(socket);

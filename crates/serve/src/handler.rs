@@ -86,7 +86,7 @@ where
         let in_flight = Some(self.activity.begin(!request.body().is_end_stream()));
         let connect = *request.method() == Method::CONNECT;
         if let Some(hook) = &self.invalid {
-            if let Err(invalid) = validate(&request) {
+            if let Err(invalid) = validate(&request, self.activity.is_ambiguous()) {
                 Refused::invalid(self.peer, &invalid).tell(hook);
                 let inner = Inner::Refused(invalid.status);
                 return ResponseFuture { inner, in_flight, http1, connect };

@@ -52,6 +52,7 @@
 mod activity;
 mod connection;
 mod drain;
+mod framing;
 mod goaway;
 mod handler;
 mod hook;

@@ -170,7 +170,8 @@ impl<S> Server<S> {
     /// - HTTP/1.1 without Host, any request with several or a malformed one, and on HTTP/2 one that is not
     ///   `:authority`;
     /// - the target `*` for other methods than OPTIONS, an authority for others than CONNECT, a user name in it;
-    /// - several lines of Transfer-Encoding, `chunked` more than once, another coding (501).
+    /// - Content-Length beside Transfer-Encoding, several lines of that, `chunked` more than once, another coding
+    ///   (501).
     ///
     /// In any case the authority of an HTTP/1 request's target, if there is one, becomes its Host.
     pub fn tolerate_invalid_requests(mut self, tolerate: bool) -> Self {

@@ -12,6 +12,7 @@ use tokio::sync::{OwnedSemaphorePermit, watch};
 
 use crate::activity::Activity;
 use crate::connection::{Open, Phase};
+use crate::framing::Framing;
 use crate::goaway::HeldPong;
 use crate::linger::Linger;
 
@@ -30,6 +31,8 @@ pub(crate) struct Socket {
     reader: Cut,
     writer: Cut,
     pong: Option<HeldPong>,
+    /// `None` where requests may be as ambiguous as they like.
+    framing: Option<Framing>,
     /// Once all is said.
     linger: Option<Linger>,
     /// Given back with the last byte.
@@ -65,6 +68,7 @@ impl Socket {
         phase: watch::Receiver<Phase>,
         place: OwnedSemaphorePermit,
         open: Open,
+        framing: Option<Framing>,
     ) -> Self {
         let (reader, writer) = (Cut::new(phase.clone()), Cut::new(phase));
         Self {
@@ -73,6 +77,7 @@ impl Socket {
             reader,
             writer,
             pong: None,
+            framing,
             linger: None,
             place: Some(place),
             _open: open,
@@ -119,6 +124,13 @@ impl AsyncRead for Socket {
                 return Poll::Ready(Ok(()));
             }
             this.activity.heard(read);
+            if let Some(framing) = &mut this.framing {
+                if this.activity.is_http2() || this.activity.is_upgraded() {
+                    this.framing = None;
+                } else if framing.is_ambiguous(read) {
+                    this.activity.note_ambiguous();
+                }
+            }
             if let Some(pong) = &mut this.pong {
                 pong.let_through(read);
             } else if this.activity.is_going_away() {

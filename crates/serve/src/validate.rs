@@ -14,16 +14,17 @@ pub(crate) struct Invalid {
     pub(crate) detail: &'static str,
 }
 
-/// Looks at a request's head.
+/// Looks at a request's head; `ambiguous` if one on this connection had both Content-Length and
+/// Transfer-Encoding, of which hyper shows the latter only.
 ///
 /// # Errors
 ///
 /// It is invalid by RFC 9110, 9112 or 9113.
-pub(crate) fn validate<B>(request: &Request<B>) -> Result<(), Invalid> {
+pub(crate) fn validate<B>(request: &Request<B>, ambiguous: bool) -> Result<(), Invalid> {
     let http1 = request.version() < Version::HTTP_2;
     check_target(request.method(), request.uri(), http1)?;
     check_host(request.headers(), request.uri().authority(), request.version())?;
-    if http1 { check_framing(request.headers()) } else { Ok(()) }
+    if http1 { check_framing(request.headers(), ambiguous) } else { Ok(()) }
 }
 
 /// Makes the authority of an HTTP/1 target the Host (RFC 9112 section 3.2.2).
@@ -102,12 +103,15 @@ fn is_name_byte(byte: u8) -> bool {
 }
 
 /// RFC 9112 section 6.1. That `chunked` is the last coding hyper has seen to.
-fn check_framing(headers: &HeaderMap) -> Result<(), Invalid> {
+fn check_framing(headers: &HeaderMap, ambiguous: bool) -> Result<(), Invalid> {
     let bad = |detail| Err(Invalid::bad(RefusedReason::InvalidFraming, detail));
     let mut lines = headers.get_all(header::TRANSFER_ENCODING).iter();
     let Some(line) = lines.next() else {
         return Ok(());
     };
+    if ambiguous {
+        return bad("Content-Length beside Transfer-Encoding");
+    }
     if lines.next().is_some() {
         return bad("more than one Transfer-Encoding");
     }

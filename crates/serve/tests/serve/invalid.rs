@@ -39,6 +39,23 @@ const INVALID: &[(&str, RefusedReason, u16)] = &[
     ("GET http://user:word@a/ HTTP/1.1\r\nHost: a\r\n\r\n", InvalidTarget, 400),
     // RFC 9112 section 6.1: how long the body is must be beyond doubt.
     (
+        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        InvalidFraming,
+        400,
+    ),
+    (
+        "POST / HTTP/1.1\r\nHost: a\r\ntransfer-encoding: chunked\r\ncontent-length: 5\r\n\r\n0\r\n\r\n",
+        InvalidFraming,
+        400,
+    ),
+    // Also behind another one, with which it came.
+    (
+        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n\
+         0\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n",
+        InvalidFraming,
+        400,
+    ),
+    (
         "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         InvalidFraming,
         400,
