@@ -49,6 +49,7 @@
 //! `ConnectInfo(addr)` from [`Peer::addr`] provides it.
 #![forbid(unsafe_code)]
 
+mod acceptor;
 mod activity;
 mod connection;
 mod drain;

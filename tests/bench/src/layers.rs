@@ -4,10 +4,8 @@
 //! A request is a `GET /` to an axum router with one route, answered and its body read, in process: no
 //! socket, no HTTP bytes. Each variant runs with two numbers of requests; the difference leaves out start-up.
 
-use std::env;
 use std::hint::black_box;
 use std::path::PathBuf;
-use std::process::Command;
 use std::sync::Arc;
 
 use axum::Router;
@@ -30,6 +28,7 @@ use tower_http::trace::TraceLayer;
 use tracing::Span;
 
 use crate::ALLOCATOR;
+use crate::callgrind;
 use crate::report::{self, Error, Row};
 
 #[derive(Debug, clap::Args)]
@@ -71,12 +70,9 @@ struct Cost {
     allocations_above_bare: f64,
 }
 
-/// Requests before the counted ones: they grow tables and fill caches.
-const WARM: u32 = 200;
-const COUNTED: u32 = 2_000;
-
 /// Counts every variant and prints the table.
 pub(crate) fn run(args: &Args) -> Result<(), Error> {
+    let count = |variant| callgrind::count("serve", &variant);
     let bare = count(Variant::Bare)?;
     let mut rows = Vec::new();
     for &variant in Variant::value_variants() {
@@ -90,35 +86,6 @@ pub(crate) fn run(args: &Args) -> Result<(), Error> {
         });
     }
     report::print(&rows, args.json.as_deref())
-}
-
-/// Instructions and allocations per request.
-fn count(variant: Variant) -> Result<(f64, f64), Error> {
-    let (few_instructions, few_allocations) = under_callgrind(variant, WARM)?;
-    let (instructions, allocations) = under_callgrind(variant, WARM + COUNTED)?;
-    let per_request = |more: u64, few: u64| (more as f64 - few as f64) / f64::from(COUNTED);
-    Ok((per_request(instructions, few_instructions), per_request(allocations, few_allocations)))
-}
-
-/// Instructions and allocations of a whole run.
-fn under_callgrind(variant: Variant, requests: u32) -> Result<(u64, u64), Error> {
-    let name = variant.to_possible_value().ok_or("every variant has a name")?;
-    let output = Command::new("valgrind")
-        .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
-        .arg(env::current_exe()?)
-        .args(["serve", name.get_name(), &requests.to_string()])
-        .output()
-        .map_err(|error| format!("valgrind (Debian: apt-get install valgrind): {error}"))?;
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    if !output.status.success() {
-        return Err(format!("the run under callgrind failed: {stderr}").into());
-    }
-    let collected = stderr
-        .lines()
-        .find_map(|line| line.split_once("Collected :")?.1.trim().parse().ok())
-        .ok_or_else(|| format!("callgrind collected nothing: {stderr}"))?;
-    let allocations = String::from_utf8_lossy(&output.stdout).trim().parse()?;
-    Ok((collected, allocations))
 }
 
 /// Serves requests through one variant and prints how often it allocated.

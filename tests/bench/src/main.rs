@@ -13,7 +13,9 @@ use std::process::ExitCode;
 use clap::Parser;
 use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 
+mod callgrind;
 mod chaos;
+mod http;
 mod layers;
 mod outage;
 mod report;
@@ -27,6 +29,8 @@ static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 enum Command {
     /// Hang-ups, killed sessions, restarts and pauses of the database, with every answer checked.
     Chaos(chaos::Args),
+    /// Instructions per HTTP/1 request, with and without the look at what hyper would take.
+    Http(http::Args),
     /// Instructions and heap allocations per request of each layer, beside tower-http's.
     Layers(layers::Args),
     /// The database goes away under a steady load: by SIGTERM, SIGKILL and SIGSTOP.
@@ -34,6 +38,9 @@ enum Command {
     /// Serves requests through one variant; what `layers` runs under callgrind.
     #[command(hide = true)]
     Serve(layers::ServeArgs),
+    /// Serves requests over a socket; what `http` runs under callgrind.
+    #[command(hide = true)]
+    ServeHttp(http::ServeArgs),
 }
 
 fn main() -> ExitCode {
@@ -42,6 +49,8 @@ fn main() -> ExitCode {
         Command::Layers(args) => layers::run(&args),
         Command::Outage(args) => outage::run(&args),
         Command::Serve(args) => layers::serve(&args),
+        Command::Http(args) => http::run(&args),
+        Command::ServeHttp(args) => http::serve(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

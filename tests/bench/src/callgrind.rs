@@ -1,0 +1,41 @@
+//! Counts the instructions and the allocations of a request, by running this program under callgrind.
+
+use std::env;
+use std::process::Command;
+
+use clap::ValueEnum;
+
+use crate::report::Error;
+
+/// Requests before the counted ones: they grow tables and fill caches.
+const WARM: u32 = 200;
+const COUNTED: u32 = 2_000;
+
+/// Instructions and allocations per request of `variant`, which `command` serves.
+pub(crate) fn count<V: ValueEnum>(command: &str, variant: &V) -> Result<(f64, f64), Error> {
+    let (few_instructions, few_allocations) = run(command, variant, WARM)?;
+    let (instructions, allocations) = run(command, variant, WARM + COUNTED)?;
+    let per_request = |more: u64, few: u64| (more as f64 - few as f64) / f64::from(COUNTED);
+    Ok((per_request(instructions, few_instructions), per_request(allocations, few_allocations)))
+}
+
+/// Instructions and allocations of a whole run.
+fn run<V: ValueEnum>(command: &str, variant: &V, requests: u32) -> Result<(u64, u64), Error> {
+    let name = variant.to_possible_value().ok_or("every variant has a name")?;
+    let output = Command::new("valgrind")
+        .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
+        .arg(env::current_exe()?)
+        .args([command, name.get_name(), &requests.to_string()])
+        .output()
+        .map_err(|error| format!("valgrind (Debian: apt-get install valgrind): {error}"))?;
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    if !output.status.success() {
+        return Err(format!("the run under callgrind failed: {stderr}").into());
+    }
+    let collected = stderr
+        .lines()
+        .find_map(|line| line.split_once("Collected :")?.1.trim().parse().ok())
+        .ok_or_else(|| format!("callgrind collected nothing: {stderr}"))?;
+    let allocations = String::from_utf8_lossy(&output.stdout).trim().parse()?;
+    Ok((collected, allocations))
+}
