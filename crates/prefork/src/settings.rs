@@ -129,6 +129,8 @@ settings! {
     keepalive: Duration = Duration::from_secs(5), value::SECONDS, alias "keep-alive";
     /// Seconds that a client has for the head of a request; 0 for no limit.
     header_read_timeout: Duration = Duration::from_secs(10), value::SECONDS;
+    /// Seconds that a request goes on when its client has closed its sending half; 0 drops it at once.
+    half_close_timeout: Duration = Duration::from_millis(100), value::SECONDS;
     /// Whether to serve requests that the standard forbids and a proxy may read otherwise; else they get 400.
     tolerate_invalid_requests: bool = false, value::BOOL;
     /// File that holds the master's pid.

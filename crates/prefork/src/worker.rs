@@ -368,6 +368,7 @@ where
     let server = Server::new(listeners, service)
         .keepalive(settings.keepalive)
         .header_read_timeout(settings.header_read_timeout)
+        .half_close_timeout(settings.half_close_timeout)
         .tolerate_invalid_requests(settings.tolerate_invalid_requests)
         .worker_connections(settings.worker_connections)
         .drain_idle(settings.drain_idle)

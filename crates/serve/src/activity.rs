@@ -72,6 +72,8 @@ pub(crate) struct Activity {
     refused_with: AtomicU16,
     /// A head had both Content-Length and Transfer-Encoding.
     ambiguous: AtomicBool,
+    /// hyper does not know yet that the client has closed its sending half.
+    half_closed: AtomicBool,
     upgraded: AtomicBool,
     closing: AtomicBool,
     /// The client was too slow with a request, and gets no answer to it.
@@ -129,6 +131,7 @@ impl Activity {
             tail: AtomicU32::new(0),
             refused_with: AtomicU16::new(0),
             ambiguous: AtomicBool::new(false),
+            half_closed: AtomicBool::new(false),
             upgraded: AtomicBool::new(false),
             closing: AtomicBool::new(false),
             too_slow: AtomicBool::new(false),
@@ -322,6 +325,21 @@ impl Activity {
     pub(crate) fn idle_since(&self) -> Option<Instant> {
         let is_idle = self.waiting() == Some(Waiting::Idle) && !self.is_draining();
         is_idle.then(|| self.at(&self.since))
+    }
+
+    /// Whether a request of HTTP/1 is in flight.
+    pub(crate) fn is_answering(&self) -> bool {
+        self.in_flight.load(Ordering::Acquire) > 0 && !self.is_http2() && !self.is_upgraded()
+    }
+
+    /// Notes whether hyper has to hear yet that the client has closed its sending half.
+    pub(crate) fn note_half_closed(&self, half_closed: bool) {
+        self.half_closed.store(half_closed, Relaxed);
+    }
+
+    /// Whether hyper can hear now that the client has closed its sending half.
+    pub(crate) fn is_half_closed(&self) -> bool {
+        self.half_closed.load(Relaxed) && !self.is_answering()
     }
 
     fn last_waiting(&self) -> Waiting {

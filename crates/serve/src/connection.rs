@@ -1,10 +1,10 @@
 //! One connection: hyper's future for it, its limits, and its part in the drain.
 
 use std::future;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::{Request, Response};
@@ -18,6 +18,7 @@ use tower_service::Service;
 
 use crate::activity::{Activity, Finding, Limits, Waiting};
 use crate::framing::Framing;
+use crate::half_close::HalfClose;
 use crate::handler::Handler;
 use crate::hook::Hook;
 use crate::places::Place;
@@ -45,6 +46,7 @@ pub(crate) enum Phase {
 pub(crate) struct Protocol {
     builder: auto::Builder<TokioExecutor>,
     limits: Limits,
+    half_close: Duration,
     /// Whether requests that only hyper takes for valid are served.
     tolerant: bool,
     refused: Hook<Refused>,
@@ -86,6 +88,7 @@ pub(crate) struct Accepted {
 impl Protocol {
     pub(crate) fn new(
         limits: Limits,
+        half_close: Duration,
         keeps_alive: bool,
         tolerant: bool,
         refused: Hook<Refused>,
@@ -94,7 +97,15 @@ impl Protocol {
         let mut builder = auto::Builder::new(TokioExecutor::new());
         // The limit for heads is in `activity`, which also says why.
         builder.http1().keep_alive(keeps_alive).header_read_timeout(None);
-        Self { builder, limits, tolerant, refused, events, cut_idle: AtomicUsize::new(0) }
+        Self {
+            builder,
+            limits,
+            half_close,
+            tolerant,
+            refused,
+            events,
+            cut_idle: AtomicUsize::new(0),
+        }
     }
 
     /// Serves a connection until it is closed, or is upgraded, or is cut. It wants a task of its own, which
@@ -113,8 +124,16 @@ impl Protocol {
         holder.serves(&activity, task);
         let open = Open::new(self.events.clone(), counted);
         let framing = (!self.tolerant).then(Framing::new);
-        let socket =
-            Socket::new(stream, Arc::clone(&activity), phase.clone(), permit, open, framing);
+        let half_close = HalfClose::new(self.half_close);
+        let socket = Socket::new(
+            stream,
+            Arc::clone(&activity),
+            phase.clone(),
+            permit,
+            open,
+            framing,
+            half_close,
+        );
         let invalid = (!self.tolerant).then(|| self.refused.clone());
         let handler = Handler::new(service, peer, Arc::clone(&activity), invalid);
         let io = TokioIo::new(socket);
@@ -133,7 +152,7 @@ impl Protocol {
                     activity.note_drain();
                     look.as_mut().reset(Instant::now());
                 }
-                ended = future::poll_fn(|cx| match connection.as_mut().poll(cx) {
+                ended = future::poll_fn(|cx| match poll(connection.as_mut(), &activity, cx) {
                     Poll::Ready(ended) => Poll::Ready(Some(ended)),
                     // Also when it turns out to be HTTP/2 only after the phase has come.
                     Poll::Pending if activity.is_http2() && activity.is_draining() => {
@@ -180,7 +199,9 @@ impl Protocol {
                 _ = phase.wait_for(|phase| *phase == Phase::Cut) => {
                     return self.note_cut(&activity);
                 }
-                ended = connection.as_mut() => return self.note_end(peer, &activity, ended),
+                ended = future::poll_fn(|cx| poll(connection.as_mut(), &activity, cx)) => {
+                    return self.note_end(peer, &activity, ended);
+                }
                 () = time::sleep(FAREWELL) => {
                     if activity.ignores_goaway() {
                         return;
@@ -208,6 +229,18 @@ impl Protocol {
             Some(refused) => refused.tell(&self.refused),
             None => tracing::debug!(%peer, error, "the connection failed"),
         }
+    }
+}
+
+/// Polls hyper's future, once more if it can hear now of an end that was held back before.
+fn poll<F: Future>(
+    mut connection: Pin<&mut F>,
+    activity: &Activity,
+    cx: &mut Context<'_>,
+) -> Poll<F::Output> {
+    match connection.as_mut().poll(cx) {
+        Poll::Pending if activity.is_half_closed() => connection.poll(cx),
+        polled => polled,
     }
 }
 

@@ -55,6 +55,7 @@ mod connection;
 mod drain;
 mod framing;
 mod goaway;
+mod half_close;
 mod handler;
 mod hook;
 mod linger;

@@ -39,6 +39,7 @@ pub struct Server<S> {
     listeners: Vec<Listener>,
     service: S,
     keepalive: Duration,
+    half_close_timeout: Duration,
     header_read_timeout: Duration,
     worker_connections: usize,
     drain_idle: Duration,
@@ -67,6 +68,7 @@ impl<S> Server<S> {
             listeners: listeners.into_iter().map(Into::into).collect(),
             service,
             keepalive: Duration::from_secs(5),
+            half_close_timeout: Duration::from_millis(100),
             header_read_timeout: Duration::from_secs(10),
             worker_connections: 1000,
             drain_idle: Duration::from_secs(2),
@@ -100,6 +102,17 @@ impl<S> Server<S> {
     /// one connection carries many: an HTTP/2 client that sends half a head is one that is idle.
     pub fn header_read_timeout(mut self, time: Duration) -> Self {
         self.header_read_timeout = time;
+        self
+    }
+
+    /// How long a request goes on when its client has closed its sending half; 100 milliseconds unless set.
+    ///
+    /// A client that has nothing more to say (`printf … | nc`) still waits for its answer; one that has left looks
+    /// the same until something is written to it, and its handler must not go on for nobody. So what is not
+    /// answered in this time is dropped, a response in the midst of its body too. Zero drops it at once. A
+    /// reset connection is dropped at once in any case, and on HTTP/2 a client that closes its half has left.
+    pub fn half_close_timeout(mut self, time: Duration) -> Self {
+        self.half_close_timeout = time;
         self
     }
 
@@ -238,9 +251,9 @@ impl<S> Server<S> {
     ///
     /// - HTTP/1 requests that are pipelined behind one in flight when the drain begins are not answered: the
     ///   response before them says `close` (RFC 9112 section 9.3.2 has clients repeat them).
-    /// - A client that closes the sending half of its connection before the response has come is taken for
-    ///   one that left: the service's future is dropped. hyper can wait for the response instead, but then
-    ///   no handler would ever learn that its client is gone.
+    /// - A client that closes the sending half of its connection, and is not answered within
+    ///   [`half_close_timeout`](Self::half_close_timeout), is taken for one that left: the service's future is
+    ///   dropped.
     /// - Behind a request *with* a body, half a head that came in the same packet as the body's end counts as
     ///   idleness: only hyper knows where the body ended.
     /// - When a service answers and leaves the request's body to a task that reads on for longer than
@@ -335,6 +348,7 @@ impl<S> Server<S> {
         let drain_idle = self.drain_idle.min(NO_LIMIT);
         Protocol::new(
             Limits { keepalive, header_read, drain_idle },
+            self.half_close_timeout.min(NO_LIMIT),
             keeps_alive,
             self.tolerant,
             self.refused.clone(),
@@ -348,6 +362,7 @@ impl<S> fmt::Debug for Server<S> {
         f.debug_struct("Server")
             .field("listeners", &self.listeners)
             .field("keepalive", &self.keepalive)
+            .field("half_close_timeout", &self.half_close_timeout)
             .field("header_read_timeout", &self.header_read_timeout)
             .field("worker_connections", &self.worker_connections)
             .field("drain_idle", &self.drain_idle)

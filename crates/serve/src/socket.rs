@@ -14,6 +14,7 @@ use crate::activity::Activity;
 use crate::connection::{Open, Phase};
 use crate::framing::Framing;
 use crate::goaway::HeldPong;
+use crate::half_close::HalfClose;
 use crate::linger::Linger;
 
 /// An accepted connection.
@@ -33,6 +34,7 @@ pub(crate) struct Socket {
     pong: Option<HeldPong>,
     /// `None` where requests may be as ambiguous as they like.
     framing: Option<Framing>,
+    half_close: HalfClose,
     /// Once all is said.
     linger: Option<Linger>,
     /// Given back with the last byte.
@@ -69,6 +71,7 @@ impl Socket {
         place: OwnedSemaphorePermit,
         open: Open,
         framing: Option<Framing>,
+        half_close: HalfClose,
     ) -> Self {
         let (reader, writer) = (Cut::new(phase.clone()), Cut::new(phase));
         Self {
@@ -78,6 +81,7 @@ impl Socket {
             writer,
             pong: None,
             framing,
+            half_close,
             linger: None,
             place: Some(place),
             _open: open,
@@ -121,7 +125,7 @@ impl AsyncRead for Socket {
             ready!(with_stream!(&mut this.stream, stream => Pin::new(stream).poll_read(cx, buf)))?;
             let read = &buf.filled()[before..];
             if read.is_empty() {
-                return Poll::Ready(Ok(()));
+                return this.half_close.poll(cx, &this.activity).map(Ok);
             }
             this.activity.heard(read);
             if let Some(framing) = &mut this.framing {

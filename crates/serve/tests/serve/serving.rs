@@ -1,5 +1,7 @@
 //! What is served, and what a failing service costs.
 
+use std::time::Duration;
+
 use axum::routing::get;
 use axum::{Extension, Router};
 use farrier_serve::{ConnectionEvent, Drain, Listener, Peer, Server};
@@ -13,7 +15,7 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::mpsc;
 use tokio_tungstenite::client_async;
 
-use crate::support::{Client, soon, start};
+use crate::support::{Client, NEVER, soon, start};
 
 #[tokio::test]
 async fn a_router_fits_as_it_is_and_learns_its_peer() {
@@ -120,15 +122,57 @@ async fn a_client_may_pipeline() {
     }
 }
 
-/// It cannot be told from one that left, whose handler must not go on.
+/// As `printf … | nc` does: its request is the last thing that it has to say.
 #[tokio::test]
-async fn a_client_that_closes_its_sending_half_is_taken_for_one_that_left() {
+async fn a_client_that_closes_its_sending_half_gets_its_answer() {
     let server = start(|server| server).await;
+    for _ in 0..20 {
+        let mut client = server.client().await;
+        client.request("/").await.unwrap();
+        client.close_sending_half().await;
+        assert_eq!(client.answer().await.expect("an answer").body, "only");
+        client.end().await.unwrap();
+    }
+    let server = start(|server| server.half_close_timeout(NEVER)).await;
     let mut client = server.client().await;
     client.request("/gate").await.unwrap();
     server.gate.arrived(1).await;
     client.close_sending_half().await;
+    server.client().await.get("/").await.unwrap();
+    server.gate.open();
+    assert_eq!(client.answer().await.expect("an answer").body, "passed");
     client.end().await.unwrap();
+    server.drain.start();
+    assert_eq!(server.drained().await.cut, 0);
+}
+
+/// It cannot be told from one that left, whose handler must not go on for long.
+#[tokio::test]
+async fn a_client_that_closes_its_sending_half_is_not_waited_for_long() {
+    for timeout in [None, Some(Duration::ZERO)] {
+        let set = |server: Server<Router>| match timeout {
+            Some(timeout) => server.half_close_timeout(timeout),
+            None => server,
+        };
+        let server = start(set).await;
+        let mut client = server.client().await;
+        client.request("/gate").await.unwrap();
+        server.gate.arrived(1).await;
+        client.close_sending_half().await;
+        client.end().await.unwrap();
+        server.drain.start();
+        assert_eq!(server.drained().await.cut, 0);
+    }
+}
+
+/// A reset says that nobody is there.
+#[tokio::test]
+async fn a_client_that_resets_its_connection_has_left() {
+    let server = start(|server| server.half_close_timeout(NEVER)).await;
+    let mut client = server.client().await;
+    client.request("/gate").await.unwrap();
+    server.gate.arrived(1).await;
+    client.reset();
     server.drain.start();
     assert_eq!(server.drained().await.cut, 0);
 }

@@ -300,6 +300,10 @@ impl Client {
         soon(self.stream.write_all(bytes.as_bytes())).await
     }
 
+    pub(crate) fn reset(self) {
+        self.stream.set_zero_linger().unwrap();
+    }
+
     pub(crate) async fn close_sending_half(&mut self) {
         self.stream.shutdown().await.unwrap();
     }
