@@ -125,7 +125,7 @@ async fn app(worker: Worker, boot: Option<Boot>, database: Router) -> Result<Rou
     }
     let layers = (HeartbeatLayer::new(worker.pulse()), CatchPanicLayer::new());
     let routes = provoke::routes()
-        .merge(streams::routes())
+        .merge(streams::routes(&worker))
         .merge(later::routes(&worker))
         .merge(database)
         .layer(layers);

@@ -6,18 +6,33 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::Query;
-use axum::extract::ws::{WebSocket, WebSocketUpgrade};
+use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade, close_code};
 use axum::response::sse::{Event, Sse};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use futures_util::stream::{self, Stream};
+use farrier::prefork::Worker;
+use farrier::serve::Drain;
+use futures_util::stream::{self, Stream, StreamExt};
 use serde::Deserialize;
 
-pub(crate) fn routes() -> Router {
+pub(crate) fn routes(worker: &Worker) -> Router {
+    let (ends_events, ends_echo) = (worker.drain(), worker.drain());
     Router::new()
         .route("/stream", get(chunks))
-        .route("/sse", get(events))
-        .route("/ws", get(async |upgrade: WebSocketUpgrade| upgrade.on_upgrade(echo)))
+        .route(
+            "/sse",
+            get(move |Query(pace)| {
+                let drain = ends_events.clone();
+                async move { events(pace, drain) }
+            }),
+        )
+        .route(
+            "/ws",
+            get(move |upgrade: WebSocketUpgrade| {
+                let drain = ends_echo.clone();
+                async move { upgrade.on_upgrade(|socket| echo(socket, drain)) }
+            }),
+        )
 }
 
 #[derive(Clone, Copy, Debug, Deserialize)]
@@ -39,17 +54,40 @@ async fn chunks(Query(Pace { chunks, ms }): Query<Pace>) -> Response {
     Body::from_stream(lines).into_response()
 }
 
-/// An event every `ms`, for ever.
-async fn events(
-    Query(Pace { ms, .. }): Query<Pace>,
+/// An event every `ms`, until the worker drains.
+fn events(
+    Pace { ms, .. }: Pace,
+    drain: Drain,
 ) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
-    Sse::new(ticks(ms, None, |n| Ok(Event::default().data(n.to_string()))))
+    let events = ticks(ms, None, |n| Ok(Event::default().data(n.to_string())));
+    Sse::new(events.take_until(async move { drain.started().await }))
 }
 
-async fn echo(mut socket: WebSocket) {
-    while let Some(Ok(message)) = socket.recv().await {
-        if socket.send(message).await.is_err() {
-            return;
+/// Sends back what comes, until the worker drains: then it says so (1012, service restart), and waits for the
+/// client's own close.
+async fn echo(mut socket: WebSocket, drain: Drain) {
+    let mut told = false;
+    loop {
+        let message = tokio::select! {
+            message = socket.recv() => message,
+            () = drain.started(), if !told => {
+                told = true;
+                let restart = CloseFrame { code: close_code::RESTART, reason: "".into() };
+                if socket.send(Message::Close(Some(restart))).await.is_err() {
+                    return;
+                }
+                continue;
+            }
+        };
+        match message {
+            Some(Ok(message @ (Message::Text(_) | Message::Binary(_)))) if !told => {
+                if socket.send(message).await.is_err() {
+                    return;
+                }
+            }
+            // axum answers pings and the client's close.
+            Some(Ok(_)) => {}
+            Some(Err(_)) | None => return,
         }
     }
 }

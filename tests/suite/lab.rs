@@ -113,6 +113,37 @@ async fn sockets_and_events_stay_open() {
     assert!(text.starts_with("data: 0\n\ndata: 1\n\n"), "{text}");
 }
 
+/// A worker that drains tells those whose connections would never end by themselves.
+#[tokio::test]
+async fn sockets_and_events_are_told_that_the_worker_drains() {
+    let mut lab = service::lab().args(["--graceful-timeout=600"]).start();
+    let url = format!("ws://{}/ws", lab.address());
+    let (mut socket, _) = tokio_tungstenite::connect_async(url).await.expect("an upgrade");
+    socket.send(Message::text("one")).await.unwrap();
+    assert_eq!(socket.next().await.unwrap().unwrap(), Message::text("one"));
+    socket.send(Message::Ping("are you there?".into())).await.unwrap();
+    assert_eq!(socket.next().await.unwrap().unwrap(), Message::Pong("are you there?".into()));
+    let request = Request::get("/sse?ms=1").header("host", "lab").body(Full::default()).unwrap();
+    let mut connection = client::Connection::open(lab.address()).await.unwrap();
+    let mut events = connection.start(request).await.unwrap();
+    events.frame().await.unwrap().unwrap();
+
+    lab.signal(Signal::SIGTERM);
+    let close = socket.next().await.unwrap().unwrap();
+    let Message::Close(Some(frame)) = close else { panic!("no reason: {close:?}") };
+    assert_eq!(u16::from(frame.code), 1012, "service restart");
+    while let Some(Ok(_)) = socket.next().await {}
+    let mut last = String::new();
+    while let Some(frame) = events.frame().await {
+        let frame = frame.expect("it ends as it should");
+        last = String::from_utf8_lossy(frame.data_ref().unwrap()).into_owned();
+    }
+    assert!(last.ends_with("\n\n"), "a whole event: {last:?}");
+    drop((socket, connection));
+    assert_eq!(lab.wait().code(), Some(0));
+    assert!(!lab.log().contains("cut"), "{}", lab.log());
+}
+
 /// A request that no layer sees is told to the launcher's hook.
 #[tokio::test]
 async fn refused_requests_are_told() {

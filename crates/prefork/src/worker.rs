@@ -113,6 +113,33 @@ impl Worker {
     }
 
     /// Tells when the worker is told to leave: for background tasks and long-lived connections.
+    ///
+    /// A WebSocket or a stream of events ends with the process, at the end of `graceful_timeout`, unless its
+    /// handler ends it before. This one closes with 1012, "service restart":
+    ///
+    /// ```
+    /// use axum::extract::ws::{CloseFrame, Message, WebSocket, close_code};
+    /// # use farrier_serve::Drain;
+    ///
+    /// async fn talk(mut socket: WebSocket, drain: Drain) {
+    ///     loop {
+    ///         tokio::select! {
+    ///             message = socket.recv() => match message {
+    ///                 Some(Ok(message)) => { /* … */ # drop(message);
+    ///                 }
+    ///                 _ => return,
+    ///             },
+    ///             () = drain.started() => {
+    ///                 let restart = CloseFrame { code: close_code::RESTART, reason: "".into() };
+    ///                 // It may have left already.
+    ///                 let _ = socket.send(Message::Close(Some(restart))).await;
+    ///                 return;
+    ///             }
+    ///         }
+    ///     }
+    /// }
+    /// # let _ = talk;
+    /// ```
     #[must_use]
     pub fn drain(&self) -> Drain {
         self.drain.clone()
