@@ -125,8 +125,7 @@ impl Worker {
     ///     loop {
     ///         tokio::select! {
     ///             message = socket.recv() => match message {
-    ///                 Some(Ok(message)) => { /* … */ # drop(message);
-    ///                 }
+    ///                 Some(Ok(message)) => println!("{message:?}"),
     ///                 _ => return,
     ///             },
     ///             () = drain.started() => {
