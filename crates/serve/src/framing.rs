@@ -5,6 +5,8 @@
 //! which Content-Length wins sees another request begin (request smuggling). What is no HTTP/1 is hyper's to
 //! refuse: from there on it does not matter what is seen here.
 
+use memchr::memchr;
+
 /// Of a line only its first bytes matter: the longest name, and a length with some space before it.
 const KEPT: usize = 64;
 
@@ -70,7 +72,7 @@ impl Framing {
                 }
                 continue;
             }
-            let Some(end) = bytes.iter().position(|byte| *byte == b'\n') else {
+            let Some(end) = memchr(b'\n', bytes) else {
                 self.keep(bytes);
                 break;
             };

@@ -3,6 +3,8 @@
 
 use http::uri::Authority;
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, Version, header};
+use http_body::Body;
+use memchr::memchr;
 
 use crate::RefusedReason;
 
@@ -14,17 +16,22 @@ pub(crate) struct Invalid {
     pub(crate) detail: &'static str,
 }
 
-/// Looks at a request's head; `ambiguous` if one on this connection had both Content-Length and
+/// Looks at a request's head. `ambiguous` if one on this connection had both Content-Length and
 /// Transfer-Encoding, of which hyper shows the latter only.
 ///
 /// # Errors
 ///
 /// It is invalid by RFC 9110, 9112 or 9113.
-pub(crate) fn validate<B>(request: &Request<B>, ambiguous: bool) -> Result<(), Invalid> {
+pub(crate) fn validate<B: Body>(request: &Request<B>, ambiguous: bool) -> Result<(), Invalid> {
     let http1 = request.version() < Version::HTTP_2;
     check_target(request.method(), request.uri(), http1)?;
     check_host(request.headers(), request.uri().authority(), request.version())?;
-    if http1 { check_framing(request.headers(), ambiguous) } else { Ok(()) }
+    // Whose body is coded has one, if only to see its end.
+    if http1 && !request.body().is_end_stream() {
+        check_framing(request.headers(), ambiguous)
+    } else {
+        Ok(())
+    }
 }
 
 /// Makes the authority of an HTTP/1 target the Host (RFC 9112 section 3.2.2).
@@ -89,18 +96,41 @@ fn is_host(host: &[u8]) -> bool {
         let fits = |byte: &u8| byte.is_ascii_hexdigit() || matches!(byte, b':' | b'.');
         (&port[1..], address.iter().all(fits))
     } else {
-        let end = host.iter().position(|byte| *byte == b':').unwrap_or(host.len());
+        let end = memchr(b':', host).unwrap_or(host.len());
         let (name, port) = host.split_at(end);
-        (port, name.iter().all(|byte| is_name_byte(*byte)))
+        (port, name.iter().all(|byte| IS_NAME_BYTE[usize::from(*byte)]))
     };
     let port = port.strip_prefix(b":").unwrap_or(port);
     is_name && port.iter().all(u8::is_ascii_digit)
 }
 
 /// RFC 3986 section 3.2.2, without the comma, which joins two headers into one.
-fn is_name_byte(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+;=".contains(&byte)
-}
+const IS_NAME_BYTE: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte: u8 = 0;
+    while byte < 128 {
+        table[byte as usize] = byte.is_ascii_alphanumeric()
+            || matches!(
+                byte,
+                b'-' | b'.'
+                    | b'_'
+                    | b'~'
+                    | b'%'
+                    | b'!'
+                    | b'$'
+                    | b'&'
+                    | b'\''
+                    | b'('
+                    | b')'
+                    | b'*'
+                    | b'+'
+                    | b';'
+                    | b'='
+            );
+        byte += 1;
+    }
+    table
+};
 
 /// RFC 9112 section 6.1. That `chunked` is the last coding hyper has seen to.
 fn check_framing(headers: &HeaderMap, ambiguous: bool) -> Result<(), Invalid> {

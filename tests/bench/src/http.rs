@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 
 use axum::Router;
+use axum::body::Bytes;
 use axum::routing::any;
 use clap::ValueEnum;
 use farrier::serve::{Drain, Server};
@@ -69,7 +70,8 @@ pub(crate) fn serve(args: &ServeArgs) -> Result<(), Error> {
     let path = std::env::temp_dir().join(format!("farrier-bench-{}", std::process::id()));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let allocations = runtime.block_on(async {
-        let router = Router::new().route("/", any(async || "Hello, World!")).with_state(());
+        let router =
+            Router::new().route("/", any(async |_body: Bytes| "Hello, World!")).with_state(());
         let server = Server::new([UnixListener::bind(&path)?], router)
             .tolerate_invalid_requests(args.variant.is_tolerated());
         tokio::spawn(server.serve(Drain::new()));
