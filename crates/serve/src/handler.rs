@@ -33,7 +33,7 @@ pub(crate) struct ResponseFuture<F> {
     #[pin]
     inner: Inner<F>,
     in_flight: Option<InFlight>,
-    http1: bool,
+    version: Version,
     connect: bool,
 }
 
@@ -76,26 +76,27 @@ impl<S> Handler<S> {
 impl<S, B> Service<Request<Incoming>> for Handler<S>
 where
     S: tower_service::Service<Request<Incoming>, Response = Response<B>> + Clone,
+    B: Body,
 {
     type Response = Response<ResponseBody<B>>;
     type Error = S::Error;
     type Future = ResponseFuture<TowerToHyperServiceFuture<S, Request<Incoming>>>;
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
-        let http1 = request.version() < Version::HTTP_2;
+        let version = request.version();
         let in_flight = Some(self.activity.begin(!request.body().is_end_stream()));
         let connect = *request.method() == Method::CONNECT;
         if let Some(hook) = &self.invalid {
             if let Err(invalid) = validate(&request, self.activity.is_ambiguous()) {
                 Refused::invalid(self.peer, &invalid).tell(hook);
                 let inner = Inner::Refused(invalid.status);
-                return ResponseFuture { inner, in_flight, http1, connect };
+                return ResponseFuture { inner, in_flight, version, connect };
             }
         }
         adopt_authority(&mut request);
         request.extensions_mut().insert(self.peer);
         let inner = Inner::Service(self.service.call(request));
-        ResponseFuture { inner, in_flight, http1, connect }
+        ResponseFuture { inner, in_flight, version, connect }
     }
 }
 
@@ -104,42 +105,64 @@ where
 impl<F, B, E> Future for ResponseFuture<F>
 where
     F: Future<Output = Result<Response<B>, E>>,
+    B: Body,
 {
     type Output = Result<Response<ResponseBody<B>>, E>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
+        let http1 = *this.version < Version::HTTP_2;
         let inner = match this.inner.project() {
             InnerProjection::Service(inner) => inner,
             InnerProjection::Refused(status) => {
-                let body = ResponseBody { inner: None, in_flight: this.in_flight.take() };
-                let mut response = Response::new(body);
-                *response.status_mut() = *status;
-                if *this.http1 {
-                    let close = HeaderValue::from_static("close");
-                    response.headers_mut().insert(header::CONNECTION, close);
+                let mut response = without_body(*status, this.in_flight.take());
+                if http1 {
+                    close_after(&mut response, *this.version);
                 }
                 return Poll::Ready(Ok(response));
             }
         };
         let mut response = ready!(inner.poll(cx))?;
         let mut in_flight = this.in_flight.take();
+        let status = response.status();
+        let switches = http1 && status == StatusCode::SWITCHING_PROTOCOLS;
+        if status.is_informational() && !switches {
+            tracing::error!(%status, "a service answered with an interim status: the client gets 500");
+            let response = without_body(StatusCode::INTERNAL_SERVER_ERROR, in_flight);
+            return Poll::Ready(Ok(response));
+        }
         if let Some(activity) = in_flight.as_ref().map(InFlight::activity) {
-            let status = response.status();
             // RFC 9110 section 15.2.2, and section 9.3.6 for CONNECT.
-            let upgrades =
-                status == StatusCode::SWITCHING_PROTOCOLS || (*this.connect && status.is_success());
-            if *this.http1 && upgrades {
+            let upgrades = switches || (*this.connect && status.is_success());
+            let ends_by_close = || {
+                *this.version < Version::HTTP_11
+                    && !response.headers().contains_key(header::CONTENT_LENGTH)
+                    && response.body().size_hint().exact().is_none()
+            };
+            if http1 && upgrades {
                 activity.note_upgrade();
                 in_flight = None;
-            } else if *this.http1 && activity.is_draining() {
-                response
-                    .headers_mut()
-                    .insert(header::CONNECTION, HeaderValue::from_static("close"));
+            } else if http1 && (activity.is_draining() || ends_by_close()) {
+                close_after(&mut response, *this.version);
             }
         }
         Poll::Ready(Ok(response.map(|inner| ResponseBody { inner: Some(inner), in_flight })))
     }
+}
+
+/// The response to a request of this version is the connection's last one.
+fn close_after<B>(response: &mut Response<B>, version: Version) {
+    if version < Version::HTTP_11 {
+        // Else hyper adds keep-alive, which the request asked for.
+        *response.version_mut() = version;
+    }
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+}
+
+fn without_body<B>(status: StatusCode, in_flight: Option<InFlight>) -> Response<ResponseBody<B>> {
+    let mut response = Response::new(ResponseBody { inner: None, in_flight });
+    *response.status_mut() = status;
+    response
 }
 
 // === impl ResponseBody ===

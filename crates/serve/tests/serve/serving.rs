@@ -15,7 +15,7 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::mpsc;
 use tokio_tungstenite::client_async;
 
-use crate::support::{Client, NEVER, soon, start};
+use crate::support::{Client, NEVER, connect_http2, soon, start};
 
 #[tokio::test]
 async fn a_router_fits_as_it_is_and_learns_its_peer() {
@@ -199,4 +199,38 @@ async fn connections_are_told_of_when_they_open_and_when_they_close() {
     assert_eq!(told.recv().await, Some(ConnectionEvent::Closed));
     drop(client);
     assert_eq!(told.recv().await, Some(ConnectionEvent::Closed));
+}
+
+/// Who asks for keep-alive learns by the close where a body of unknown length ends.
+#[tokio::test]
+async fn an_http_1_0_response_of_unknown_length_does_not_promise_keep_alive() {
+    let server = start(|server| server).await;
+    for (path, kept) in [("/", true), ("/unknown", false)] {
+        let mut client = server.client().await;
+        client
+            .send(&format!("GET {path} HTTP/1.0\r\nconnection: keep-alive\r\n\r\n"))
+            .await
+            .unwrap();
+        let answer = client.answer().await.unwrap();
+        assert_eq!(answer.closes(), !kept, "{path}: {}", answer.head);
+        assert_eq!(answer.head.contains("keep-alive"), kept, "{path}: {}", answer.head);
+        if kept {
+            assert_eq!(client.get("/").await.unwrap().status, 200);
+        }
+    }
+}
+
+/// An interim status is no answer (RFC 9110 section 15.2).
+#[tokio::test]
+async fn a_handlers_interim_status_is_a_server_error() {
+    let server = start(|server| server).await;
+    let mut client = server.client().await;
+    let answer = client.get("/continue").await.unwrap();
+    assert_eq!((answer.status, answer.body.as_str()), (500, ""));
+    assert_eq!(client.get("/").await.unwrap().status, 200, "and costs no connection");
+
+    let (mut client, _connection) = connect_http2(server.addr).await;
+    let request = Request::get("http://test/continue").body(()).unwrap();
+    let (response, _) = client.send_request(request, true).unwrap();
+    assert_eq!(soon(response).await.unwrap().status(), 500);
 }

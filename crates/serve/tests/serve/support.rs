@@ -1,5 +1,6 @@
 //! A server to test, and a client that sees every byte.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -16,6 +17,7 @@ use farrier_serve::{Drain, Drained, Listener, Server};
 use futures_util::stream::{self, StreamExt};
 use h2::RecvStream;
 use h2::client::{ResponseFuture, SendRequest};
+use http::StatusCode;
 use http_body_util::BodyExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -113,6 +115,11 @@ fn app(name: &'static str, gate: Gate) -> Router {
     Router::new()
         .route("/", get(move || async move { name }))
         .route("/large", get(|| async { Bytes::from(vec![b'x'; LARGE]) }))
+        .route("/continue", get(|| async { (StatusCode::CONTINUE, "not yet") }))
+        .route(
+            "/unknown",
+            get(|| async { Body::from_stream(stream::iter([Ok::<_, io::Error>("x")])) }),
+        )
         .route("/two", get(|| async { Bytes::from(vec![b'x'; 2 << 20]) }))
         .route("/big", get(|| async { Bytes::from(vec![b'x'; BIG]) }))
         .route("/trickle", get(trickle))
@@ -127,7 +134,7 @@ fn app(name: &'static str, gate: Gate) -> Router {
 
 /// A response whose head leaves at once and whose body, "passed", waits at the gate.
 fn body_at_gate(gate: Gate) -> Response {
-    let body = stream::once(async move { Ok::<_, std::io::Error>(gate.pass().await) });
+    let body = stream::once(async move { Ok::<_, io::Error>(gate.pass().await) });
     Response::builder().header("content-length", 6).body(Body::from_stream(body)).unwrap()
 }
 
@@ -135,7 +142,7 @@ fn body_at_gate(gate: Gate) -> Response {
 async fn trickle() -> Response {
     let body = stream::iter(0..5).then(|_| async {
         tokio::time::sleep(TRICKLE / 5).await;
-        Ok::<_, std::io::Error>("x")
+        Ok::<_, io::Error>("x")
     });
     Response::builder().header("content-length", 5).body(Body::from_stream(body)).unwrap()
 }
@@ -296,7 +303,7 @@ impl Client {
         Self { stream, unread: Vec::new() }
     }
 
-    pub(crate) async fn send(&mut self, bytes: &str) -> std::io::Result<()> {
+    pub(crate) async fn send(&mut self, bytes: &str) -> io::Result<()> {
         soon(self.stream.write_all(bytes.as_bytes())).await
     }
 
@@ -308,17 +315,17 @@ impl Client {
         self.stream.shutdown().await.unwrap();
     }
 
-    pub(crate) async fn request(&mut self, path: &str) -> std::io::Result<()> {
+    pub(crate) async fn request(&mut self, path: &str) -> io::Result<()> {
         self.send(&format!("GET {path} HTTP/1.1\r\nhost: test\r\n\r\n")).await
     }
 
-    pub(crate) async fn get(&mut self, path: &str) -> std::io::Result<Answer> {
+    pub(crate) async fn get(&mut self, path: &str) -> io::Result<Answer> {
         self.request(path).await?;
         self.answer().await
     }
 
     /// Reads one response with a Content-Length.
-    pub(crate) async fn answer(&mut self) -> std::io::Result<Answer> {
+    pub(crate) async fn answer(&mut self) -> io::Result<Answer> {
         let head_end = loop {
             if let Some(at) = self.unread.windows(4).position(|four| four == b"\r\n\r\n") {
                 break at + 4;
@@ -342,17 +349,17 @@ impl Client {
     }
 
     /// Waits for the end of the stream: `Ok` for FIN, an error for RST or unexpected bytes.
-    pub(crate) async fn end(&mut self) -> std::io::Result<()> {
+    pub(crate) async fn end(&mut self) -> io::Result<()> {
         let read = soon(self.stream.read_buf(&mut self.unread)).await?;
         if read > 0 {
-            return Err(std::io::Error::other("bytes instead of an end"));
+            return Err(io::Error::other("bytes instead of an end"));
         }
         Ok(())
     }
 
-    async fn read_more(&mut self) -> std::io::Result<()> {
+    async fn read_more(&mut self) -> io::Result<()> {
         if soon(self.stream.read_buf(&mut self.unread)).await? == 0 {
-            return Err(std::io::ErrorKind::UnexpectedEof.into());
+            return Err(io::ErrorKind::UnexpectedEof.into());
         }
         Ok(())
     }
