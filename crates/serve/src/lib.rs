@@ -6,6 +6,9 @@
 //! before the next one, so that a busy process leaves waiting connections to its siblings, and it
 //! enforces what a server must bound: open connections, the time for a request head, idle time.
 //!
+//! Requests that a proxy in front may read otherwise than hyper are refused
+//! ([`Server::tolerate_invalid_requests`]), so that nobody smuggles one behind another.
+//!
 //! It serves HTTP/1.1 and HTTP/2 with prior knowledge on TCP and Unix sockets, upgrades included, and
 //! runs on either flavour of the tokio runtime. The service is any tower service: an axum `Router` as it
 //! is. Which process accepts from a listener is none of its business; several may share one.
