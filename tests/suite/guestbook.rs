@@ -45,8 +45,13 @@ async fn signs_and_shows(guestbook: &Service) {
 
     let page = get(guestbook, "/").await;
     assert!(page.text().contains("Hello 🐴"));
+    assert!(page.text().contains(" UTC</time>"), "{}", page.text());
     assert!(page.text().contains("&#60;script&#62;"), "{}", page.text());
     assert!(!page.text().contains("<script>"), "text is escaped");
+
+    let nowhere = get(guestbook, "/nowhere").await;
+    assert_eq!(nowhere.status, StatusCode::NOT_FOUND);
+    assert!(nowhere.text().contains(r#"<a href="/">"#), "{}", nowhere.text());
 }
 
 async fn refuses_what_is_not_allowed(guestbook: &Service) {

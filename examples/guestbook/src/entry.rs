@@ -92,6 +92,13 @@ impl Created {
     pub(crate) fn now() -> Self {
         Self(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()))
     }
+
+    /// For people: to the minute, in UTC.
+    pub(crate) fn readable(self) -> String {
+        let exact = self.to_string();
+        let minute = exact.get(..16).unwrap_or(&exact);
+        format!("{} UTC", minute.replace('T', " "))
+    }
 }
 
 impl fmt::Display for Created {
@@ -130,5 +137,6 @@ mod tests {
     #[test]
     fn time_is_shown_as_rfc_3339() {
         assert_eq!(Created(1_795_000_000).to_string(), "2026-11-18T11:06:40Z");
+        assert_eq!(Created(1_795_000_000).readable(), "2026-11-18 11:06 UTC");
     }
 }

@@ -79,6 +79,7 @@ fn app<S: Store>(worker: &Worker, pool: Pool<S>) -> Result<Router, BoxError> {
     Ok(Router::new()
         .route("/", get(web::index::<S>))
         .route("/entries", get(web::entries::<S>).post(web::sign::<S>))
+        .fallback(web::not_found)
         .layer(layers)
         // Not below the layers: probes are not counted as requests.
         .route_service("/livez", Livez::new(pulse.clone()))

@@ -52,6 +52,16 @@ pub(crate) async fn sign<S: Store>(
     }
 }
 
+/// Everything else: a page with the way back.
+pub(crate) async fn not_found() -> Result<Response, Failure> {
+    let page = NotFound.render().map_err(Failure::Page)?;
+    Ok((StatusCode::NOT_FOUND, Html(page)).into_response())
+}
+
+#[derive(Template)]
+#[template(path = "not_found.html")]
+struct NotFound;
+
 #[derive(Template)]
 #[template(path = "index.html")]
 struct Page<'a> {
