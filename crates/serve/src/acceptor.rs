@@ -75,7 +75,8 @@ impl Acceptor {
             match accepted {
                 // Another process that shares the socket has shut it down: nobody comes there any more.
                 Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::InvalidInput => {
-                    tracing::debug!(listener = ?listeners.remove(asked), "shut down from outside");
+                    let listener = listeners.remove(asked);
+                    tracing::debug!(?listener, "shut down from outside");
                 }
                 accepted => return accepted,
             }

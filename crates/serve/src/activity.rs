@@ -170,8 +170,13 @@ impl Activity {
         }
         let tail = |tail, &byte| tail << 8 | u32::from(byte);
         self.tail.store(bytes.iter().fold(self.tail.load(Relaxed), tail), Relaxed);
-        if self.in_flight.load(Relaxed) == 0 && self.last_waiting() != Waiting::Speaking {
-            self.wait(Waiting::Speaking);
+        if self.in_flight.load(Relaxed) == 0 {
+            match self.last_waiting() {
+                // The time for the first head counts from the accept.
+                Waiting::Silent => self.waiting.store(Waiting::Speaking as u8, Relaxed),
+                Waiting::Idle => self.wait(Waiting::Speaking),
+                Waiting::Speaking => {}
+            }
         }
     }
 
@@ -287,6 +292,16 @@ impl Activity {
     /// Whether an answer may be on its way that a reset would destroy.
     pub(crate) fn has_answered(&self) -> bool {
         !self.too_slow.load(Relaxed)
+    }
+
+    /// Bytes that were written since the last request began.
+    pub(crate) fn written(&self) -> usize {
+        self.written.load(Relaxed)
+    }
+
+    /// Whether the client does not take the bytes of a response that was produced.
+    pub(crate) fn is_stalled(&self) -> bool {
+        self.stalled.load(Relaxed)
     }
 
     /// Whether the kernel may still have a part of the last response: it is more than a client takes at once, and

@@ -108,9 +108,12 @@ impl<S> Server<S> {
     /// How long a request goes on when its client has closed its sending half; 100 milliseconds unless set.
     ///
     /// A client that has nothing more to say (`printf … | nc`) still waits for its answer; one that has left looks
-    /// the same until something is written to it, and its handler must not go on for nobody. So what is not
-    /// answered in this time is dropped, a response in the midst of its body too. Zero drops it at once. A
-    /// reset connection is dropped at once in any case, and on HTTP/2 a client that closes its half has left.
+    /// the same until something is written to it, and its handler must not go on for nobody. So a request of
+    /// which nothing is written for this time is dropped; a response that the client is slow to take goes on.
+    /// Zero drops it at once. A reset connection is dropped at once, or within 100 milliseconds if the reset
+    /// comes behind the end. On HTTP/2 a client that closes its half has left.
+    ///
+    /// Behind bytes that nobody reads, those of a next request or of a body, neither end nor reset is seen.
     pub fn half_close_timeout(mut self, time: Duration) -> Self {
         self.half_close_timeout = time;
         self

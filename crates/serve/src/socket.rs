@@ -125,13 +125,15 @@ impl AsyncRead for Socket {
             ready!(with_stream!(&mut this.stream, stream => Pin::new(stream).poll_read(cx, buf)))?;
             let read = &buf.filled()[before..];
             if read.is_empty() {
-                return this.half_close.poll(cx, &this.activity).map(Ok);
+                let is_reset = || with_stream!(&this.stream, stream => stream.take_error());
+                let is_reset = || !matches!(is_reset(), Ok(None));
+                return this.half_close.poll(cx, &this.activity, is_reset).map(Ok);
             }
             this.activity.heard(read);
             if let Some(framing) = &mut this.framing {
                 if this.activity.is_http2() || this.activity.is_upgraded() {
                     this.framing = None;
-                } else if framing.is_ambiguous(read) {
+                } else if framing.is_ambiguous(read)? {
                     this.activity.note_ambiguous();
                 }
             }

@@ -94,14 +94,18 @@ fn is_host(host: &[u8]) -> bool {
         let Some(end) = address.iter().position(|byte| *byte == b']') else { return false };
         let (address, port) = address.split_at(end);
         let fits = |byte: &u8| byte.is_ascii_hexdigit() || matches!(byte, b':' | b'.');
-        (&port[1..], address.iter().all(fits))
+        (&port[1..], !address.is_empty() && address.iter().all(fits))
     } else {
         let end = memchr(b':', host).unwrap_or(host.len());
         let (name, port) = host.split_at(end);
         (port, name.iter().all(|byte| IS_NAME_BYTE[usize::from(*byte)]))
     };
-    let port = port.strip_prefix(b":").unwrap_or(port);
-    is_name && port.iter().all(u8::is_ascii_digit)
+    let is_port = match port {
+        [] => true,
+        [b':', digits @ ..] => digits.iter().all(u8::is_ascii_digit),
+        _ => false,
+    };
+    is_name && is_port
 }
 
 /// RFC 3986 section 3.2.2, without the comma, which joins two headers into one.

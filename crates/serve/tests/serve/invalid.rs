@@ -27,6 +27,8 @@ const INVALID: &[(&str, RefusedReason, u16)] = &[
     ("GET / HTTP/1.1\r\nHost: a:1:2\r\n\r\n", InvalidHost, 400),
     ("GET / HTTP/1.1\r\nHost: [::1\r\n\r\n", InvalidHost, 400),
     ("GET / HTTP/1.1\r\nHost: http://a\r\n\r\n", InvalidHost, 400),
+    ("GET / HTTP/1.1\r\nHost: [::1]80\r\n\r\n", InvalidHost, 400),
+    ("GET / HTTP/1.1\r\nHost: []\r\n\r\n", InvalidHost, 400),
     ("GET http://a/ HTTP/1.1\r\n\r\n", InvalidHost, 400),
     // Section 3.2.4 and 3.2.3: `*` is for OPTIONS, an authority for CONNECT.
     ("GET * HTTP/1.1\r\nHost: a\r\n\r\n", InvalidTarget, 400),

@@ -15,7 +15,7 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::mpsc;
 use tokio_tungstenite::client_async;
 
-use crate::support::{Client, NEVER, connect_http2, soon, start};
+use crate::support::{Client, LARGE, NEVER, connect_http2, soon, start, start_on};
 
 #[tokio::test]
 async fn a_router_fits_as_it_is_and_learns_its_peer() {
@@ -165,16 +165,60 @@ async fn a_client_that_closes_its_sending_half_is_not_waited_for_long() {
     }
 }
 
-/// A reset says that nobody is there.
+/// A reset says that nobody is there, also behind the end.
 #[tokio::test]
 async fn a_client_that_resets_its_connection_has_left() {
-    let server = start(|server| server.half_close_timeout(NEVER)).await;
+    for half_closed in [false, true] {
+        let server = start(|server| server.half_close_timeout(NEVER)).await;
+        let mut client = server.client().await;
+        client.request("/gate").await.unwrap();
+        server.gate.arrived(1).await;
+        if half_closed {
+            client.close_sending_half().await;
+            server.client().await.get("/").await.unwrap();
+        }
+        client.reset();
+        server.drain.start();
+        assert_eq!(server.drained().await.cut, 0);
+    }
+}
+
+/// Who reads slowly is there.
+#[tokio::test]
+async fn a_client_that_has_closed_its_sending_half_may_read_slowly() {
+    let server = start(|server| server).await;
     let mut client = server.client().await;
-    client.request("/gate").await.unwrap();
-    server.gate.arrived(1).await;
-    client.reset();
-    server.drain.start();
-    assert_eq!(server.drained().await.cut, 0);
+    client.request("/large").await.unwrap();
+    client.close_sending_half().await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(client.answer().await.unwrap().body.len(), LARGE);
+    client.end().await.unwrap();
+}
+
+/// Another process that shares the listener has shut it down: what is in flight goes on, and the drain ends.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_listener_that_is_shut_down_from_outside_is_left_alone() {
+    for draining in [false, true] {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let server = start_on(&listener, "only", |server| server.worker_connections(2));
+        let mut client = server.client().await;
+        assert_eq!(client.get("/").await.unwrap().status, 200);
+        let mut in_flight = server.client().await;
+        in_flight.request("/gate").await.unwrap();
+        server.gate.arrived(1).await;
+        if draining {
+            server.drain.start();
+            // It waits for a place by now.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        socket2::SockRef::from(&listener).shutdown(std::net::Shutdown::Both).unwrap();
+        assert_eq!(client.get("/").await.unwrap().status, 200);
+        server.gate.open();
+        assert_eq!(in_flight.answer().await.unwrap().body, "passed");
+        server.drain.start();
+        drop((client, in_flight));
+        assert_eq!(server.drained().await.cut, 0);
+    }
 }
 
 /// Each connection is told of twice, whoever has it when it ends.
