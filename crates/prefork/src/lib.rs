@@ -65,7 +65,7 @@
 //!
 //! If the master is killed, the workers let nobody new in, serve who waits in a queue, finish what is in
 //! flight and leave. Within a second the listeners are closed, also when a worker is blocked, so that the next
-//! master can bind their addresses; who still waits in a queue then gets a reset. Only if every worker is
+//! master can bind their addresses; who still waits in a queue is disconnected then. Only if every worker is
 //! stopped (SIGSTOP) or is kept from running do the addresses stay taken.
 //!
 //! # Exit codes

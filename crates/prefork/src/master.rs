@@ -2,6 +2,7 @@
 //!
 //! One thread, no runtime, and one place where it waits: [`Master::wait`].
 
+mod reload;
 mod status;
 mod words;
 
@@ -23,7 +24,7 @@ use crate::arbiter::{
 };
 use crate::audit::{audit, close_inherited};
 use crate::board::{Board, Seat};
-use crate::control::{self, Command, Control, Reply};
+use crate::control::{Command, Control, Reply};
 use crate::pidfile::Pidfile;
 use crate::report::Report;
 use crate::signals::{self, Signals, poll_until};
@@ -269,24 +270,7 @@ impl<'a> Master<'a> {
                 strike(pid, signal, why);
                 None
             }
-            Action::Reread => Some(Event::Reread(match self.read_settings() {
-                Ok(limits) => {
-                    let former = "the reload did not come to an end: its workers fail, and the next one began";
-                    self.answer_reloads(|control, now| {
-                        control.reload_ends(&control::refusal(former), now);
-                        control.reload_begins();
-                    });
-                    Some(limits)
-                }
-                Err(error) => {
-                    let why = format!("nothing is reloaded: {error}");
-                    tracing::error!("{why}");
-                    let reply = control::refusal(&why);
-                    self.last_reload = Some(Err(why));
-                    self.answer_reloads(|control, now| control.reload_is_refused(&reply, now));
-                    None
-                }
-            })),
+            Action::Reread => Some(Event::Reread(self.reload_begins())),
             Action::Revert { generation, slot } => {
                 self.generations.remove(&generation);
                 let reason = self.exits.get(&slot).map_or("unknown", |(how, _)| how);
@@ -529,41 +513,6 @@ impl<'a> Master<'a> {
 
     fn note_exit(&mut self, slot: usize, how: String) {
         self.exits.insert(slot, (how, Instant::now()));
-    }
-
-    /// The settings as they are now, as far as a reload can change them.
-    fn read_settings(&mut self) -> Result<Limits, Box<dyn std::error::Error>> {
-        let current = self.generations.get(&self.arbiter.generation());
-        let current = current.ok_or("the current settings are void")?;
-        let new = current.reread()?;
-        let fixed = current.fixed_until_restart(&new);
-        if !fixed.is_empty() {
-            tracing::warn!("changed, but only a restart makes it so: {}", fixed.join(", "));
-        }
-        tracing::info!("reloading");
-        let limits = Limits::of(&new);
-        self.reread = Some(new);
-        Ok(limits)
-    }
-
-    /// Whoever asked for the reload that is over hears how it went.
-    fn reload_ends(&mut self, how: Result<(), String>) {
-        self.last_reload = Some(how.clone());
-        let reply = match how {
-            Ok(()) => control::line(true, self.status()),
-            Err(why) => control::refusal(&why),
-        };
-        self.answer_reloads(|control, now| control.reload_ends(&reply, now));
-    }
-
-    fn no_reload(&mut self, why: &str) {
-        self.answer_reloads(|control, now| control.no_reload(&control::refusal(why), now));
-    }
-
-    fn answer_reloads(&mut self, answer: impl FnOnce(&mut Control, Instant)) {
-        if let Some(control) = self.own.as_mut().and_then(|own| own.control.as_mut()) {
-            answer(control, Instant::now());
-        }
     }
 
     fn take_commands(&mut self) {
