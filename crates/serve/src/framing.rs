@@ -148,7 +148,8 @@ impl Seen {
         match line.first() {
             Some(b'c' | b'C') => {
                 if let Some(value) = value_of(LENGTH) {
-                    self.length = Some(number(value.trim_ascii_start(), 10)?);
+                    let digits = value.iter().position(|byte| !matches!(byte, b' ' | b'\t'));
+                    self.length = Some(number(&value[digits.unwrap_or(value.len())..], 10)?);
                 }
             }
             Some(b't' | b'T') => self.coding |= value_of(CODING).is_some(),
@@ -239,6 +240,21 @@ mod tests {
                 for size in 1..=bytes.len() {
                     assert!(seen(&bytes, size), "{ambiguous:?} after {before}, {size}");
                 }
+            }
+        }
+    }
+
+    /// It is hyper that answers those.
+    #[test]
+    fn what_is_no_number_is_not_unclear() {
+        for bytes in [
+            "POST / HTTP/1.1\r\nContent-Length: \r\n\r\n",
+            "POST / HTTP/1.1\r\nContent-Length:\n\n",
+            "POST / HTTP/1.1\r\nContent-Length: five\r\n\r\n",
+            "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n\r\n\r\n",
+        ] {
+            for size in 1..=bytes.len() {
+                assert!(!seen(bytes, size), "{size}: {bytes:?}");
             }
         }
     }
