@@ -227,7 +227,7 @@ impl Client {
     fn interest(&self) -> (BorrowedFd<'_>, PollFlags) {
         let flags = if !self.outgoing.is_empty() {
             PollFlags::POLLOUT
-        } else if self.awaits.is_some() {
+        } else if self.awaits.is_some() || self.waits_for_the_end() {
             // That it is gone altogether is told without being asked for.
             PollFlags::empty()
         } else {
@@ -243,7 +243,7 @@ impl Client {
         if !self.outgoing.is_empty() {
             return Ok(());
         }
-        if self.awaits.is_some() {
+        if self.awaits.is_some() || self.waits_for_the_end() {
             return if self.is_gone() { Err(ErrorKind::BrokenPipe.into()) } else { Ok(()) };
         }
         self.ended = self.ended || self.read()?;
@@ -269,7 +269,8 @@ impl Client {
             return Err(ErrorKind::InvalidData.into());
         }
         // Who has nothing more to ask, and got its answers.
-        if self.ended && self.outgoing.is_empty() && self.line_end().is_none() {
+        let is_answered = self.outgoing.is_empty() && self.line_end().is_none();
+        if self.ended && is_answered && !self.waits_for_the_end() {
             return Err(ErrorKind::UnexpectedEof.into());
         }
         Ok(())
@@ -282,6 +283,11 @@ impl Client {
     /// Whether it waits for nothing but the master.
     fn can_be_answered(&self) -> bool {
         self.outgoing.is_empty() && self.awaits.is_none() && self.line_end().is_some()
+    }
+
+    /// Whether it has asked for the stop, and closed its side since.
+    fn waits_for_the_end(&self) -> bool {
+        self.ended && self.deadline.is_none()
     }
 
     /// Whether nobody is left to be answered; who has closed its own side only still reads.
@@ -501,6 +507,24 @@ mod tests {
         reply.clear();
         it.client.read_line(&mut reply).unwrap();
         assert!(reply.contains("Status"), "{reply}");
+    }
+
+    #[test]
+    fn who_asks_for_the_stop_and_closes_its_side_sees_the_end() {
+        let mut it = fixture();
+        it.client.get_mut().write_all(b"{\"command\":\"stop\"}\n").unwrap();
+        it.client.get_mut().shutdown(std::net::Shutdown::Write).unwrap();
+        for _ in 0..3 {
+            it.control.turn(Instant::now(), |_| Reply::until_the_end(()));
+        }
+        assert_eq!(it.control.clients.len(), 1, "it waits");
+        assert!(
+            it.control.interests().all(|(_, flags)| flags.is_empty() || flags == PollFlags::POLLIN)
+        );
+        assert_eq!(it.control.clients[0].interest().1, PollFlags::empty());
+        it.client = BufReader::new(UnixStream::pair().unwrap().0);
+        it.control.turn(Instant::now(), echo);
+        assert_eq!(it.control.clients.len(), 0);
     }
 
     #[test]

@@ -28,8 +28,8 @@ const NO_SYN: [SockFilter; 5] = [
     SockFilter::new(0x06, 0, 0, u32::MAX),
 ];
 
-/// How long a taken address is asked for, and how often.
-const RELEASED: Duration = Duration::from_secs(1);
+/// How long a taken address is asked for, and how often: twice as long as the workers of a killed master need.
+const RELEASED: Duration = Duration::from_secs(2);
 const BETWEEN_TRIES: Duration = Duration::from_millis(50);
 
 /// A listening socket as the master has it, and a worker for the time after the master.

@@ -97,6 +97,11 @@ impl Framing {
         Ok(ambiguous)
     }
 
+    /// Whether the bytes so far end inside of a request's body.
+    pub(crate) fn is_in_body(&self) -> bool {
+        !matches!(self.part, Part::Head(_))
+    }
+
     fn keep(&mut self, bytes: &[u8]) {
         let room = self.line.get_mut(self.length..).unwrap_or_default();
         let taken = room.len().min(bytes.len());

@@ -11,6 +11,9 @@ use crate::activity::Activity;
 /// How often is looked whether the connection was reset meanwhile, of which nobody is told behind the end.
 const LOOK: Duration = Duration::from_millis(100);
 
+/// Looks are not more frequent than this, however small the limit is.
+const SHORTEST: Duration = Duration::from_millis(10);
+
 /// Holds the end of the stream back while a request is being answered.
 #[derive(Debug)]
 pub(crate) struct HalfClose {
@@ -81,7 +84,7 @@ impl Waits {
             if over <= now || is_reset() {
                 return Poll::Ready(());
             }
-            self.look.as_mut().reset(over.min(now + LOOK));
+            self.look.as_mut().reset(over.max(now + SHORTEST).min(now + LOOK));
         }
         Poll::Pending
     }

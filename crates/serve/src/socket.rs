@@ -125,6 +125,10 @@ impl AsyncRead for Socket {
             ready!(with_stream!(&mut this.stream, stream => Pin::new(stream).poll_read(cx, buf)))?;
             let read = &buf.filled()[before..];
             if read.is_empty() {
+                // The rest of a body never comes, and who reads it may know at once.
+                if this.framing.as_ref().is_some_and(Framing::is_in_body) {
+                    return Poll::Ready(Ok(()));
+                }
                 let is_reset = || with_stream!(&this.stream, stream => stream.take_error());
                 let is_reset = || !matches!(is_reset(), Ok(None));
                 return this.half_close.poll(cx, &this.activity, is_reset).map(Ok);

@@ -15,7 +15,9 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::mpsc;
 use tokio_tungstenite::client_async;
 
-use crate::support::{Client, LARGE, NEVER, connect_http2, soon, start, start_on};
+use crate::support::{
+    Client, LARGE, NEVER, connect_http2, early_answers, soon, start, start_app, start_on,
+};
 
 #[tokio::test]
 async fn a_router_fits_as_it_is_and_learns_its_peer() {
@@ -181,6 +183,17 @@ async fn a_client_that_resets_its_connection_has_left() {
         server.drain.start();
         assert_eq!(server.drained().await.cut, 0);
     }
+}
+
+/// Nobody can wait for the rest of a body.
+#[tokio::test]
+async fn a_client_that_leaves_in_the_midst_of_its_upload_is_not_waited_for() {
+    let (app, mut uploads) = early_answers();
+    let server = start_app(app, |server| server.half_close_timeout(NEVER));
+    let mut client = server.client().await;
+    client.send("POST / HTTP/1.1\r\nhost: test\r\ncontent-length: 10\r\n\r\nabc").await.unwrap();
+    client.close_sending_half().await;
+    soon(uploads.recv()).await.unwrap().unwrap_err();
 }
 
 /// Who reads slowly is there.
