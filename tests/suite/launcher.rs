@@ -445,17 +445,36 @@ async fn a_killed_master_and_blocked_workers_leave_nobody_waiting() {
         .for_each(|pid| process::kill(pid, Signal::SIGKILL));
 }
 
-/// A worker that is stopped holds nothing open, as long as there is another one.
+/// A worker that is stopped holds nothing open, as long as there is another one, if only one that boots.
 #[test]
 fn a_killed_master_and_a_stopped_worker_leave_the_address() {
-    let mut lab = service::lab().start();
-    let address = lab.address();
-    let stopped = lab.workers()[0];
-    process::kill(stopped, Signal::SIGSTOP);
-    lab.signal(Signal::SIGKILL);
-    lab.wait();
-    eventually("the port is free", || TcpListener::bind(address).ok());
-    process::kill(stopped, Signal::SIGKILL);
+    for booting in [false, true] {
+        let lab = service::lab().args(["--workers=1"]).env("LAB_BOOT_FILE", "boot");
+        let mut lab = lab.start();
+        let address = lab.address();
+        let stopped = lab.workers()[0];
+        if booting {
+            fs::write(lab.path("boot"), "hang").unwrap();
+        }
+        lab.signal(Signal::SIGTTIN);
+        eventually("there is another one", || {
+            let status = lab.status();
+            let other = &status["workers"][1];
+            (other["state"] == if booting { "booting" } else { "ready" }).then_some(())
+        });
+        if booting {
+            let other = lab.workers()[1];
+            eventually("it has its threads", || {
+                let threads = fs::read_dir(format!("/proc/{other}/task")).ok()?.count();
+                (threads >= 2).then_some(())
+            });
+        }
+        process::kill(stopped, Signal::SIGSTOP);
+        lab.signal(Signal::SIGKILL);
+        lab.wait();
+        eventually("the port is free", || TcpListener::bind(address).ok());
+        process::kill(stopped, Signal::SIGKILL);
+    }
 }
 
 /// A master that is started again at once finds the address that the last one's workers still have.

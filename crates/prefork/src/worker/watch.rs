@@ -181,8 +181,9 @@ impl Watch {
     }
 
     /// A worker that serves nobody has nothing to finish.
-    fn leave_if_booting(&self) {
+    fn leave_if_booting(&mut self) {
         if self.worker.pulse.state() == State::Booting {
+            self.close_before_leaving();
             leave(status::LEFT);
         }
     }
