@@ -16,10 +16,10 @@ use std::fs::{self, File};
 use std::io;
 use std::os::fd::{OwnedFd, RawFd};
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use self::descriptors::{Kind, not_shareable};
-use crate::signals::poll_until;
+use crate::signals::pause;
 use crate::sys;
 
 pub(crate) use self::descriptors::Descriptor;
@@ -93,7 +93,7 @@ fn other_threads() -> io::Result<Vec<String>> {
         if names.is_empty() {
             break;
         }
-        poll_until(&mut [], Some(Instant::now() + BETWEEN_LOOKS));
+        pause(BETWEEN_LOOKS);
         names = thread_names()?;
     }
     names.sort();

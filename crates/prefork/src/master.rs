@@ -7,7 +7,7 @@ mod status;
 mod words;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::io;
+use std::mem;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -73,14 +73,6 @@ struct Own {
     alive: OwnedFd,
     /// The other end; held, never written: it closes when the master dies.
     _held: OwnedFd,
-}
-
-impl Own {
-    /// What an audit would find; children drop it all with [`Own`].
-    fn not_shareable(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        let control = self.control.iter().flat_map(Control::interests);
-        control.map(|(fd, _)| fd).chain([self.signals.as_fd()])
-    }
 }
 
 /// A worker process.
@@ -335,10 +327,6 @@ impl<'a> Master<'a> {
     fn spawn(&mut self, slot: usize, generation: u64) -> Result<Pid, Box<dyn std::error::Error>> {
         let settings = self.generations.get(&generation).ok_or("its settings are void")?;
         let settings = Arc::clone(settings);
-        let listeners =
-            self.listeners.iter().map(MasterListener::share).collect::<io::Result<_>>()?;
-        let orphans =
-            self.listeners.iter().map(MasterListener::try_clone).collect::<io::Result<_>>()?;
         let own = self.own.as_ref().ok_or("a child does not fork workers")?;
         let alive = own.alive.try_clone()?;
         let (reader, report) = unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
@@ -346,6 +334,7 @@ impl<'a> Master<'a> {
         match self.fork() {
             Ok(Forked::Child) => {
                 drop(reader);
+                let listeners = mem::take(&mut self.listeners);
                 self.give_up_what_is_the_masters();
                 let seed = Seed {
                     slot,
@@ -355,7 +344,6 @@ impl<'a> Master<'a> {
                     seat,
                     settings,
                     listeners,
-                    orphans,
                     report,
                     alive,
                 };
@@ -416,12 +404,12 @@ impl<'a> Master<'a> {
         };
         let mut said = [0; Report::LONGEST];
         match unistd::read(report, &mut said).map(|length| Report::of(&said[..length])) {
-            Ok(Report::None) => child.report = None,
-            Ok(Report::Failure(why)) => {
+            Ok(None) => child.report = None,
+            Ok(Some(Report::Failure(why))) => {
                 child.report = None;
                 child.failure = Some(why);
             }
-            Ok(Report::Ready) => {
+            Ok(Some(Report::Ready)) => {
                 child.report = None;
                 tracing::info!(
                     worker = pid,
@@ -441,30 +429,25 @@ impl<'a> Master<'a> {
 
     fn take_signals(&mut self) {
         while let Some(came) = self.own.as_ref().and_then(|own| own.signals.next()) {
-            let signal = match came {
+            let (signal, order) = match came {
                 Ok(Signal::SIGCHLD) => {
                     self.reap();
                     continue;
                 }
-                Ok(signal) => signal,
-                stray @ Err(_) => {
-                    signals::note_stray(stray);
-                    continue;
+                Ok(signal @ Signal::SIGTERM) => (signal, Order::Stop { quick: false }),
+                Ok(signal @ (Signal::SIGINT | Signal::SIGQUIT)) => {
+                    (signal, Order::Stop { quick: true })
                 }
-            };
-            let order = match signal {
-                Signal::SIGTERM => Order::Stop { quick: false },
-                Signal::SIGINT | Signal::SIGQUIT => Order::Stop { quick: true },
-                Signal::SIGHUP => Order::Reload,
-                Signal::SIGTTIN => Order::More,
-                Signal::SIGTTOU => Order::Fewer,
+                Ok(signal @ Signal::SIGHUP) => (signal, Order::Reload),
+                Ok(signal @ Signal::SIGTTIN) => (signal, Order::More),
+                Ok(signal @ Signal::SIGTTOU) => (signal, Order::Fewer),
                 // A terminal sends it whenever its size changes; gunicorn too ignores it unless it is a daemon.
-                Signal::SIGWINCH => {
+                Ok(Signal::SIGWINCH) => {
                     tracing::debug!("SIGWINCH is ignored");
                     continue;
                 }
                 stray => {
-                    signals::note_stray(Ok(stray));
+                    signals::note_stray(stray);
                     continue;
                 }
             };
@@ -553,15 +536,18 @@ impl<'a> Master<'a> {
         let now = Instant::now();
         match self.closing {
             None => self.listeners.iter().for_each(MasterListener::take_nobody_new),
-            Some(look) if now >= look => {
-                let (queued, empty): (Vec<_>, _) =
-                    self.listeners.drain(..).partition(MasterListener::has_queue);
-                self.listeners = queued;
-                empty.iter().for_each(MasterListener::close_for_all);
-            }
+            Some(look) if now >= look => MasterListener::close_empty(&mut self.listeners),
             Some(_) => return,
         }
         self.closing = Some(now + LOOK_AT_QUEUES);
+    }
+}
+
+impl Own {
+    /// What an audit would find; children drop it all with [`Own`].
+    fn not_shareable(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        let control = self.control.iter().flat_map(Control::interests);
+        control.map(|(fd, _)| fd).chain([self.signals.as_fd()])
     }
 }
 

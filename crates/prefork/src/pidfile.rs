@@ -14,7 +14,7 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 
-use crate::signals::poll_until;
+use crate::signals::pause;
 
 /// A pidfile that holds this process's pid.
 #[derive(Debug)]
@@ -105,7 +105,7 @@ fn start_writing(path: &Path) -> io::Result<File> {
             if Instant::now() >= last {
                 return Err(io::Error::new(ErrorKind::TimedOut, "another process is writing it"));
             }
-            poll_until(&mut [], Some(Instant::now() + Duration::from_millis(5)));
+            pause(Duration::from_millis(5));
         }
         let own = file.metadata()?;
         match fs::metadata(path) {

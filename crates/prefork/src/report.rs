@@ -3,8 +3,6 @@
 /// A worker's one message.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Report {
-    /// It has died, and said nothing.
-    None,
     Ready,
     Failure(String),
 }
@@ -17,7 +15,6 @@ impl Report {
 
     pub(crate) fn to_bytes(&self) -> Vec<u8> {
         match self {
-            Self::None => Vec::new(),
             Self::Ready => b"r".to_vec(),
             Self::Failure(why) => {
                 let mut bytes = [b"f", why.as_bytes()].concat();
@@ -27,16 +24,16 @@ impl Report {
         }
     }
 
-    /// What was read at once.
-    pub(crate) fn of(bytes: &[u8]) -> Self {
-        match bytes {
-            [] => Self::None,
+    /// What was read at once; `None` if the worker has died and said nothing.
+    pub(crate) fn of(bytes: &[u8]) -> Option<Self> {
+        Some(match bytes {
+            [] => return None,
             // It becomes a part of lines.
             [b'f', why @ ..] => {
                 Self::Failure(String::from_utf8_lossy(why).replace(char::is_control, " "))
             }
             _ => Self::Ready,
-        }
+        })
     }
 }
 
@@ -46,12 +43,13 @@ mod tests {
 
     #[test]
     fn a_report_comes_as_it_went_and_a_long_one_is_cut() {
-        for report in [Report::None, Report::Ready, Report::Failure("no database: \u{e9}".into())] {
-            assert_eq!(Report::of(&report.to_bytes()), report);
+        assert_eq!(Report::of(&[]), None);
+        for report in [Report::Ready, Report::Failure("no database: \u{e9}".into())] {
+            assert_eq!(Report::of(&report.to_bytes()), Some(report));
         }
         let long = Report::Failure("\u{e9}".repeat(Report::LONGEST)).to_bytes();
         assert_eq!(long.len(), Report::LONGEST);
-        let Report::Failure(why) = Report::of(&long) else { panic!("it is a failure") };
+        let Some(Report::Failure(why)) = Report::of(&long) else { panic!("it is a failure") };
         assert!(why.starts_with('\u{e9}'));
     }
 }

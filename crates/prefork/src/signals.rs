@@ -177,6 +177,11 @@ pub(crate) fn note_stray(came: Came) {
     }
 }
 
+/// Waits for what tells nobody when it changes: a process that ends, a file that is unlocked.
+pub(crate) fn pause(time: Duration) {
+    poll_until(&mut [], Some(Instant::now() + time));
+}
+
 /// Polls until something happens or `deadline` has passed; never returns before the deadline without
 /// reason, so that a loop around it does not spin.
 pub(crate) fn poll_until(watched: &mut [PollFd<'_>], deadline: Option<Instant>) {

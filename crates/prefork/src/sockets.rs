@@ -15,7 +15,7 @@ use nix::sys::stat::{Mode, umask};
 use socket2::{Domain, Protocol, SockAddr, SockFilter, SockRef, Socket, Type};
 
 use crate::Bind;
-use crate::signals::poll_until;
+use crate::signals::pause;
 
 /// Drops the packet that begins a TCP connection (SYN without ACK) and no other: classic BPF, which on a TCP
 /// socket sees the packet from the TCP header on.
@@ -47,7 +47,7 @@ pub(crate) enum WorkerListener {
 }
 
 /// The file of a Unix socket that this process, or its master, bound.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct SocketFile {
     path: PathBuf,
     /// Device and inode: another process may have put its own socket in this place since.
@@ -90,7 +90,7 @@ impl MasterListener {
         loop {
             match Self::bind(bind, backlog) {
                 Err(error) if error.kind() == ErrorKind::AddrInUse && Instant::now() < last => {
-                    poll_until(&mut [], Some(Instant::now() + BETWEEN_TRIES));
+                    pause(BETWEEN_TRIES);
                 }
                 bound => return bound,
             }
@@ -123,18 +123,6 @@ impl MasterListener {
         })
     }
 
-    /// The same for a process that may have to close it for all.
-    ///
-    /// # Errors
-    ///
-    /// No descriptor is left.
-    pub(crate) fn try_clone(&self) -> io::Result<Self> {
-        Ok(match self {
-            Self::Tcp(listener, address) => Self::Tcp(listener.try_clone()?, *address),
-            Self::Unix(listener, file) => Self::Unix(listener.try_clone()?, file.clone()),
-        })
-    }
-
     /// Lets in nobody who has not begun to connect; the queue stays, for all who share the socket.
     ///
     /// Who tries gets no answer at first and asks again after a second: by then he is refused, or finds
@@ -162,6 +150,17 @@ impl MasterListener {
         };
         let mut watched = [PollFd::new(fd, PollFlags::POLLIN)];
         poll(&mut watched, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+    }
+
+    /// Closes those in whose queues nobody waits, and keeps the others.
+    pub(crate) fn close_empty(listeners: &mut Vec<Self>) {
+        listeners.retain(|listener| {
+            let is_queued = listener.has_queue();
+            if !is_queued {
+                listener.close_for_all();
+            }
+            is_queued
+        });
     }
 
     /// Closes the socket, also for those who share it.

@@ -76,9 +76,8 @@ pub(crate) struct Seed {
     pub(crate) board: Arc<Board>,
     pub(crate) seat: Seat,
     pub(crate) settings: Arc<Settings>,
-    pub(crate) listeners: Vec<WorkerListener>,
-    /// The same sockets, to be closed if the master cannot.
-    pub(crate) orphans: Vec<MasterListener>,
+    /// As the master has them, and by the fork this process too.
+    pub(crate) listeners: Vec<MasterListener>,
     /// Where the worker says that it is ready.
     pub(crate) report: OwnedFd,
     /// A pipe whose other end only the master holds: its end is the master's death.
@@ -198,8 +197,11 @@ where
     S::Error: Into<BoxError>,
     B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
 {
-    let prepared = settle_in(&seed).and_then(|signals| Ok((signals, pipe2(OFlag::O_CLOEXEC)?)));
-    let (signals, (done, not_done)) = match prepared {
+    let prepared = settle_in(&seed).and_then(|signals| {
+        let listeners = seed.listeners.iter().map(MasterListener::share);
+        Ok((signals, listeners.collect::<io::Result<Vec<_>>>()?, pipe2(OFlag::O_CLOEXEC)?))
+    });
+    let (signals, listeners, (done, not_done)) = match prepared {
         Ok(prepared) => prepared,
         Err(error) => {
             tracing::error!(%error, slot = seed.slot, "a worker could not set itself up");
@@ -214,8 +216,8 @@ where
         settings: seed.settings,
         exit_work: Arc::default(),
     };
-    let watch = Watch::new(signals, seed.alive, seed.orphans, done, worker.clone());
-    let (listeners, report) = (seed.listeners, seed.report);
+    let watch = Watch::new(signals, seed.alive, seed.listeners, done, worker.clone());
+    let report = seed.report;
     thread::scope(|scope| {
         let fresh = thread::Builder::new().name("worker".into()).spawn_scoped(scope, move || {
             let _not_done = not_done;

@@ -142,13 +142,11 @@ impl Watch {
         let Some((look, last)) = self.closing.filter(|(look, _)| now >= *look) else {
             return;
         };
-        self.listeners.retain(|listener| {
-            let is_served = now < last && listener.has_queue();
-            if !is_served {
-                listener.close_for_all();
-            }
-            is_served
-        });
+        if now < last {
+            MasterListener::close_empty(&mut self.listeners);
+        } else {
+            self.listeners.drain(..).for_each(|listener| listener.close_for_all());
+        }
         self.closing = (!self.listeners.is_empty()).then_some((look + LOOK_AT_QUEUES, last));
     }
 
