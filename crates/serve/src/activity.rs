@@ -289,9 +289,9 @@ impl Activity {
         self.too_slow.store(true, Relaxed);
     }
 
-    /// Whether an answer may be on its way that a reset would destroy.
-    pub(crate) fn has_answered(&self) -> bool {
-        !self.too_slow.load(Relaxed)
+    /// Whether the client was too slow with a request, and no other one was answered since.
+    pub(crate) fn is_too_slow(&self) -> bool {
+        self.too_slow.load(Relaxed)
     }
 
     /// Bytes that were written since the last request began.

@@ -43,7 +43,7 @@ pub(crate) struct Places {
 /// A place that was taken.
 #[derive(Debug)]
 pub(crate) struct Place {
-    /// Held until the socket is closed.
+    /// Held until the connection's last byte is written.
     pub(crate) permit: OwnedSemaphorePermit,
     /// Held as long as the connection may be asked for its place.
     pub(crate) holder: Arc<Holder>,
@@ -66,7 +66,8 @@ struct Served {
 // === impl Places ===
 
 impl Places {
-    pub(crate) fn new(limit: u32, free: Arc<Semaphore>) -> Self {
+    pub(crate) fn new(limit: u32) -> Self {
+        let free = Arc::new(Semaphore::new(limit as usize));
         Self { limit, free, holders: Vec::new(), look: Instant::now(), warned: None }
     }
 
@@ -236,8 +237,8 @@ mod tests {
 
     #[test]
     fn places_of_connections_that_are_gone_are_forgotten() {
-        let free = Arc::new(Semaphore::new(100));
-        let mut places = Places::new(100, Arc::clone(&free));
+        let mut places = Places::new(100);
+        let free = Arc::clone(&places.free);
         let mut take = || places.give(Arc::clone(&free).try_acquire_owned().unwrap());
         let _stay: Vec<_> = (0..10).map(|_| take()).collect();
         for _ in 0..1000 {

@@ -297,8 +297,7 @@ impl<S> Server<S> {
             task::spawn(async move { protocol.serve(accepted, service).await });
         };
 
-        let places = Places::new(limit, Arc::new(Semaphore::new(limit as usize)));
-        let mut acceptor = Acceptor::new(self.listeners, places);
+        let mut acceptor = Acceptor::new(self.listeners, Places::new(limit));
         let mut started = pin!(drain.started());
         loop {
             tokio::select! {

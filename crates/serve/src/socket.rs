@@ -129,8 +129,10 @@ impl AsyncRead for Socket {
                 if this.framing.as_ref().is_some_and(Framing::is_in_body) {
                     return Poll::Ready(Ok(()));
                 }
-                let is_reset = || with_stream!(&this.stream, stream => stream.take_error());
-                let is_reset = || !matches!(is_reset(), Ok(None));
+                let is_reset = || {
+                    let error = with_stream!(&this.stream, stream => stream.take_error());
+                    !matches!(error, Ok(None))
+                };
                 return this.half_close.poll(cx, &this.activity, is_reset).map(Ok);
             }
             this.activity.heard(read);
@@ -200,7 +202,8 @@ impl AsyncWrite for Socket {
         this.activity.note_closing();
         // From here on there is nothing to serve.
         this.place = None;
-        if !this.activity.has_answered() {
+        if this.activity.is_too_slow() {
+            // No answer is on its way that a reset would destroy.
             return Poll::Ready(Ok(()));
         }
         let more = || this.activity.may_say_more() || this.activity.may_be_unsent();

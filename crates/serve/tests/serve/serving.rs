@@ -203,6 +203,7 @@ async fn a_client_that_has_closed_its_sending_half_may_read_slowly() {
     let mut client = server.client().await;
     client.request("/large").await.unwrap();
     client.close_sending_half().await;
+    // Longer than it may take to answer.
     tokio::time::sleep(Duration::from_millis(500)).await;
     assert_eq!(client.answer().await.unwrap().body.len(), LARGE);
     client.end().await.unwrap();
@@ -221,8 +222,6 @@ async fn a_listener_that_is_shut_down_from_outside_is_left_alone() {
         server.gate.arrived(1).await;
         if draining {
             server.drain.start();
-            // It waits for a place by now.
-            tokio::time::sleep(Duration::from_millis(100)).await;
         }
         socket2::SockRef::from(&listener).shutdown(std::net::Shutdown::Both).unwrap();
         assert_eq!(client.get("/").await.unwrap().status, 200);

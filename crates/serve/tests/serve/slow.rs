@@ -15,8 +15,8 @@ use tokio::task::JoinHandle;
 use tokio_tungstenite::client_async;
 
 use crate::support::{
-    BIG, LARGE, PING, Running, connect_http2, count_frames, early_answers, mute_http2, read_body,
-    read_whole, soon, start, start_app, stopped_accepting, until,
+    BIG, Client, LARGE, PING, Running, connect_http2, count_frames, early_answers, mute_http2,
+    read_body, read_whole, soon, start, start_app, stopped_accepting, until,
 };
 
 /// Long enough that a limit which is ignored is seen.
@@ -180,6 +180,10 @@ async fn a_request_behind_the_last_one_does_not_destroy_its_response() {
 async fn dripping(server: &Running) -> JoinHandle<()> {
     let mut client = server.client().await;
     client.get("/").await.unwrap();
+    drip(client)
+}
+
+fn drip(mut client: Client) -> JoinHandle<()> {
     tokio::spawn(async move {
         while client.send("x").await.is_ok() {
             tokio::time::sleep(MOMENT / 3).await;
@@ -210,11 +214,7 @@ async fn a_client_that_drips_on_after_its_refusal_keeps_no_place_and_no_server()
     let mut client = server.client().await;
     client.send("NO REQUEST AT ALL\r\n\r\n").await.unwrap();
     assert_eq!(client.answer().await.unwrap().status, 400);
-    let drips = tokio::spawn(async move {
-        while client.send("x").await.is_ok() {
-            tokio::time::sleep(MOMENT / 3).await;
-        }
-    });
+    let drips = drip(client);
     assert_eq!(server.client().await.get("/").await.unwrap().status, 200);
     server.drain.start();
     assert_eq!(server.drained().await.cut, 0);
