@@ -1,8 +1,6 @@
 //! What it costs to refuse what hyper would take: instructions of an HTTP/1 request over a socket, its client
 //! included, on a server that looks at each request and on one that tolerates all.
 
-use std::path::PathBuf;
-
 use axum::Router;
 use axum::body::Bytes;
 use axum::routing::any;
@@ -14,26 +12,13 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 
 use crate::ALLOCATOR;
-use crate::callgrind;
+use crate::callgrind::{self, Args, ServeArgs, name};
 use crate::report::{self, Error, Row};
-
-#[derive(Debug, clap::Args)]
-pub(crate) struct Args {
-    /// Also write the figures to this file, as JSON.
-    #[arg(long)]
-    json: Option<PathBuf>,
-}
-
-#[derive(Debug, clap::Args)]
-pub(crate) struct ServeArgs {
-    variant: Variant,
-    requests: u32,
-}
 
 /// The request, and whether it is looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
 #[serde(rename_all = "kebab-case")]
-enum Variant {
+pub(crate) enum Variant {
     GetTolerated,
     Get,
     ChunkedTolerated,
@@ -66,7 +51,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Error> {
 }
 
 /// Serves requests of one variant and prints how often it allocated.
-pub(crate) fn serve(args: &ServeArgs) -> Result<(), Error> {
+pub(crate) fn serve(args: &ServeArgs<Variant>) -> Result<(), Error> {
     let path = std::env::temp_dir().join(format!("farrier-bench-{}", std::process::id()));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let allocations = runtime.block_on(async {
@@ -119,9 +104,8 @@ impl Row for Cost {
     const HEADS: &'static [&'static str] = &["request", "instructions", "allocations"];
 
     fn cells(&self) -> Vec<String> {
-        let name = self.variant.to_possible_value();
         vec![
-            name.map_or_else(String::new, |value| value.get_name().to_owned()),
+            name(&self.variant),
             report::thousands(self.instructions),
             format!("{:.2}", self.allocations),
         ]

@@ -5,7 +5,6 @@
 //! socket, no HTTP bytes. Each variant runs with two numbers of requests; the difference leaves out start-up.
 
 use std::hint::black_box;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use axum::Router;
@@ -28,26 +27,13 @@ use tower_http::trace::TraceLayer;
 use tracing::Span;
 
 use crate::ALLOCATOR;
-use crate::callgrind;
+use crate::callgrind::{self, Args, ServeArgs, name};
 use crate::report::{self, Error, Row};
-
-#[derive(Debug, clap::Args)]
-pub(crate) struct Args {
-    /// Also write the figures to this file, as JSON.
-    #[arg(long)]
-    json: Option<PathBuf>,
-}
-
-#[derive(Debug, clap::Args)]
-pub(crate) struct ServeArgs {
-    variant: Variant,
-    requests: u32,
-}
 
 /// What stands around the route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
 #[serde(rename_all = "kebab-case")]
-enum Variant {
+pub(crate) enum Variant {
     /// Nothing: the router alone.
     Bare,
     /// A tower layer that does nothing: what axum itself charges for any `Router::layer`.
@@ -89,7 +75,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Error> {
 }
 
 /// Serves requests through one variant and prints how often it allocated.
-pub(crate) fn serve(args: &ServeArgs) -> Result<(), Error> {
+pub(crate) fn serve(args: &ServeArgs<Variant>) -> Result<(), Error> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let allocations = runtime.block_on(async {
         // As axum's own `serve` does: it turns handlers into routes now, and not at each request.
@@ -164,12 +150,8 @@ impl Row for Cost {
         &["around the route", "instructions", "above bare", "allocations", "above bare"];
 
     fn cells(&self) -> Vec<String> {
-        let name = self
-            .variant
-            .to_possible_value()
-            .map_or_else(String::new, |value| value.get_name().to_owned());
         vec![
-            name,
+            name(&self.variant),
             report::thousands(self.instructions),
             report::thousands(self.instructions_above_bare),
             format!("{:.2}", self.allocations),

@@ -30,17 +30,17 @@ enum Command {
     /// Hang-ups, killed sessions, restarts and pauses of the database, with every answer checked.
     Chaos(chaos::Args),
     /// Instructions per HTTP/1 request, with and without the look at what hyper would take.
-    Http(http::Args),
+    Http(callgrind::Args),
     /// Instructions and heap allocations per request of each layer, beside tower-http's.
-    Layers(layers::Args),
+    Layers(callgrind::Args),
     /// The database goes away under a steady load: by SIGTERM, SIGKILL and SIGSTOP.
     Outage(outage::Args),
     /// Serves requests through one variant; what `layers` runs under callgrind.
     #[command(hide = true)]
-    Serve(layers::ServeArgs),
+    Serve(callgrind::ServeArgs<layers::Variant>),
     /// Serves requests over a socket; what `http` runs under callgrind.
     #[command(hide = true)]
-    ServeHttp(http::ServeArgs),
+    ServeHttp(callgrind::ServeArgs<http::Variant>),
 }
 
 fn main() -> ExitCode {
