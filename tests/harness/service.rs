@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 use tempfile::TempDir;
 
 use crate::process::{self, Signal};
-use crate::{SOON, eventually};
+use crate::{SOON, eventually, eventually_async};
 
 /// A running launcher, with a temporary working folder for its pidfile, socket, log and data.
 #[derive(Debug)]
@@ -45,6 +45,21 @@ pub fn bare_lab() -> Builder {
 #[must_use]
 pub fn guestbook() -> Builder {
     Builder::new("guestbook").args(["--bind=127.0.0.1:0", "--workers=2"])
+}
+
+/// Waits until `requests` are in flight in `lab`.
+///
+/// # Panics
+///
+/// When they are not soon.
+pub async fn in_flight(lab: &Service, requests: u64) {
+    eventually_async("the request is in flight", async || {
+        let status = lab.status();
+        let workers = status["workers"].as_array()?;
+        let in_flight: u64 = workers.iter().filter_map(|worker| worker["in_flight"].as_u64()).sum();
+        (in_flight == requests).then_some(())
+    })
+    .await;
 }
 
 /// Where cargo put the binary `name` of this workspace.

@@ -9,5 +9,6 @@ mod directions;
 mod guestbook;
 mod lab;
 mod launcher;
+mod orphans;
 mod pipes;
 mod readme;
