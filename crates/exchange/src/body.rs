@@ -21,18 +21,19 @@ use crate::{Answer, Exchange, Observer};
 pub struct ResponseBody<B, O: Observer> {
     #[pin]
     inner: Inner<B>,
+    /// `None` or an error came. The inner body lives on until this one is dropped, as it would without this one: a
+    /// panic of its drop must not come between the last frame and the server.
+    ended: bool,
     // After `inner`: what the body holds is dropped before the exchange ends.
     exchange: Option<Exchange<O>>,
 }
 
 #[pin_project(project = InnerProjection)]
 enum Inner<B> {
-    /// Leaves to `Ended` at its end or error.
-    Service(#[pin] B),
-    /// Leaves to `Ended` at its end.
-    Answer(#[pin] Answer),
     /// No exit.
-    Ended,
+    Service(#[pin] B),
+    /// No exit.
+    Answer(#[pin] Answer),
 }
 
 // === impl ResponseBody ===
@@ -41,12 +42,12 @@ impl<B, O: Observer> ResponseBody<B, O> {
     /// The service's body; `exchange` is `None` if it is over already.
     #[inline]
     pub fn new(body: B, exchange: Option<Exchange<O>>) -> Self {
-        Self { inner: Inner::Service(body), exchange }
+        Self { inner: Inner::Service(body), ended: false, exchange }
     }
 
     /// A middleware's own answer in place of the service's.
     pub fn answer(answer: impl Into<Answer>, exchange: Option<Exchange<O>>) -> Self {
-        Self { inner: Inner::Answer(answer.into()), exchange }
+        Self { inner: Inner::Answer(answer.into()), ended: false, exchange }
     }
 
     /// The exchange, if it is not over yet.
@@ -68,6 +69,9 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
         let this = self.project();
+        if *this.ended {
+            return Poll::Ready(None);
+        }
         let mut inner = this.inner;
         let mut watch = Watch::new(this.exchange);
         let polled = inner.as_mut().poll_frame(cx);
@@ -75,20 +79,18 @@ where
             if let Some(exchange) = watch.exchange() {
                 exchange.frame(frame.as_ref(), || inner.is_end_stream());
             }
-            if matches!(frame, None | Some(Err(_))) {
-                inner.set(Inner::Ended);
-            }
+            *this.ended = matches!(frame, None | Some(Err(_)));
         }
         watch.passed();
         polled
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
+        self.ended || self.inner.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
+        if self.ended { SizeHint::with_exact(0) } else { self.inner.size_hint() }
     }
 }
 
@@ -127,7 +129,6 @@ where
                     Err(never) => match never {},
                 })
             }),
-            InnerProjection::Ended => Poll::Ready(None),
         }
     }
 
@@ -135,7 +136,6 @@ where
         match self {
             Self::Service(body) => body.is_end_stream(),
             Self::Answer(answer) => answer.is_end_stream(),
-            Self::Ended => true,
         }
     }
 
@@ -143,7 +143,6 @@ where
         match self {
             Self::Service(body) => body.size_hint(),
             Self::Answer(answer) => answer.size_hint(),
-            Self::Ended => SizeHint::with_exact(0),
         }
     }
 }

@@ -40,12 +40,12 @@ impl<F: FnOnce(End)> Observer for F {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Outcome {
-    /// The whole response was handed to the server: bytes sent ≥ bytes expected.
+    /// The whole response was handed to the server.
     ///
-    /// HEAD, 1xx, 204 and 304 expect none. It says "produced", not "received": a client that leaves
-    /// after the last bytes were buffered counts as finished.
+    /// HEAD, 1xx, 204 and 304 have no body to hand over. It says "produced", not "received": a client that
+    /// leaves after the last bytes were buffered counts as finished.
     Finished,
-    /// The response body yielded an error, or ended before the length that it had announced.
+    /// The response body yielded an error, or is shorter or longer than the length that the head announced.
     BodyFailed,
     /// The service returned an error in place of a response.
     ServiceFailed,
@@ -93,8 +93,8 @@ struct Facts {
     status: Option<StatusCode>,
     request: RequestKind,
     sent: u64,
-    /// Known after the head, if it can be known at all.
-    expected: Option<u64>,
+    /// Known after the head.
+    expected: Expected,
     /// The body said so itself: `None`, trailers, or `is_end_stream` after a frame.
     complete: bool,
     failure: Option<Outcome>,
@@ -104,6 +104,17 @@ struct Facts {
 pub(crate) struct Watch<'a, O: Observer> {
     exchange: &'a mut Option<Exchange<O>>,
     passed: bool,
+}
+
+/// How many bytes the body has to have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Expected {
+    /// It says itself when it is over.
+    Unknown,
+    /// None, and whether the server asks for one all the same is no matter.
+    Nothing,
+    /// As many as the client was told.
+    Exactly(u64),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,7 +145,7 @@ impl<O: Observer> Exchange<O> {
                 status: None,
                 request,
                 sent: 0,
-                expected: None,
+                expected: Expected::Unknown,
                 complete: false,
                 failure: None,
             },
@@ -186,7 +197,7 @@ impl<O: Observer> Exchange<O> {
             || status.is_informational()
             || status == StatusCode::NO_CONTENT
             || status == StatusCode::NOT_MODIFIED;
-        facts.expected = if bodiless { Some(0) } else { expected(headers, body) };
+        facts.expected = if bodiless { Expected::Nothing } else { expected(headers, body) };
         let observer = self.observer_mut();
         caught("head", || observer.on_head(status, headers));
     }
@@ -314,18 +325,25 @@ impl Facts {
         if let Some(failure) = self.failure {
             return failure;
         }
+        // Before the bytes: what was handed over and not yet sent is lost with the server's task.
+        if thread::panicking() {
+            return Outcome::Panicked;
+        }
         match self.expected {
             _ if self.produced() => Outcome::Finished,
-            Some(_) if self.complete => Outcome::BodyFailed,
-            None if self.complete => Outcome::Finished,
-            _ if thread::panicking() => Outcome::Panicked,
+            Expected::Exactly(length) if self.complete || self.sent > length => Outcome::BodyFailed,
+            Expected::Unknown if self.complete => Outcome::Finished,
             _ => Outcome::Aborted,
         }
     }
 
     /// Whether as many bytes were sent as were expected.
     fn produced(&self) -> bool {
-        self.expected.is_some_and(|expected| self.sent >= expected)
+        match self.expected {
+            Expected::Unknown => false,
+            Expected::Nothing => true,
+            Expected::Exactly(length) => self.sent == length,
+        }
     }
 
     #[inline]
@@ -345,17 +363,17 @@ fn caught(moment: &'static str, call: impl FnOnce()) {
     }
 }
 
-/// How many bytes a body has to have, if that is known at the head.
+/// What is known at the head of the length of a body that the server asks for.
 ///
 /// A body that is over at once has none, whatever a header claims; beyond that the header counts: it is
 /// what the client was told.
 #[inline]
-fn expected<B: Body>(headers: &HeaderMap, body: &B) -> Option<u64> {
-    match body.size_hint().exact() {
-        Some(0) => Some(0),
-        None if body.is_end_stream() => Some(0),
-        exact => content_length(headers).or(exact),
+fn expected<B: Body>(headers: &HeaderMap, body: &B) -> Expected {
+    let exact = body.size_hint().exact();
+    if exact == Some(0) || (exact.is_none() && body.is_end_stream()) {
+        return Expected::Nothing;
     }
+    content_length(headers).or(exact).map_or(Expected::Unknown, Expected::Exactly)
 }
 
 fn content_length(headers: &HeaderMap) -> Option<u64> {

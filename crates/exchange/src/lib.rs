@@ -22,18 +22,21 @@
 //! | trailers | trailers frame, drop | finished |
 //! | upgrade (101, or 2xx to CONNECT) | the socket lives on; the exchange ends at the head | finished |
 //! | body shorter than its Content-Length | `None` too early; the client gets an error | body failed |
+//! | body longer than its Content-Length | HTTP/1: cut at the length; HTTP/2: the client refuses it | body failed |
 //! | body yields an error | error, drop | body failed |
 //! | service returns an error | the connection is closed | service failed |
 //! | handler panics, caught outside or not | future dropped, unwinding or not | panicked |
 //! | handler panics, caught inside | a 500 like any other | finished |
-//! | body panics | body dropped | panicked |
+//! | body panics, be it in its drop after the last byte | body dropped | panicked |
 //! | client leaves before the head | future dropped | aborted |
 //! | client leaves in mid-stream | body dropped | aborted |
 //! | timeout outside | future dropped, as if the client had left | aborted |
 //!
 //! What a middleware cannot see: requests that the server itself refuses, and whether the last bytes
-//! were flushed. A client that leaves after they were buffered counts as finished. A layer outside that
-//! throws the body away (a 304 made of a 200) looks like a client that left.
+//! were flushed. A client that leaves after they were buffered counts as finished: a body that is given in one
+//! piece is handed over whole, so `bytes` says its length even if the client took none of it. Nor does it see
+//! what a body would have yielded beyond its Content-Length where the server stops asking there (HTTP/1). A layer
+//! outside that throws the body away (a 304 made of a 200) looks like a client that left.
 //!
 //! # Example
 //!

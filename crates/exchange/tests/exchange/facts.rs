@@ -161,8 +161,8 @@ fn own_answer() {
     assert_eq!(end.status, Some(StatusCode::OK));
 }
 
-/// A body whose own code panics where only its frames are asked for: in its drop at the end, and in what it
-/// says of itself. The panic goes on, and the end is a panic, once.
+/// A body whose own code panics beside its frames: in its drop, which is never inside `poll_frame`, and in what
+/// it says of itself. The panic goes on, and the end is a panic, once.
 #[test]
 fn panics_beside_poll_frame() {
     /// Ends at once.
@@ -205,8 +205,9 @@ fn panics_beside_poll_frame() {
         let mut body = Box::pin(ResponseBody::new(Broken { in_drop }, Some(exchange)));
         let mut cx = Context::from_waker(Waker::noop());
         let poll = AssertUnwindSafe(|| body.as_mut().poll_frame(&mut cx).is_ready());
-        assert!(panic::catch_unwind(poll).is_err(), "the panic goes on");
-        drop(body);
+        assert_eq!(panic::catch_unwind(poll).is_err(), !in_drop, "the panic goes on");
+        let drop = AssertUnwindSafe(|| drop(body));
+        assert_eq!(panic::catch_unwind(drop).is_err(), in_drop, "the panic goes on");
         let ends = record.take();
         assert_eq!(ends.len(), 1);
         assert_eq!(ends[0].outcome, Outcome::Panicked, "in_drop: {in_drop}");
@@ -233,6 +234,23 @@ fn panics_in_drop() {
     let future = AssertUnwindSafe(ResponseFuture::new(Breaks, exchange));
     assert!(panic::catch_unwind(|| drop(future)).is_err());
     assert_eq!(record.take()[0].outcome, Outcome::Panicked);
+}
+
+/// A response that is lost in somebody else's panic was not handed to anybody, not even if it has no body.
+#[test]
+fn panics_around_it() {
+    for left in [0, 2] {
+        let record = Record::default();
+        let exchange = Exchange::begin(&Method::GET, record.clone());
+        let response =
+            exchange.respond(Response::new(Chunks { left, sized: true, tells_end: true }));
+        let lost = AssertUnwindSafe(|| {
+            let _response = response;
+            panic::resume_unwind(Box::new("a layer outside"))
+        });
+        panic::catch_unwind(lost).expect_err("the panic goes on");
+        assert_eq!(record.take()[0].outcome, Outcome::Panicked, "{left} chunks");
+    }
 }
 
 /// What an observer holds may panic when it is dropped, even while the thread unwinds already.
@@ -284,10 +302,16 @@ fn own_answer_by_the_future() {
 #[test]
 fn header_and_body_disagree() {
     let record = Record::default();
-    for (polls, outcome) in [(2, Outcome::Aborted), (3, Outcome::BodyFailed)] {
+    for (length, polls, outcome) in [
+        (11, 2, Outcome::Aborted),
+        (11, 3, Outcome::BodyFailed),
+        (10, 2, Outcome::Finished),
+        (9, 2, Outcome::BodyFailed),
+        (0, 2, Outcome::BodyFailed),
+    ] {
         let body = Chunks { left: 2, sized: true, tells_end: false };
-        let response = Response::builder().header(header::CONTENT_LENGTH, 11).body(body);
+        let response = Response::builder().header(header::CONTENT_LENGTH, length).body(body);
         let end = end(&record, &Method::GET, response.expect("a response"), polls);
-        assert_eq!((end.outcome, end.bytes), (outcome, 10));
+        assert_eq!((end.outcome, end.bytes), (outcome, 10), "{length} announced");
     }
 }

@@ -48,6 +48,21 @@ pub(crate) struct Case {
     pub(crate) bytes: u64,
 }
 
+// === impl Case ===
+
+impl Case {
+    /// How it ends, and how many bytes of its body the server takes.
+    pub(crate) fn ending(&self, version: Version) -> (Outcome, u64) {
+        match (self.path, version == Version::HTTP_2) {
+            // HTTP/1 has no way to send a body with 204 or 304; hyper sends it over HTTP/2.
+            ("/no-content-with-body" | "/not-modified-with-body", true) => (self.outcome, 9),
+            // Over HTTP/1 hyper asks for no more at the announced length: the client has all that it was told.
+            ("/long", false) => (Outcome::Finished, 9),
+            _ => (self.outcome, self.bytes),
+        }
+    }
+}
+
 /// The responses that end by themselves; those that a client must leave are tested one by one.
 pub(crate) const CASES: &[Case] = &[
     case("GET", "/full", Outcome::Finished, 200, 5),
@@ -66,7 +81,12 @@ pub(crate) const CASES: &[Case] = &[
     case("GET", "/error-at-once", Outcome::BodyFailed, 200, 0),
     case("GET", "/error", Outcome::BodyFailed, 200, 3),
     case("GET", "/short", Outcome::BodyFailed, 200, 5),
+    case("GET", "/long", Outcome::BodyFailed, 200, 12),
+    case("GET", "/long-chunk", Outcome::BodyFailed, 200, 5),
     case("GET", "/panic-in-body", Outcome::Panicked, 200, 3),
+    case("GET", "/panic-in-drop", Outcome::Panicked, 200, 3),
+    case("GET", "/panic-in-drop-exact", Outcome::Panicked, 200, 3),
+    case("GET", "/error-and-panic-in-drop", Outcome::BodyFailed, 200, 3),
     Case { method: "GET", path: "/panic", outcome: Outcome::Panicked, status: None, bytes: 0 },
 ];
 
@@ -99,11 +119,25 @@ pub(crate) fn app() -> Router {
             "/short",
             get(|| async { ([(header::CONTENT_LENGTH, "9")], Body::from_stream(one("hello"))) }),
         )
+        .route(
+            "/long",
+            get(|| async { ([(header::CONTENT_LENGTH, "9")], Body::from_stream(long())) }),
+        )
+        .route(
+            "/long-chunk",
+            get(|| async { ([(header::CONTENT_LENGTH, "3")], Body::from_stream(one("hello"))) }),
+        )
         .route("/trailers", get(trailers))
         .route("/error-at-once", get(|| async { Body::from_stream(failing().skip(1)) }))
         .route("/error", get(|| async { Body::from_stream(failing()) }))
         .route("/panic", get(panics))
         .route("/panic-in-body", get(|| async { Body::from_stream(panicking()) }))
+        .route("/panic-in-drop", get(|| async { breaking(one("abc")) }))
+        .route(
+            "/panic-in-drop-exact",
+            get(|| async { ([(header::CONTENT_LENGTH, "3")], breaking(one("abc"))) }),
+        )
+        .route("/error-and-panic-in-drop", get(|| async { breaking(failing()) }))
         .route("/never", get(future::pending::<()>))
         .route("/stalls", get(|| async { Body::from_stream(one("abc").chain(stream::pending())) }))
         .route("/endless", get(|| async { Body::from_stream(endless()) }))
@@ -120,6 +154,10 @@ fn chunks() -> impl futures_util::Stream<Item = Chunk> {
     stream::iter([Ok("abc"), Ok("def"), Ok("ghi")])
 }
 
+fn long() -> impl futures_util::Stream<Item = Chunk> {
+    chunks().chain(one("jkl"))
+}
+
 fn failing() -> impl futures_util::Stream<Item = Chunk> {
     stream::iter([Ok("abc"), Err("the body failed")])
 }
@@ -134,6 +172,24 @@ fn endless() -> impl futures_util::Stream<Item = Chunk> {
 /// Panics without the default hook's lines on stderr.
 fn panicking() -> impl futures_util::Stream<Item = Chunk> {
     one("abc").chain(stream::poll_fn(|_| std::panic::resume_unwind(Box::new("in the body"))))
+}
+
+/// A body of `chunks` that panics when it is dropped.
+fn breaking(chunks: impl futures_util::Stream<Item = Chunk> + Send + 'static) -> Body {
+    struct Breaks;
+    impl Drop for Breaks {
+        fn drop(&mut self) {
+            if !std::thread::panicking() {
+                std::panic::resume_unwind(Box::new("in drop"));
+            }
+        }
+    }
+
+    let breaks = Breaks;
+    Body::from_stream(chunks.map(move |chunk| {
+        let _held = &breaks;
+        chunk
+    }))
 }
 
 async fn panics() {
