@@ -1,5 +1,9 @@
 //! The example service, as a browser and a program use it.
 
+use std::time::{Duration, Instant};
+
+use farrier::sqlx::sqlx::sqlite::SqliteConnection;
+use farrier::sqlx::sqlx::{Connection, Executor};
 use farrier_test_servers::MariaDb;
 use harness::client::{self, Response};
 use harness::service::{self, Service};
@@ -94,6 +98,38 @@ async fn guestbook_on_sqlite() {
     signs_and_shows(&guestbook).await;
     refuses_what_is_not_allowed(&guestbook).await;
     assert!(guestbook.path("guestbook.db").exists(), "it creates its own file");
+}
+
+/// While somebody else holds SQLite's write lock, those who sign wait and are told to try again; those who read
+/// notice nothing.
+#[tokio::test]
+async fn readers_pass_waiting_writers() {
+    let guestbook = service::guestbook().args(["--workers=1"]).start();
+    let url = format!("sqlite:{}", guestbook.path("guestbook.db").display());
+    let mut other = SqliteConnection::connect(&url).await.expect("the guestbook made it");
+    other.execute("BEGIN IMMEDIATE").await.expect("nobody writes yet");
+    let address = guestbook.address();
+    let sign = || client::post(address, "/entries", FORM, "author=Ann&message=Hi".to_owned());
+    let signing = Vec::from_iter((0..4).map(|_| tokio::spawn(sign())));
+    let began = Instant::now();
+    let mut reads = 0;
+    while !signing.iter().any(|signing| signing.is_finished()) {
+        let asked = Instant::now();
+        assert_eq!(get(&guestbook, "/").await.status, StatusCode::OK);
+        let took = asked.elapsed();
+        assert!(took < Duration::from_secs(2), "a reader waited for {took:?}");
+        reads += 1;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(reads > 10, "the writers did not wait: {reads} reads");
+    for signing in signing {
+        let response = signing.await.expect("no panic").expect("a whole response");
+        assert_eq!(response.status, StatusCode::SERVICE_UNAVAILABLE);
+    }
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(15), "a writer waited for {took:?}");
+    other.execute("ROLLBACK").await.expect("its transaction");
+    assert_eq!(post(&guestbook, FORM, "author=Ann&message=Hi").await.status, StatusCode::SEE_OTHER);
 }
 
 #[tokio::test]

@@ -42,16 +42,19 @@ impl Database {
                 // In WAL mode a commit that a power cut takes back harms nothing else.
                 let sqlite =
                     sqlite.with_options(|options| options.synchronous(SqliteSynchronous::Normal));
-                // SQLite has one writer: more connections would only wait for each other.
-                Ok(Self::Sqlite(Pool::new(sqlite, Policy::default().max_connections(2))))
+                Ok(Self::Sqlite(pool(sqlite)))
             }
             Some(("mysql", _)) => {
                 let mysql = MySql::new(url).map_err(|error| unusable(error.to_string()))?;
-                Ok(Self::MySql(Pool::new(mysql, Policy::default())))
+                Ok(Self::MySql(pool(mysql)))
             }
             _ => Err(unusable("there is no such database".to_owned())),
         }
     }
+}
+
+fn pool<S: Store>(store: S) -> Pool<S> {
+    Pool::new(store, Policy::default().max_connections(S::CONNECTIONS))
 }
 
 /// Creates the table, once, in a process of its own, before there are workers that could race for it.

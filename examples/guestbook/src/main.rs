@@ -4,14 +4,18 @@
 
 use std::future;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use axum::Router;
-use axum::routing::get;
+use axum::http::StatusCode;
+use axum::routing::{get, post};
 use clap::Parser;
 use farrier::hooks;
 use farrier::prefork;
 use farrier::prelude::*;
+use tower::limit::GlobalConcurrencyLimitLayer;
 use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::timeout::TimeoutLayer;
 
 mod database;
 mod entry;
@@ -20,6 +24,9 @@ mod web;
 
 use database::Database;
 use store::Store;
+
+/// How long a writer waits for its turn and then for the database.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Parser)]
 #[command(version, about = "A guestbook on SQLite, MySQL or MariaDB")]
@@ -76,9 +83,14 @@ fn app<S: Store>(worker: &Worker, pool: Pool<S>) -> Result<Router, BoxError> {
         CatchPanicLayer::new(),
         ConnectionLayer::new(pool),
     );
+    // They wait here, where they have no connection yet.
+    let writers = (
+        TimeoutLayer::with_status_code(StatusCode::SERVICE_UNAVAILABLE, WRITE_TIMEOUT),
+        GlobalConcurrencyLimitLayer::new(S::WRITERS),
+    );
     Ok(Router::new()
         .route("/", get(web::index::<S>))
-        .route("/entries", get(web::entries::<S>).post(web::sign::<S>))
+        .route("/entries", post(web::sign::<S>).route_layer(writers).get(web::entries::<S>))
         .fallback(web::not_found)
         .layer(layers)
         // Not below the layers: probes are not counted as requests.

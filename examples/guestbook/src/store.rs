@@ -12,6 +12,13 @@ const PAGE: u32 = 100;
 
 /// A database that can keep a guestbook.
 pub(crate) trait Store: Backend {
+    /// How many connections of each worker's pool.
+    const CONNECTIONS: usize;
+
+    /// How many requests of a worker write at once: fewer than there are connections, so that readers find one while
+    /// every writer waits for a lock.
+    const WRITERS: usize;
+
     /// Creates the table if it is missing.
     fn create_schema(
         connection: &mut Self::Connection,
@@ -33,6 +40,9 @@ pub(crate) trait Store: Backend {
 type Row = (u64, String, String, u64);
 
 impl Store for MySql {
+    const CONNECTIONS: usize = 10;
+    const WRITERS: usize = 5;
+
     async fn create_schema(connection: &mut Self::Connection) -> Result<(), Self::Error> {
         let entries = "CREATE TABLE IF NOT EXISTS entries (
             id BIGINT UNSIGNED NOT NULL AUTO_INCREMENT PRIMARY KEY,
@@ -59,6 +69,10 @@ impl Store for MySql {
 }
 
 impl Store for Sqlite {
+    const CONNECTIONS: usize = 4;
+    // A file has one writer; a second one would only wait for the first.
+    const WRITERS: usize = 1;
+
     async fn create_schema(connection: &mut Self::Connection) -> Result<(), Self::Error> {
         sqlx::query(
             "CREATE TABLE IF NOT EXISTS entries (
