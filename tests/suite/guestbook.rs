@@ -9,6 +9,8 @@ use harness::client::{self, Response};
 use harness::service::{self, Service};
 use hyper::StatusCode;
 use serde_json::json;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
 
 const FORM: &str = "application/x-www-form-urlencoded";
 const JSON: &str = "application/json";
@@ -98,6 +100,27 @@ async fn guestbook_on_sqlite() {
     signs_and_shows(&guestbook).await;
     refuses_what_is_not_allowed(&guestbook).await;
     assert!(guestbook.path("guestbook.db").exists(), "it creates its own file");
+}
+
+/// The first line that answers a client which waits with its body until it is told to go on.
+async fn expecting(guestbook: &Service, length: usize) -> String {
+    let mut socket = TcpStream::connect(guestbook.address()).await.expect("it listens");
+    let head = format!(
+        "POST /entries HTTP/1.1\r\nHost: guestbook\r\nContent-Type: {FORM}\r\n\
+         Expect: 100-continue\r\nContent-Length: {length}\r\n\r\n"
+    );
+    socket.write_all(head.as_bytes()).await.expect("it reads");
+    let mut line = String::new();
+    BufReader::new(socket).read_line(&mut line).await.expect("it answers");
+    line
+}
+
+/// What is too long is refused by its head, before the client sends it.
+#[tokio::test]
+async fn too_long_a_body_is_not_asked_for() {
+    let guestbook = service::guestbook().start();
+    assert_eq!(expecting(&guestbook, 1_000_000).await, "HTTP/1.1 413 Payload Too Large\r\n");
+    assert_eq!(expecting(&guestbook, 20).await, "HTTP/1.1 100 Continue\r\n");
 }
 
 /// While somebody else holds SQLite's write lock, those who sign wait and are told to try again; those who read

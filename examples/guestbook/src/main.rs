@@ -15,6 +15,7 @@ use farrier::prefork;
 use farrier::prelude::*;
 use tower::limit::GlobalConcurrencyLimitLayer;
 use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::limit::RequestBodyLimitLayer;
 use tower_http::timeout::TimeoutLayer;
 
 mod database;
@@ -24,6 +25,9 @@ mod web;
 
 use database::Database;
 use store::Store;
+
+/// Every entry within its limits is shorter than that, in bytes, however it is written.
+const MAX_BODY: usize = 64 * 1024;
 
 /// How long a writer waits for its turn and then for the database.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -83,8 +87,10 @@ fn app<S: Store>(worker: &Worker, pool: Pool<S>) -> Result<Router, BoxError> {
         CatchPanicLayer::new(),
         ConnectionLayer::new(pool),
     );
-    // They wait here, where they have no connection yet.
     let writers = (
+        // A declared length that is too long is refused before the client is told to send it.
+        RequestBodyLimitLayer::new(MAX_BODY),
+        // They wait here, where they have no connection yet.
         TimeoutLayer::with_status_code(StatusCode::SERVICE_UNAVAILABLE, WRITE_TIMEOUT),
         GlobalConcurrencyLimitLayer::new(S::WRITERS),
     );
