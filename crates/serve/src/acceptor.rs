@@ -7,9 +7,8 @@ use std::time::Duration;
 
 use tokio::time;
 
+use crate::listener::{Listener, Peer, Stream};
 use crate::places::{Place, Places};
-use crate::socket::Stream;
-use crate::{Listener, Peer};
 
 /// The first pause after an accept that failed for want of something; doubled up to the longest one.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(10);

@@ -7,7 +7,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32, AtomicU64, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU64, AtomicUsize};
 use std::sync::atomic::{Ordering, Ordering::Relaxed};
 use std::task::Poll;
 use std::time::Duration;
@@ -16,12 +16,7 @@ use http::StatusCode;
 use tokio::time::Instant;
 
 use crate::linger::LONGEST;
-
-/// The first bytes of an HTTP/2 client (RFC 9113 section 3.4).
-const HTTP2_PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-
-/// Stands in for the matched bytes of the preface when others came.
-const NO_PREFACE: u8 = u8::MAX;
+use crate::wire::{self, Preface, Tail};
 
 /// Stands in for the moment when the drain began.
 const NOT_DRAINING: u64 = u64::MAX;
@@ -64,10 +59,9 @@ pub(crate) struct Activity {
     since: AtomicU64,
     /// Nanoseconds from `accepted` to the begin of the drain, or `NOT_DRAINING`.
     draining: AtomicU64,
-    /// How many bytes of HTTP/2's preface have come, or `NO_PREFACE`.
-    preface: AtomicU8,
-    /// The last four bytes of HTTP/1 that have come.
-    tail: AtomicU32,
+    preface: Preface,
+    /// Of HTTP/1.
+    tail: Tail,
     /// The status of hyper's own answer to what is no request, or zero.
     refused_with: AtomicU16,
     /// A head had both Content-Length and Transfer-Encoding.
@@ -127,8 +121,8 @@ impl Activity {
             waiting: AtomicU8::new(Waiting::Silent as u8),
             since: AtomicU64::new(0),
             draining: AtomicU64::new(NOT_DRAINING),
-            preface: AtomicU8::new(0),
-            tail: AtomicU32::new(0),
+            preface: Preface::default(),
+            tail: Tail::default(),
             refused_with: AtomicU16::new(0),
             ambiguous: AtomicBool::new(false),
             half_closed: AtomicBool::new(false),
@@ -163,13 +157,12 @@ impl Activity {
         if self.is_http2() {
             return;
         }
-        self.match_preface(bytes);
+        self.preface.heard(bytes);
         if self.is_http2() {
             // A client may open a connection long before its first request.
             return self.wait(Waiting::Idle);
         }
-        let tail = |tail, &byte| tail << 8 | u32::from(byte);
-        self.tail.store(bytes.iter().fold(self.tail.load(Relaxed), tail), Relaxed);
+        self.tail.heard(bytes);
         if self.in_flight.load(Relaxed) == 0 {
             match self.last_waiting() {
                 // The time for the first head counts from the accept.
@@ -180,28 +173,8 @@ impl Activity {
         }
     }
 
-    fn match_preface(&self, bytes: &[u8]) {
-        let matched = self.preface.load(Relaxed);
-        let Some(missing) = HTTP2_PREFACE.get(usize::from(matched)..) else { return };
-        let matched = if bytes.starts_with(missing) {
-            HTTP2_PREFACE.len() as u8
-        } else if missing.starts_with(bytes) {
-            matched + bytes.len() as u8
-        } else {
-            NO_PREFACE
-        };
-        self.preface.store(matched, Relaxed);
-    }
-
     pub(crate) fn is_http2(&self) -> bool {
-        usize::from(self.preface.load(Relaxed)) == HTTP2_PREFACE.len()
-    }
-
-    /// Whether the last bytes of HTTP/1 were the end of a head.
-    fn heard_end_of_head(&self) -> bool {
-        let [.., before, last_but_one, last] = self.tail.load(Relaxed).to_be_bytes();
-        // A bare LF ends a line too (RFC 9112 section 2.2).
-        last == b'\n' && (last_but_one == b'\n' || [before, last_but_one] == *b"\n\r")
+        self.preface.is_complete()
     }
 
     /// Notes a head with both Content-Length and Transfer-Encoding.
@@ -219,8 +192,7 @@ impl Activity {
         if self.in_flight.load(Relaxed) > 0 || self.is_http2() {
             return;
         }
-        let status = bytes.strip_prefix(b"HTTP/1.").and_then(|rest| rest.get(2..5));
-        if let Some(status) = status.and_then(|status| StatusCode::from_bytes(status).ok()) {
+        if let Some(status) = wire::status(bytes) {
             self.refused_with.store(status.as_u16(), Relaxed);
         }
     }
@@ -425,8 +397,9 @@ impl Drop for InFlight {
         let Self(activity) = self;
         // Behind a request without a body there can only be a next head, and hyper has it already. Where a
         // body ends only hyper knows.
-        let may_be_idle =
-            activity.is_http2() || activity.has_body.load(Relaxed) || activity.heard_end_of_head();
+        let may_be_idle = activity.is_http2()
+            || activity.has_body.load(Relaxed)
+            || activity.tail.is_end_of_head();
         // Before the count: whoever reads zero must not see the idle time of an earlier pause.
         activity.wait(if may_be_idle { Waiting::Idle } else { Waiting::Speaking });
         activity.in_flight.fetch_sub(1, Ordering::Release);
@@ -448,21 +421,6 @@ mod tests {
             let Finding::Fine(next) = next else { panic!("{next:?}, and a request is in flight") };
             assert!(next >= Instant::now() + Duration::from_millis(50));
             activity.note_drain();
-        }
-    }
-
-    #[tokio::test]
-    async fn the_preface_is_matched_however_it_is_cut() {
-        let near_miss = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\r";
-        for size in 1..HTTP2_PREFACE.len() {
-            for (bytes, expected) in [(HTTP2_PREFACE, true), (near_miss, false)] {
-                let activity = Activity::new();
-                for chunk in bytes.chunks(size) {
-                    assert!(!activity.is_http2(), "{size}");
-                    activity.heard(chunk);
-                }
-                assert_eq!(activity.is_http2(), expected, "{size}");
-            }
         }
     }
 }

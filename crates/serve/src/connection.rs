@@ -17,29 +17,21 @@ use tokio::time::{self, Instant};
 use tower_service::Service;
 
 use crate::activity::{Activity, Finding, Limits, Waiting};
+use crate::drain::Phase;
+use crate::error::BoxError;
 use crate::framing::Framing;
 use crate::half_close::HalfClose;
 use crate::handler::Handler;
 use crate::hook::Hook;
+use crate::listener::{Peer, Stream};
+use crate::open::{ConnectionEvent, Open};
 use crate::places::Place;
 use crate::refused::Refused;
-use crate::socket::{Socket, Stream};
-use crate::{BoxError, Peer};
+use crate::socket::Socket;
 
 /// How long an HTTP/2 client without requests in flight may be silent after its GOAWAY, until it has
 /// answered it.
 const FAREWELL: Duration = Duration::from_secs(2);
-
-/// What the server wants of its connections.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Phase {
-    /// Requests. Exits: `LastResponses`, `Cut`.
-    Serving,
-    /// HTTP/1: each further response is the connection's last. HTTP/2: GOAWAY. Exit: `Cut`.
-    LastResponses,
-    /// Drop everything. No exit.
-    Cut,
-}
 
 /// How connections are served: one for the whole server.
 #[derive(Debug)]
@@ -53,23 +45,6 @@ pub(crate) struct Protocol {
     events: Hook<ConnectionEvent>,
     /// Connections that were cut with nothing to lose.
     cut_idle: AtomicUsize,
-}
-
-/// What happens to a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum ConnectionEvent {
-    /// It was accepted.
-    Opened,
-    /// It is closed; if it was upgraded, by whoever had it then.
-    Closed,
-}
-
-/// Held until a connection is closed: the server waits for that, and tells of it.
-#[derive(Debug)]
-pub(crate) struct Open {
-    events: Hook<ConnectionEvent>,
-    _counted: OwnedSemaphorePermit,
 }
 
 /// A connection that was accepted.
@@ -241,20 +216,5 @@ fn poll<F: Future>(
     match connection.as_mut().poll(cx) {
         Poll::Pending if activity.is_half_closed() => connection.poll(cx),
         polled => polled,
-    }
-}
-
-// === impl Open ===
-
-impl Open {
-    fn new(events: Hook<ConnectionEvent>, counted: OwnedSemaphorePermit) -> Self {
-        events.call(&ConnectionEvent::Opened);
-        Self { events, _counted: counted }
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.events.call(&ConnectionEvent::Closed);
     }
 }

@@ -1,4 +1,4 @@
-//! The order to stop.
+//! The order to stop, and what it makes the server want of its connections.
 
 use std::future;
 use std::pin::pin;
@@ -26,6 +26,17 @@ pub enum Level {
     Soft,
     /// Cut every connection now (gunicorn's INT and QUIT). No exit.
     Quick,
+}
+
+/// What the server wants of its connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Phase {
+    /// Requests. Exits: `LastResponses`, `Cut`.
+    Serving,
+    /// HTTP/1: each further response is the connection's last. HTTP/2: GOAWAY. Exit: `Cut`.
+    LastResponses,
+    /// Drop everything. No exit.
+    Cut,
 }
 
 // === impl Drain ===

@@ -13,9 +13,9 @@ use hyper::service::Service;
 use hyper_util::service::{TowerToHyperService, TowerToHyperServiceFuture};
 use pin_project::pin_project;
 
-use crate::Peer;
 use crate::activity::{Activity, InFlight};
 use crate::hook::Hook;
+use crate::listener::Peer;
 use crate::refused::Refused;
 use crate::validate::{adopt_authority, validate};
 
@@ -88,7 +88,7 @@ where
         let connect = *request.method() == Method::CONNECT;
         if let Some(hook) = &self.invalid {
             if let Err(invalid) = validate(&request, self.activity.is_ambiguous()) {
-                Refused::invalid(self.peer, &invalid).tell(hook);
+                invalid.refused(self.peer).tell(hook);
                 let inner = Inner::Refused(invalid.status);
                 return ResponseFuture { inner, in_flight, version, connect };
             }

@@ -6,9 +6,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::task::{Context, Poll, ready};
 
-use tokio::net::{TcpListener, UnixListener};
-
-use crate::socket::Stream;
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
 /// A socket that connections are accepted from.
 #[derive(Debug)]
@@ -18,6 +16,13 @@ pub enum Listener {
     Tcp(TcpListener),
     /// A Unix stream listener.
     Unix(UnixListener),
+}
+
+/// An accepted connection.
+#[derive(Debug)]
+pub(crate) enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
 }
 
 /// The other end of a connection, in the extensions of each request.

@@ -14,8 +14,8 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{self, Instant};
 
-use crate::Listener;
 use crate::activity::Activity;
+use crate::listener::Listener;
 
 /// How long a connection has to be idle before it gives up its place.
 const IDLE: Duration = Duration::from_secs(1);

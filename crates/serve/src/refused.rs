@@ -4,9 +4,9 @@ use std::fmt;
 
 use http::StatusCode;
 
+use crate::error::BoxError;
 use crate::hook::Hook;
-use crate::validate::Invalid;
-use crate::{BoxError, Peer};
+use crate::listener::Peer;
 
 /// A request that the server itself refused; no service has seen it.
 ///
@@ -78,11 +78,6 @@ impl Refused {
     pub(crate) fn tell(&self, hook: &Hook<Self>) {
         tracing::debug!(peer = %self.peer, reason = %self.reason, "a request was refused");
         hook.call(self);
-    }
-
-    pub(crate) fn invalid(peer: Peer, invalid: &Invalid) -> Self {
-        let Invalid { reason, status, detail } = *invalid;
-        Self { peer, reason, status: Some(status), detail: detail.to_owned() }
     }
 
     pub(crate) fn timeout(peer: Peer) -> Self {

@@ -15,14 +15,14 @@ use tower_service::Service;
 
 use crate::acceptor::{Acceptor, Queue};
 use crate::activity::Limits;
-use crate::connection::{Accepted, ConnectionEvent, Phase, Protocol};
+use crate::connection::{Accepted, Protocol};
+use crate::drain::{Drain, Level, Phase};
+use crate::error::BoxError;
 use crate::hook::Hook;
+use crate::listener::{Listener, Peer, Stream};
+use crate::open::ConnectionEvent;
 use crate::places::{Place, Places};
-use crate::socket::Stream;
-use crate::{Drain, Level, Listener, Peer, Refused};
-
-/// An error of any kind.
-pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+use crate::refused::Refused;
 
 /// Stands for "no limit": about a year, since a timer of tokio's cannot sleep for ever.
 const NO_LIMIT: Duration = Duration::from_secs(365 * 24 * 3600);

@@ -7,22 +7,16 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, watch};
 
 use crate::activity::Activity;
-use crate::connection::{Open, Phase};
+use crate::drain::Phase;
 use crate::framing::Framing;
 use crate::goaway::HeldPong;
 use crate::half_close::HalfClose;
 use crate::linger::Linger;
-
-/// An accepted connection.
-#[derive(Debug)]
-pub(crate) enum Stream {
-    Tcp(TcpStream),
-    Unix(UnixStream),
-}
+use crate::listener::Stream;
+use crate::open::Open;
 
 /// A stream that notes what is heard and that holds its place among the server's connections until its last byte
 /// is written, whoever owns it then: after an upgrade that is not the server.
@@ -49,8 +43,6 @@ struct Cut {
     /// Made when there is something to wait for.
     reached: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
 }
-
-// === impl Stream ===
 
 macro_rules! with_stream {
     ($stream:expr, $name:ident => $call:expr) => {

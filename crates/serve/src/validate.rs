@@ -6,7 +6,8 @@ use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, Version, he
 use http_body::Body;
 use memchr::memchr;
 
-use crate::RefusedReason;
+use crate::listener::Peer;
+use crate::refused::{Refused, RefusedReason};
 
 /// Why a request is invalid.
 #[derive(Debug, PartialEq, Eq)]
@@ -173,5 +174,11 @@ fn bad_host(detail: &'static str) -> Invalid {
 impl Invalid {
     fn bad(reason: RefusedReason, detail: &'static str) -> Self {
         Self { reason, status: StatusCode::BAD_REQUEST, detail }
+    }
+
+    /// What is told of it, if `peer` sent it.
+    pub(crate) fn refused(&self, peer: Peer) -> Refused {
+        let Self { reason, status, detail } = *self;
+        Refused { peer, reason, status: Some(status), detail: detail.to_owned() }
     }
 }
