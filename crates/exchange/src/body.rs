@@ -5,11 +5,12 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use http::Response;
 use http_body::{Body, Frame, SizeHint};
 use pin_project::pin_project;
 
-use crate::exchange::Watch;
-use crate::{Answer, Exchange, Observer};
+use crate::answer::Answer;
+use crate::exchange::{Exchange, Observer, Watch};
 
 /// The service's body (or a middleware's own [`Answer`]) with the [`Exchange`] that ends with it.
 ///
@@ -104,6 +105,32 @@ impl<B: Default, O: Observer> Default for ResponseBody<B, O> {
 impl<B, O: Observer> fmt::Debug for ResponseBody<B, O> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ResponseBody").finish_non_exhaustive()
+    }
+}
+
+// === impl Exchange ===
+
+impl<O: Observer> Exchange<O> {
+    /// Notes the head of the service's response and hands the exchange on to its body.
+    ///
+    /// An upgrade ends here: the socket task that follows is no part of the exchange.
+    pub fn respond<B: Body>(self, response: Response<B>) -> Response<ResponseBody<B, O>> {
+        self.carry(response, ResponseBody::new)
+    }
+
+    /// Notes the head of a middleware's own answer and hands the exchange on to its body.
+    pub fn answer<B>(self, response: Response<Answer>) -> Response<ResponseBody<B, O>> {
+        self.carry(response, ResponseBody::answer)
+    }
+
+    fn carry<B: Body, R>(
+        mut self,
+        response: Response<B>,
+        wrap: impl FnOnce(B, Option<Self>) -> R,
+    ) -> Response<R> {
+        self.head(response.status(), response.headers(), response.body());
+        let exchange = Some(self).filter(|exchange| !exchange.upgraded());
+        response.map(|body| wrap(body, exchange))
     }
 }
 

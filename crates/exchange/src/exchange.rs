@@ -6,10 +6,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use bytes::Buf;
-use http::{HeaderMap, Method, Response, StatusCode, header};
+use http::{HeaderMap, Method, StatusCode, header};
 use http_body::{Body, Frame};
-
-use crate::{Answer, ResponseBody};
 
 /// What a middleware does with one exchange.
 ///
@@ -175,18 +173,6 @@ impl<O: Observer> Exchange<O> {
         self.observer.as_mut().expect("only drop takes the observer")
     }
 
-    /// Notes the head of the service's response and hands the exchange on to its body.
-    ///
-    /// An upgrade ends here: the socket task that follows is no part of the exchange.
-    pub fn respond<B: Body>(self, response: Response<B>) -> Response<ResponseBody<B, O>> {
-        self.carry(response, ResponseBody::new)
-    }
-
-    /// Notes the head of a middleware's own answer and hands the exchange on to its body.
-    pub fn answer<B>(self, response: Response<Answer>) -> Response<ResponseBody<B, O>> {
-        self.carry(response, ResponseBody::answer)
-    }
-
     /// Notes the response head, and how many bytes its body is expected to have.
     pub fn head<B: Body>(&mut self, status: StatusCode, headers: &HeaderMap, body: &B) {
         let facts = &mut self.facts;
@@ -240,16 +226,6 @@ impl<O: Observer> Exchange<O> {
             Some(Err(_)) => self.fail(Outcome::BodyFailed),
             None => self.facts.complete = true,
         }
-    }
-
-    fn carry<B: Body, R>(
-        mut self,
-        response: Response<B>,
-        wrap: impl FnOnce(B, Option<Self>) -> R,
-    ) -> Response<R> {
-        self.head(response.status(), response.headers(), response.body());
-        let exchange = Some(self).filter(|exchange| !exchange.upgraded());
-        response.map(|body| wrap(body, exchange))
     }
 
     /// The first failure counts: what follows it is its consequence.

@@ -8,8 +8,9 @@ use http::Response;
 use http_body::Body;
 use pin_project::pin_project;
 
-use crate::exchange::Watch;
-use crate::{Answer, Exchange, Observer, ResponseBody};
+use crate::answer::Answer;
+use crate::body::ResponseBody;
+use crate::exchange::{Exchange, Observer, Watch};
 
 /// Carries an [`Exchange`] through the service's future and hands it to the [`ResponseBody`].
 ///

@@ -10,7 +10,7 @@ use http_body::Body;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::{Pulse, RequestHead, ResponseBody, ResponseFuture, Ticket};
+use crate::pulse::{Pulse, RequestHead, Ticket};
 
 /// A layer that notes each exchange in a [`Pulse`], from its request to the true end of its response.
 ///
@@ -25,6 +25,12 @@ pub struct Heartbeat<S, P: ?Sized> {
     inner: S,
     pulse: Arc<P>,
 }
+
+/// The future of a response as [`Heartbeat`] returns it.
+pub type ResponseFuture<F, P> = farrier_exchange::ResponseFuture<F, InFlight<P>>;
+
+/// The body of a response as [`Heartbeat`] returns it.
+pub type ResponseBody<B, P> = farrier_exchange::ResponseBody<B, InFlight<P>>;
 
 /// A request that the pulse counts as in flight, until it ends.
 pub struct InFlight<P: Pulse + ?Sized> {

@@ -45,13 +45,7 @@ mod pulse;
 
 #[cfg(feature = "tokio")]
 pub use beat::keep_beating;
-pub use layer::{Heartbeat, HeartbeatLayer, InFlight};
+pub use layer::{Heartbeat, HeartbeatLayer, InFlight, ResponseBody, ResponseFuture};
 pub use local::LocalPulse;
 pub use probe::{Livez, Readyz};
 pub use pulse::{Pulse, RequestHead, State, Ticket};
-
-/// The future of a response as [`Heartbeat`] returns it.
-pub type ResponseFuture<F, P> = farrier_exchange::ResponseFuture<F, InFlight<P>>;
-
-/// The body of a response as [`Heartbeat`] returns it.
-pub type ResponseBody<B, P> = farrier_exchange::ResponseBody<B, InFlight<P>>;

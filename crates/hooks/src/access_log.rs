@@ -3,21 +3,25 @@
 mod date;
 mod format;
 mod json;
+mod line;
 mod text;
 
 use std::fmt;
 use std::net::IpAddr;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
-use farrier_exchange::{End, Outcome};
+use farrier_exchange::End;
 use http::header::{self, HeaderName};
 use http::request::Parts;
 use http::{Extensions, HeaderMap, HeaderValue, StatusCode};
 use tracing::Level;
 
 use crate::hook::{BoxError, Pre, RequestHook, RequestInfo};
-use format::Format;
 pub use format::FormatError;
+pub use line::AccessRecord;
+
+use format::Format;
+use line::Line;
 
 /// A hook that writes one line for each request, once its response is over.
 ///
@@ -56,24 +60,6 @@ pub struct AccessLog {
 enum Style {
     Text(Format),
     Json,
-}
-
-/// What a line says of a request and its response that is gone by the time it is written.
-#[derive(Debug)]
-pub struct AccessRecord {
-    remote_addr: Option<IpAddr>,
-    /// In the order of the format's request headers.
-    request: Vec<Option<HeaderValue>>,
-    /// In the order of the format's response headers.
-    response: Vec<Option<HeaderValue>>,
-}
-
-/// All that a line can be made of.
-struct Line<'a> {
-    now: Duration,
-    record: &'a AccessRecord,
-    request: &'a RequestInfo<'a>,
-    end: &'a End,
 }
 
 // === impl AccessLog ===
@@ -198,17 +184,6 @@ fn pick(headers: &HeaderMap, names: &[HeaderName]) -> Vec<Option<HeaderValue>> {
     names.iter().map(last).collect()
 }
 
-fn outcome(end: &End) -> &'static str {
-    match end.outcome {
-        Outcome::Finished => "finished",
-        Outcome::BodyFailed => "body_failed",
-        Outcome::ServiceFailed => "service_failed",
-        Outcome::Panicked => "panicked",
-        Outcome::Aborted => "aborted",
-        _ => "unknown",
-    }
-}
-
 // === impl Style ===
 
 impl Style {
@@ -224,17 +199,5 @@ impl Style {
             Self::Text(format) => format.response_headers(),
             Self::Json => &[],
         }
-    }
-}
-
-// === impl Line ===
-
-impl Line<'_> {
-    fn request_header(&self, index: usize) -> Option<&[u8]> {
-        Some(self.record.request.get(index)?.as_ref()?.as_bytes())
-    }
-
-    fn response_header(&self, index: usize) -> Option<&[u8]> {
-        Some(self.record.response.get(index)?.as_ref()?.as_bytes())
     }
 }

@@ -15,8 +15,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::hook::{AsStr, AsyncRequestHook, BoxError, Pre, RequestInfo, Unmatched};
-use crate::layer::{ResponseBody, ResponseFuture};
-use crate::post::{Arrival, PostHook, Shared, caught};
+use crate::post::{Arrival, PostHook, ResponseBody, ResponseFuture, Shared, caught};
 
 /// A layer that calls an async `pre_request` before each request and a `post_request` after it.
 ///

@@ -10,14 +10,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::hook::{AsStr, Pre, RequestHook, Unmatched};
-use crate::post::{Arrival, PostRequest, Shared, caught};
-
-/// The response future of a service under a hook.
-pub type ResponseFuture<F, H, P = Unmatched> =
-    farrier_exchange::ResponseFuture<F, PostRequest<H, P>>;
-
-/// The response body of a service under a hook.
-pub type ResponseBody<B, H, P = Unmatched> = farrier_exchange::ResponseBody<B, PostRequest<H, P>>;
+use crate::post::{Arrival, ResponseBody, ResponseFuture, Shared, caught};
 
 /// A layer that calls a [`RequestHook`] around each request.
 ///

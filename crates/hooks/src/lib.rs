@@ -92,7 +92,7 @@ pub use farrier_exchange::{Answer, End, Outcome};
 pub use from_async_fn::{FnPost, from_async_fn};
 pub use from_fn::{FnHook, from_fn};
 pub use hook::{AsyncRequestHook, BoxError, Pre, RequestHook, RequestInfo, Unmatched};
-pub use layer::{RequestHookLayer, RequestHookService, ResponseBody, ResponseFuture};
-pub use post::{PostHook, PostRequest};
+pub use layer::{RequestHookLayer, RequestHookService};
+pub use post::{PostHook, PostRequest, ResponseBody, ResponseFuture};
 #[cfg(feature = "tokio")]
 pub use tasks::Tasks;

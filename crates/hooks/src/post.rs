@@ -9,8 +9,7 @@ use farrier_exchange::{Answer, End, Exchange, Observer};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 
-use crate::ResponseFuture;
-use crate::hook::{AsStr, BoxError, RequestHook, RequestInfo, Seen};
+use crate::hook::{AsStr, BoxError, RequestHook, RequestInfo, Seen, Unmatched};
 
 /// What hooks of every kind do after the service.
 ///
@@ -32,6 +31,13 @@ pub struct PostRequest<H: PostHook, P> {
     arrival: Arrival<H, P>,
     context: H::Context,
 }
+
+/// The response future of a service under a hook.
+pub type ResponseFuture<F, H, P = Unmatched> =
+    farrier_exchange::ResponseFuture<F, PostRequest<H, P>>;
+
+/// The response body of a service under a hook.
+pub type ResponseBody<B, H, P = Unmatched> = farrier_exchange::ResponseBody<B, PostRequest<H, P>>;
 
 /// A request that came to the hook's layer.
 pub(crate) struct Arrival<H, P> {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::SideConnection;
+use super::side_connection::SideConnection;
 use crate::Interruption;
 use crate::back_off::back_off;
 

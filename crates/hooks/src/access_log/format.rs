@@ -8,8 +8,8 @@ use std::str::FromStr;
 use http::Version;
 use http::header::{self, HeaderName};
 
-use super::Line;
 use super::date::Date;
+use super::line::Line;
 use super::text::{basic_user, escape};
 use crate::hook::RequestInfo;
 
@@ -248,7 +248,7 @@ impl Piece {
                 write!(text, "{}.{:06}", end.total.as_secs(), end.total.subsec_micros())?;
             }
             Self::Pid => write!(text, "<{}>", process::id())?,
-            Self::Outcome => text.push_str(super::outcome(end)),
+            Self::Outcome => text.push_str(line.outcome()),
             Self::Route => escape(request.matched_path.unwrap_or_default().as_bytes(), text),
             Self::RequestHeader(index) => header(line.request_header(*index), text),
             Self::ResponseHeader(index) => header(line.response_header(*index), text),

@@ -4,8 +4,8 @@ use std::fmt::{self, Write as _};
 use std::process;
 use std::time::Duration;
 
-use super::Line;
 use super::date::Date;
+use super::line::Line;
 
 /// Writes one JSON object.
 pub(super) fn write(line: &Line<'_>, text: &mut String) {
@@ -33,7 +33,7 @@ fn write_object(line: &Line<'_>, text: &mut String) -> fmt::Result {
         Some(status) => write!(text, r#","status":{}"#, status.as_u16())?,
         None => text.push_str(r#","status":null"#),
     }
-    write!(text, r#","bytes":{},"outcome":"{}""#, end.bytes, super::outcome(end))?;
+    write!(text, r#","bytes":{},"outcome":"{}""#, end.bytes, line.outcome())?;
     seconds(text, "time_to_head", end.time_to_head)?;
     seconds(text, "duration", Some(end.total))?;
     string(text, "referer", line.request_header(0))?;
