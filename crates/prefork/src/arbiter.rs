@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 pub(crate) use self::member::Stage;
 use self::member::{Member, QUICK, SlotState};
 pub(crate) use self::orders::{Action, Event, Limits, Order, Strike, Why};
+use crate::settings::MAX_WORKERS;
 
 pub(crate) type Pid = i32;
 
@@ -291,7 +292,7 @@ impl Arbiter {
         match order {
             Order::Stop { quick } => self.stop(quick, Verdict::Stopped, now, actions),
             Order::Reload => self.reload_wanted = true,
-            Order::More => self.change_target(|workers| (workers + 1).min(crate::MAX_WORKERS)),
+            Order::More => self.change_target(|workers| (workers + 1).min(MAX_WORKERS)),
             Order::Fewer => self.change_target(|workers| (workers - 1).max(1)),
         }
     }

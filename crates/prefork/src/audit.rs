@@ -10,28 +10,17 @@
 //! by its parent, which has no close-on-exec, is no fault of its own: it is closed in the children.
 
 mod descriptors;
+mod threads;
 
 use std::fmt;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
 use std::os::fd::{OwnedFd, RawFd};
-use std::path::Path;
-use std::time::Duration;
-
-use self::descriptors::{Kind, not_shareable};
-use crate::signals::pause;
-use crate::sys;
 
 pub(crate) use self::descriptors::Descriptor;
-
-/// How often, and after which pause, threads are looked for again: one that was joined is listed for a moment
-/// more, and one that has just begun has not yet its own name.
-const LOOKS: u32 = 5;
-const BETWEEN_LOOKS: Duration = Duration::from_millis(10);
-
-/// The proof that there is one thread; what [`fork`](crate::sys::fork) asks for.
-#[derive(Debug)]
-pub(crate) struct SingleThreaded(());
+use self::descriptors::{Kind, not_shareable};
+pub(crate) use self::threads::SingleThreaded;
+use crate::sys;
 
 /// An audit that was passed.
 #[derive(Debug)]
@@ -47,7 +36,7 @@ pub(crate) enum Offence {
     /// What no child can have: threads besides the main one, by name, and what they or this one have opened.
     Found { threads: Vec<String>, descriptors: Vec<Descriptor> },
     /// /proc cannot be read, so nothing is known.
-    Blind(io::Error),
+    Unreadable(io::Error),
 }
 
 /// Looks for what must not be there when a process forks; `known` are the launcher's own descriptors, which
@@ -57,15 +46,14 @@ pub(crate) enum Offence {
 ///
 /// What was found, by name.
 pub(crate) fn audit(known: &[RawFd]) -> Result<Audit, Offence> {
-    let threads = other_threads().map_err(Offence::Blind)?;
+    let threads = SingleThreaded::prove().map_err(Offence::Unreadable)?;
     let (descriptors, inherited): (Vec<_>, Vec<_>) = not_shareable(known)
-        .map_err(Offence::Blind)?
+        .map_err(Offence::Unreadable)?
         .into_iter()
         .partition(|descriptor| descriptor.is_own);
-    if threads.is_empty() && descriptors.is_empty() {
-        Ok(Audit { single_threaded: SingleThreaded(()), inherited })
-    } else {
-        Err(Offence::Found { threads, descriptors })
+    match threads {
+        Ok(single_threaded) if descriptors.is_empty() => Ok(Audit { single_threaded, inherited }),
+        threads => Err(Offence::Found { threads: threads.err().unwrap_or_default(), descriptors }),
     }
 }
 
@@ -86,42 +74,11 @@ pub(crate) fn close_inherited(inherited: &[Descriptor]) -> io::Result<()> {
     Ok(())
 }
 
-/// The names of the threads that stay.
-fn other_threads() -> io::Result<Vec<String>> {
-    let mut names = thread_names()?;
-    for _ in 0..LOOKS {
-        if names.is_empty() {
-            break;
-        }
-        pause(BETWEEN_LOOKS);
-        names = thread_names()?;
-    }
-    names.sort();
-    Ok(names)
-}
-
-fn thread_names() -> io::Result<Vec<String>> {
-    let own = std::process::id().to_string();
-    let mut names = Vec::new();
-    for task in fs::read_dir("/proc/self/task")? {
-        let task = task?;
-        if task.file_name().to_str() != Some(own.as_str()) {
-            names.extend(thread_name(&task.path()));
-        }
-    }
-    Ok(names)
-}
-
-/// `None` if it has ended since.
-fn thread_name(task: &Path) -> Option<String> {
-    Some(fs::read_to_string(task.join("comm")).ok()?.trim_end().to_owned())
-}
-
 impl fmt::Display for Offence {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (threads, descriptors) = match self {
             Self::Found { threads, descriptors } => (threads, descriptors),
-            Self::Blind(error) => {
+            Self::Unreadable(error) => {
                 return write!(f, "the audit before a fork cannot read /proc: {error}");
             }
         };
@@ -148,7 +105,7 @@ impl Offence {
                 threads.iter().any(|thread| thread.starts_with("tokio-"))
                     || descriptors.iter().any(|descriptor| descriptor.kind == Kind::Epoll)
             }
-            Self::Blind(_) => false,
+            Self::Unreadable(_) => false,
         }
     }
 }

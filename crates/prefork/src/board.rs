@@ -13,7 +13,7 @@ use farrier_exchange::End;
 use farrier_heartbeat::{Pulse, RequestHead, State, Ticket};
 use farrier_serve::ConnectionEvent;
 
-use crate::MAX_WORKERS;
+use crate::settings::MAX_WORKERS;
 use crate::sys::{SharedMemory, shared_struct};
 
 /// Two generations of every worker, and some that are slow to leave.

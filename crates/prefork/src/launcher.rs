@@ -13,10 +13,11 @@ use tower_service::Service;
 
 use crate::arbiter::Verdict;
 use crate::audit::{Offence, audit};
+use crate::complain::complain;
 use crate::master::Master;
-use crate::settings;
+use crate::settings::{self, Args, Settings};
 use crate::worker::{self, Prepare, RefusedHook, Worker};
-use crate::{Args, Settings, log, stdout};
+use crate::{log, stdout};
 
 /// Runs a service in worker processes that it forks, watches and replaces.
 ///
@@ -156,7 +157,7 @@ impl Launcher {
                 }
             },
             Err(error) => {
-                log::complain(&name, &error.to_string());
+                complain(&name, &error.to_string());
                 ExitCode::from(1)
             }
         };
@@ -185,7 +186,7 @@ impl Layers {
             },
         };
         args.settings_over(base).map_err(|error| {
-            log::complain(name, &error.to_string());
+            complain(name, &error.to_string());
             ExitCode::from(1)
         })
     }

@@ -76,12 +76,14 @@
 mod arbiter;
 mod audit;
 mod board;
+mod complain;
 mod control;
 mod exit_work;
 mod launcher;
 mod log;
 mod master;
 mod pidfile;
+mod poll;
 mod report;
 mod settings;
 mod signals;
@@ -95,6 +97,3 @@ pub use farrier_serve::{BoxError, Refused};
 pub use launcher::Launcher;
 pub use settings::{Args, Bind, LogFile, LogLevel, Origin, Settings, SettingsError, parse_args};
 pub use worker::Worker;
-
-/// More worker processes than this are refused.
-pub(crate) const MAX_WORKERS: usize = 512;

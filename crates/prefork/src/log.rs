@@ -1,11 +1,11 @@
 //! The log: one line per event, one write per line, with the pid of the process that speaks.
 
-mod sink;
+pub(crate) mod sink;
 
 use std::any::Any;
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::fmt;
-use std::io::{self, Write};
+use std::io;
 use std::panic::{self, PanicHookInfo};
 use std::thread;
 
@@ -18,7 +18,7 @@ use tracing_subscriber::registry::LookupSpan;
 
 use self::sink::Sink;
 pub(crate) use self::sink::forget_losses;
-use crate::{LogFile, LogLevel, Settings};
+use crate::settings::{LogFile, LogLevel, Settings};
 
 /// Installs a subscriber as the settings say, unless the program has set its own.
 ///
@@ -64,20 +64,6 @@ fn log_panic(panic: &PanicHookInfo<'_>) {
 pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
-}
-
-/// Says in one line on standard error why a program does not start; nobody waits for who does not read it.
-pub(crate) fn complain(name: &str, what: &str) {
-    let mut line = format!("{name}: error: ");
-    for c in what.chars() {
-        // A path or a value may have any character.
-        if c.is_control() { line.extend(c.escape_default()) } else { line.push(c) }
-    }
-    line.push('\n');
-    // Nobody is left to be told that standard error is closed.
-    if let Ok(stderr) = Sink::stderr() {
-        let _ = (&stderr).write_all(line.as_bytes());
-    }
 }
 
 fn filter(level: LogLevel) -> LevelFilter {

@@ -26,12 +26,14 @@ use crate::audit::{audit, close_inherited};
 use crate::board::{Board, Seat};
 use crate::control::{Command, Control, Reply};
 use crate::pidfile::Pidfile;
+use crate::poll::poll_until;
 use crate::report::Report;
-use crate::signals::{self, Signals, poll_until};
+use crate::settings::Settings;
+use crate::signals::{self, Signals};
 use crate::sockets::MasterListener;
 use crate::sys::{self, Forked};
 use crate::worker::{self, Prepare, Seed};
-use crate::{Settings, log, stdout};
+use crate::{log, stdout};
 
 /// How long the workers have to empty a queue before it is looked at, and between two looks.
 const LOOK_AT_QUEUES: Duration = Duration::from_millis(100);

@@ -14,7 +14,7 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 
-use crate::signals::pause;
+use crate::poll::pause;
 
 /// A pidfile that holds this process's pid.
 #[derive(Debug)]

@@ -14,8 +14,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::{Mode, umask};
 use socket2::{Domain, Protocol, SockAddr, SockFilter, SockRef, Socket, Type};
 
-use crate::Bind;
-use crate::signals::pause;
+use crate::poll::pause;
+use crate::settings::Bind;
 
 /// Drops the packet that begins a TCP connection (SYN without ACK) and no other: classic BPF, which on a TCP
 /// socket sees the packet from the TCP header on.

@@ -35,9 +35,10 @@ use self::watch::Watch;
 use crate::board::{Board, BoardPulse, InFlight, Seat};
 use crate::exit_work::ExitWork;
 use crate::report::Report;
+use crate::settings::Settings;
 use crate::signals::{self, WorkerSignals};
 use crate::sockets::{MasterListener, WorkerListener};
-use crate::{Settings, log, stdout, sys};
+use crate::{log, stdout, sys};
 
 /// The exit statuses of a worker; the master judges by the board and by how a worker was ended, never by
 /// these.

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::Pid;
-use crate::Settings;
+use crate::settings::Settings;
 
 /// The settings that decide.
 #[derive(Clone, Debug)]

@@ -26,7 +26,7 @@ static LOST: AtomicU64 = AtomicU64::new(0);
 
 /// An open log.
 #[derive(Debug)]
-pub(super) struct Sink {
+pub(crate) struct Sink {
     file: File,
     manner: Manner,
     /// The reader does not read: no line waits for it.
@@ -72,7 +72,7 @@ impl Sink {
     /// # Errors
     ///
     /// No descriptor is left.
-    pub(super) fn stderr() -> io::Result<Self> {
+    pub(crate) fn stderr() -> io::Result<Self> {
         let file = File::from(io::stderr().as_fd().try_clone_to_owned()?);
         let kind = file.metadata()?.file_type();
         if kind.is_socket() {

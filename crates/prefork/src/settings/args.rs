@@ -1,14 +1,15 @@
 //! The settings as flags.
 
-use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 use clap::{Arg, ArgAction, ArgMatches, Command, FromArgMatches, Parser};
 
-use super::{KEYS, Key, Settings, SettingsError, process_variable};
-
-const CONFIG: &str = "config";
+use super::error::SettingsError;
+use super::given::{CONFIG, Given};
+use super::layers::process_variable;
+use super::table::{KEYS, Key, Settings};
+use crate::complain::complain;
 
 /// The launcher's settings as flags, to be flattened into a program's own parser.
 ///
@@ -31,8 +32,7 @@ const CONFIG: &str = "config";
 /// ```
 #[derive(Clone, Debug, Default)]
 pub struct Args {
-    /// Only what was given: everything else is left to the other layers.
-    given: BTreeMap<&'static str, Vec<String>>,
+    pub(super) given: Given,
 }
 
 /// Parses the command line, and reports a wrong one in a single line on standard error.
@@ -52,7 +52,7 @@ pub(crate) fn report(name: &str, error: &clap::Error) -> ExitCode {
         let _ = error.print();
         return ExitCode::SUCCESS;
     }
-    crate::log::complain(name, &one_line(error));
+    complain(name, &one_line(error));
     ExitCode::FAILURE
 }
 
@@ -97,15 +97,7 @@ impl Args {
     ///
     /// The first wrong setting.
     pub fn settings_over(&self, base: Settings) -> Result<Settings, SettingsError> {
-        Settings::layered(base, self, process_variable)
-    }
-
-    pub(super) fn config(&self) -> Option<&str> {
-        self.given.get(CONFIG)?.last().map(String::as_str)
-    }
-
-    pub(super) fn given(&self, key: &str) -> Option<&[String]> {
-        self.given.get(key).map(Vec::as_slice)
+        Settings::layered(base, &self.given, process_variable)
     }
 
     fn take(&mut self, matches: &ArgMatches, name: &'static str) {

@@ -4,7 +4,7 @@ use std::error::Error;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use super::{KEYS, Key};
+use super::origin::Origin;
 
 /// A setting that cannot be used: one line that names the key, the value, what is allowed, and where it
 /// came from.
@@ -26,6 +26,8 @@ pub enum SettingsError {
     UnknownKey {
         /// The name.
         key: String,
+        /// What would be one.
+        allowed: String,
         /// Where it stands.
         origin: Origin,
     },
@@ -47,31 +49,9 @@ pub enum SettingsError {
     },
 }
 
-/// Where a value came from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Origin {
-    /// A line of the settings file.
-    File(PathBuf, usize),
-    /// An environment variable.
-    Variable(String),
-    /// A flag, under the setting's name.
-    Flag(&'static str),
-    /// The program itself.
-    Code,
-}
-
 // === impl SettingsError ===
 
 impl SettingsError {
-    pub(super) fn invalid(key: &Key, values: &[String], origin: Origin) -> Self {
-        Self::Invalid { key: key.name, value: values.join(", "), allowed: key.allowed, origin }
-    }
-
-    pub(super) fn unknown_key(key: &str, origin: Origin) -> Self {
-        Self::UnknownKey { key: key.to_owned(), origin }
-    }
-
     pub(super) fn file(path: &Path, origin: Option<Origin>, reason: impl Into<String>) -> Self {
         Self::File { path: path.to_owned(), origin, reason: reason.into() }
     }
@@ -83,12 +63,8 @@ impl fmt::Display for SettingsError {
             Self::Invalid { key, value, allowed, origin } => {
                 write!(f, "{key} = {value:?} ({origin}): allowed is {allowed}")
             }
-            Self::UnknownKey { key, origin } => {
-                write!(f, "{key} ({origin}) is no setting; there are")?;
-                for (index, key) in KEYS.iter().enumerate() {
-                    write!(f, "{} {}", if index == 0 { "" } else { "," }, key.name)?;
-                }
-                Ok(())
+            Self::UnknownKey { key, allowed, origin } => {
+                write!(f, "{key} ({origin}) is no setting; there are {allowed}")
             }
             Self::NoText { variable, value } => {
                 write!(f, "{variable} = {value:?} (environment variable): allowed is UTF-8 text")
@@ -105,16 +81,3 @@ impl fmt::Display for SettingsError {
 }
 
 impl Error for SettingsError {}
-
-// === impl Origin ===
-
-impl fmt::Display for Origin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::File(path, line) => write!(f, "{}, line {line}", path.display()),
-            Self::Variable(name) => write!(f, "environment variable {name}"),
-            Self::Flag(key) => write!(f, "flag --{}", key.replace('_', "-")),
-            Self::Code => f.write_str("set by the program"),
-        }
-    }
-}

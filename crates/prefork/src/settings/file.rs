@@ -8,7 +8,8 @@ use std::path::Path;
 use nix::libc;
 use toml::de::{DeTable, DeValue};
 
-use super::{Origin, Raw, SettingsError};
+use super::error::SettingsError;
+use super::origin::{Origin, Raw};
 
 /// Bytes that no settings file has.
 const LONGEST: u64 = 1 << 20;

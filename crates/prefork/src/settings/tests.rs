@@ -1,7 +1,11 @@
+use std::ffi::OsString;
 use std::path::Path;
+use std::time::Duration;
 
 use clap::{CommandFactory, Parser};
 
+use super::error::SettingsError;
+use super::table::KEYS;
 use super::*;
 
 #[derive(Debug, Parser)]
@@ -30,7 +34,7 @@ fn over(
         let found = environment.iter().find(|(key, _)| *key == name);
         found.map(|(_, value)| OsString::from(value))
     };
-    Settings::layered(base, &args(flags), variable)
+    Settings::layered(base, &args(flags).given, variable)
 }
 
 fn file(content: &str) -> (tempfile::TempDir, String) {
@@ -174,8 +178,9 @@ fn a_variable_that_is_no_text_is_named() {
     for name in ["FARRIER_PIDFILE", "FARRIER_CONFIG", "WEB_CONCURRENCY"] {
         let value = std::ffi::OsStr::from_bytes(b"/run/\xff");
         let variable = |asked: &str| (asked == name).then(|| value.to_owned());
-        let text =
-            Settings::layered(Settings::default(), &args(&[]), variable).unwrap_err().to_string();
+        let text = Settings::layered(Settings::default(), &args(&[]).given, variable)
+            .unwrap_err()
+            .to_string();
         assert!(text.contains(name) && text.contains("/run/") && text.contains("UTF-8"), "{text}");
     }
 }

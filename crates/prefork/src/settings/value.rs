@@ -35,15 +35,20 @@ pub(super) const BACKLOG: Kind<u32> = Kind {
     show: u32::to_string,
 };
 
+/// More worker processes than this are refused.
+pub(crate) const MAX_WORKERS: usize = 512;
+
+const MAX_THREADS: usize = 512;
+
 pub(super) const WORKERS: Kind<usize> = Kind {
     allowed: "a whole number from 1 to 512",
-    parse: |values| within(values, 1, crate::MAX_WORKERS),
+    parse: |values| within(values, 1, MAX_WORKERS),
     ..COUNT
 };
 
 pub(super) const THREADS: Kind<usize> = Kind {
     allowed: "a whole number from 1 to 512",
-    parse: |values| within(values, 1, 512),
+    parse: |values| within(values, 1, MAX_THREADS),
     ..COUNT
 };
 
@@ -239,6 +244,23 @@ impl fmt::Display for LogFile {
         match self {
             Self::Stderr => f.write_str("-"),
             Self::Path(path) => path.display().fmt(f),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What an error says is allowed is what is allowed.
+    #[test]
+    fn the_limits_stand_in_the_words() {
+        for (kind, most) in [(&WORKERS, MAX_WORKERS), (&THREADS, MAX_THREADS), (&COUNT, 1_000_000)]
+        {
+            let parse = |number: usize| (kind.parse)(&[number.to_string()]);
+            assert_eq!((parse(0), parse(1), parse(most)), (None, Some(1), Some(most)));
+            assert_eq!(parse(most + 1), None);
+            assert_eq!(kind.allowed, format!("a whole number from 1 to {most}"));
         }
     }
 }

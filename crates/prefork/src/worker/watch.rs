@@ -8,6 +8,7 @@ use nix::poll::{PollFd, PollFlags};
 use nix::sys::signal::Signal;
 
 use super::{Worker, leave, status};
+use crate::poll::poll_until;
 use crate::signals::{self, Came, WorkerSignals};
 use crate::sockets::MasterListener;
 use crate::sys;
@@ -129,7 +130,7 @@ impl Watch {
         }
         let look = self.closing.map(|(look, _)| look);
         let deadline = self.told_alone.into_iter().chain(look).chain(self.deadline).min();
-        signals::poll_until(&mut watched, deadline);
+        poll_until(&mut watched, deadline);
         let happened = |index: usize| watched.get(index).and_then(PollFd::any).unwrap_or(false);
         (happened(0), happened(2), happened(1))
     }
@@ -153,7 +154,7 @@ impl Watch {
     /// An orphan that leaves first closes the doors: a sibling that is stopped would keep them open.
     fn close_before_leaving(&mut self) {
         while let Some((look, _)) = self.closing {
-            signals::poll_until(&mut [], Some(look));
+            poll_until(&mut [], Some(look));
             self.close_orphans();
         }
     }
