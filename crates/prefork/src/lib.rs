@@ -78,6 +78,7 @@ mod audit;
 mod board;
 mod complain;
 mod control;
+mod ends;
 mod exit_work;
 mod launcher;
 mod log;

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::mem;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -25,6 +25,7 @@ use crate::arbiter::{
 use crate::audit::{audit, close_inherited};
 use crate::board::{Board, Seat};
 use crate::control::{Command, Control, Reply};
+use crate::ends;
 use crate::pidfile::Pidfile;
 use crate::poll::poll_until;
 use crate::report::Report;
@@ -34,9 +35,6 @@ use crate::sockets::MasterListener;
 use crate::sys::{self, Forked};
 use crate::worker::{self, Prepare, Seed};
 use crate::{log, stdout};
-
-/// How long the workers have to empty a queue before it is looked at, and between two looks.
-const LOOK_AT_QUEUES: Duration = Duration::from_millis(100);
 
 /// The process that holds the sockets and keeps the workers on their feet.
 pub(crate) struct Master<'a> {
@@ -541,7 +539,7 @@ impl<'a> Master<'a> {
             Some(look) if now >= look => MasterListener::close_empty(&mut self.listeners),
             Some(_) => return,
         }
-        self.closing = Some(now + LOOK_AT_QUEUES);
+        self.closing = Some(now + ends::MASTER_LOOKS);
     }
 }
 

@@ -14,6 +14,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::{Mode, umask};
 use socket2::{Domain, Protocol, SockAddr, SockFilter, SockRef, Socket, Type};
 
+use crate::ends;
 use crate::poll::pause;
 use crate::settings::Bind;
 
@@ -28,8 +29,7 @@ const NO_SYN: [SockFilter; 5] = [
     SockFilter::new(0x06, 0, 0, u32::MAX),
 ];
 
-/// How long a taken address is asked for, and how often: twice as long as the workers of a killed master need.
-const RELEASED: Duration = Duration::from_secs(2);
+/// The pause between two tries at a taken address.
 const BETWEEN_TRIES: Duration = Duration::from_millis(50);
 
 /// A listening socket as the master has it, and a worker for the time after the master.
@@ -86,7 +86,7 @@ impl MasterListener {
 
     /// The workers of a master that was killed let go of its addresses within a second.
     fn bind_soon(bind: &Bind, backlog: u32) -> io::Result<Self> {
-        let last = Instant::now() + RELEASED;
+        let last = Instant::now() + ends::ADDRESS_TAKEN;
         loop {
             match Self::bind(bind, backlog) {
                 Err(error) if error.kind() == ErrorKind::AddrInUse && Instant::now() < last => {

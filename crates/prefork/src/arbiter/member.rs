@@ -2,13 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Action, Limits, Pid, Strike, Why};
-
-/// What a worker gets beyond `graceful_timeout`, to cut its last connections and to end itself.
-pub(super) const GRACE_MARGIN: Duration = Duration::from_millis(600);
-
-/// How long a process has to leave when it was told to do so at once.
-pub(super) const QUICK: Duration = Duration::from_millis(500);
+use super::orders::{Action, Limits, Pid, Strike, Why};
+use crate::ends;
 
 /// Failures in a row that are made good at once: of a worker that was never ready, and of one that died
 /// soon after. A boot that fails once will most likely fail again.
@@ -75,7 +70,7 @@ impl Member {
     /// Tells it to drain, once.
     pub(super) fn leave(&mut self, pid: Pid, why: Why, now: Instant, actions: &mut Vec<Action>) {
         if self.stage.is_active() {
-            let deadline = now + self.limits.graceful_timeout + GRACE_MARGIN;
+            let deadline = now + self.limits.graceful_timeout + ends::MASTER_MARGIN;
             self.stage = Stage::Leaving { deadline, quick: false };
             actions.push(Action::Signal { pid, signal: Strike::Term, why });
         }
@@ -84,8 +79,8 @@ impl Member {
     /// Tells it to leave at once, also when it drains already.
     pub(super) fn leave_at_once(&mut self, pid: Pid, now: Instant, actions: &mut Vec<Action>) {
         let deadline = match self.stage {
-            Stage::Leaving { deadline, quick: false } => deadline.min(now + QUICK),
-            Stage::Booting { .. } | Stage::Ready => now + QUICK,
+            Stage::Leaving { deadline, quick: false } => deadline.min(now + ends::MASTER_QUICK),
+            Stage::Booting { .. } | Stage::Ready => now + ends::MASTER_QUICK,
             Stage::Leaving { quick: true, .. } | Stage::Aborting { .. } | Stage::Killed => return,
         };
         self.stage = Stage::Leaving { deadline, quick: true };

@@ -2,8 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use super::Pid;
 use crate::settings::Settings;
+
+/// A process, as the kernel counts them.
+pub(crate) type Pid = i32;
 
 /// The settings that decide.
 #[derive(Clone, Debug)]

@@ -1,8 +1,12 @@
 mod properties;
 mod world;
 
-use super::member::{GRACE_MARGIN, LONGEST_BACKOFF};
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use super::member::LONGEST_BACKOFF;
 use super::*;
+use crate::ends::{ABORT_GAP, MASTER_MARGIN, MASTER_QUICK};
 use world::World;
 
 const TIMEOUT: Duration = Duration::from_secs(30);

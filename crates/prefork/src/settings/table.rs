@@ -43,7 +43,7 @@ macro_rules! settings {
         ///
         /// [`Settings::default`] holds the defaults; a program changes what it wants and hands them to
         /// [`Launcher::new`](crate::Launcher::new), or lets the outer layers override them with
-        /// [`Args::settings_over`]. The layers, from the weakest: these defaults, the program's own, the
+        /// [`Args::settings_over`](crate::Args::settings_over). The layers, from the weakest: these defaults, the program's own, the
         /// variables `WEB_CONCURRENCY` and `PORT`, `farrier.toml`, the environment, the command line. A
         /// setting has the same name in each: `graceful_timeout`, `FARRIER_GRACEFUL_TIMEOUT`,
         /// `--graceful-timeout`. Durations are written in seconds, such as `30` or `0.5`.

@@ -1,34 +1,19 @@
 //! The forked thread of a worker: it is there when the runtime is not.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use farrier_heartbeat::{Pulse, State};
 use nix::poll::{PollFd, PollFlags};
 use nix::sys::signal::Signal;
 
-use super::{Worker, leave, status};
+use super::handle::Worker;
+use super::process::{leave, status};
+use crate::ends;
 use crate::poll::poll_until;
 use crate::signals::{self, Came, WorkerSignals};
 use crate::sockets::MasterListener;
 use crate::sys;
-
-/// What a worker gets beyond `graceful_timeout` before the process ends in spite of itself: for the server
-/// to cut its connections, and for the least of the work before the exit.
-const GRACE_MARGIN: Duration = Duration::from_millis(450);
-
-/// The same for a worker that was told to leave at once.
-const QUICK: Duration = Duration::from_millis(400);
-
-/// A SIGTERM that is not the master's may have gone to the whole process group, and the master may be slower
-/// to hear it: so long its order is waited for. Without it this worker alone was meant.
-const ALONE: Duration = Duration::from_secs(1);
-
-/// How long the workers have to empty a queue before it is looked at, and between two looks.
-const LOOK_AT_QUEUES: Duration = Duration::from_millis(200);
-
-/// How long after the master's death a queue is left to whoever serves it: then the next master can come.
-const SERVED: Duration = Duration::from_millis(700);
 
 /// The forked thread's view of the process.
 pub(super) struct Watch {
@@ -86,7 +71,7 @@ impl Watch {
                 );
                 self.listeners.iter().for_each(MasterListener::take_nobody_new_as_orphan);
                 let now = Instant::now();
-                self.closing = Some((now + LOOK_AT_QUEUES, now + SERVED));
+                self.closing = Some((now + ends::ORPHAN_LOOKS, now + ends::ORPHAN_CLOSES));
                 self.drain();
             }
             if signalled {
@@ -96,7 +81,8 @@ impl Watch {
                         Ok(Signal::SIGTERM) if self.worker.pulse.is_dismissed() => self.drain(),
                         // The master's order comes with a signal of its own.
                         Ok(Signal::SIGTERM) => {
-                            self.told_alone.get_or_insert_with(|| Instant::now() + ALONE);
+                            self.told_alone
+                                .get_or_insert_with(|| Instant::now() + ends::TOLD_ALONE);
                         }
                         Ok(Signal::SIGINT | Signal::SIGQUIT) => self.stop_now(),
                         Ok(order) if signals::is_order(order) => {
@@ -148,7 +134,7 @@ impl Watch {
         } else {
             self.listeners.drain(..).for_each(|listener| listener.close_for_all());
         }
-        self.closing = (!self.listeners.is_empty()).then_some((look + LOOK_AT_QUEUES, last));
+        self.closing = (!self.listeners.is_empty()).then_some((look + ends::ORPHAN_LOOKS, last));
     }
 
     /// An orphan that leaves first closes the doors: a sibling that is stopped would keep them open.
@@ -168,14 +154,15 @@ impl Watch {
         self.leave_if_booting();
         self.worker.pulse.set_state(State::Draining);
         self.worker.drain.start();
-        self.deadline = Some(Instant::now() + self.worker.settings.graceful_timeout + GRACE_MARGIN);
+        self.deadline =
+            Some(Instant::now() + self.worker.settings.graceful_timeout + ends::WORKER_MARGIN);
     }
 
     fn stop_now(&mut self) {
         self.leave_if_booting();
         self.worker.pulse.set_state(State::Draining);
         self.worker.drain.stop_now();
-        let deadline = Instant::now() + QUICK;
+        let deadline = Instant::now() + ends::WORKER_QUICK;
         self.deadline = Some(self.deadline.map_or(deadline, |before| before.min(deadline)));
     }
 

@@ -122,7 +122,7 @@ proptest! {
             world.step(step);
         }
         world.order(Order::Stop { quick });
-        let most = if quick { QUICK + ABORT_GAP } else { GRACE + GRACE_MARGIN };
+        let most = if quick { MASTER_QUICK + ABORT_GAP } else { GRACE + MASTER_MARGIN };
         world.live(most + Duration::from_secs(1));
         prop_assert!(matches!(world.arbiter.phase(), Phase::Stopped(_)), "{:?}", world.arbiter.phase());
         prop_assert_eq!(world.pids().len(), 0);

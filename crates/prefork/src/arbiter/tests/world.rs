@@ -153,7 +153,7 @@ impl World {
             );
             let struck = process.signals.contains(&Strike::Kill);
             if let Some(told_at) = process.told_at {
-                let late = self.now.duration_since(told_at) > GRACE + GRACE_MARGIN;
+                let late = self.now.duration_since(told_at) > GRACE + MASTER_MARGIN;
                 assert!(struck || !late, "{pid} has more than its grace");
             }
             assert!(

@@ -1,0 +1,337 @@
+//! The state of a master, the life of each worker in it, and the orders of operators.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use super::member::{Member, SlotState, Stage};
+use super::orders::{Action, Event, Limits, Order, Pid, Strike, Why};
+use crate::ends;
+use crate::settings::MAX_WORKERS;
+
+/// The state machine of a master.
+#[derive(Debug)]
+pub(crate) struct Arbiter {
+    pub(super) limits: Limits,
+    pub(super) phase: Phase,
+    pub(super) slots: Vec<SlotState>,
+    pub(super) workers: BTreeMap<Pid, Member>,
+    /// The generation that new workers belong to.
+    pub(super) generation: u64,
+    /// The highest generation there ever was; numbers of those that failed are not used again.
+    pub(super) newest: u64,
+    /// The generation before, while no worker of the current one has ever been ready.
+    pub(super) trial: Option<Trial>,
+    /// A reload was asked for while another one, or the start, was going on.
+    pub(super) reload_wanted: bool,
+    /// The settings are being read; the answer is the next [`Event::Reread`].
+    pub(super) rereading: bool,
+    /// A reload has begun, and neither [`Action::Reloaded`] nor [`Action::Revert`] has ended it.
+    pub(super) unfinished: bool,
+}
+
+/// What the master as a whole is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// The preparing process runs. Exits: `Starting` (it succeeded), `Stopping` (it failed, was too slow,
+    /// or a stop was ordered).
+    Preparing {
+        /// The process, once it is forked.
+        pid: Option<Pid>,
+        deadline: Option<Instant>,
+    },
+    /// The first generation boots and none is ready. Exits: `Running` (one is), `Stopping` (all are dead,
+    /// or a stop was ordered).
+    Starting,
+    /// At least one worker was ready once. Exit: `Stopping` (ordered).
+    Running,
+    /// Everything is told to leave, and killed at the deadline of each. Exit: `Stopped` (all are gone).
+    Stopping { quick: bool, verdict: Verdict },
+    /// No process is left. No exit.
+    Stopped(Verdict),
+}
+
+/// Why the master ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// A stop was ordered.
+    Stopped,
+    /// The preparing process failed.
+    NotPrepared,
+    /// No worker of the first generation became ready.
+    NeverReady,
+}
+
+/// The generation that a reload is about to replace.
+#[derive(Debug)]
+pub(super) struct Trial {
+    pub(super) former: u64,
+    pub(super) limits: Limits,
+    /// How many workers there should be once it is proven, if the reload changes that.
+    pub(super) target: Option<usize>,
+}
+
+// === impl Arbiter ===
+
+impl Arbiter {
+    /// A master that has not forked yet, and its first actions.
+    pub(crate) fn start(limits: Limits, prepare: bool, now: Instant) -> (Self, Vec<Action>) {
+        let slots = vec![SlotState::default(); limits.workers];
+        let mut arbiter = Self {
+            limits,
+            phase: Phase::Starting,
+            slots,
+            workers: BTreeMap::new(),
+            generation: 1,
+            newest: 1,
+            trial: None,
+            reload_wanted: false,
+            rereading: false,
+            unfinished: false,
+        };
+        let mut actions = Vec::new();
+        if prepare {
+            arbiter.phase = Phase::Preparing {
+                pid: None,
+                deadline: arbiter.limits.boot_timeout.map(|limit| now + limit),
+            };
+            actions.push(Action::Prepare);
+        } else {
+            arbiter.settle(now, &mut actions);
+        }
+        (arbiter, actions)
+    }
+
+    /// Takes notice of an event and decides.
+    pub(crate) fn handle(&mut self, event: Event, now: Instant) -> Vec<Action> {
+        let mut actions = Vec::new();
+        match event {
+            Event::Preparing(process) => {
+                if let Phase::Preparing { pid, .. } = &mut self.phase {
+                    *pid = Some(process);
+                }
+            }
+            Event::Unprepared => {
+                self.phase = Phase::Stopping { quick: true, verdict: Verdict::NotPrepared };
+            }
+            Event::Spawned { pid, slot, generation } => self.spawned(pid, slot, generation, now),
+            Event::SpawnFailed { slot } => self.spawn_failed(slot, now),
+            Event::Ready(pid) => self.ready(pid, now, &mut actions),
+            Event::Gone { pid, success } => self.gone(pid, success, now, &mut actions),
+            Event::Beat { pid, at } => {
+                if let Some(member) = self.workers.get_mut(&pid) {
+                    if at > member.beat {
+                        member.beat = at;
+                        member.suspect = None;
+                    }
+                }
+                // Beats come in numbers before each tick, which judges them.
+                return actions;
+            }
+            Event::Order(order) => self.order(order, now, &mut actions),
+            Event::Reread(limits) => self.reread(limits),
+            Event::Tick => {}
+        }
+        self.expire(now, &mut actions);
+        self.settle(now, &mut actions);
+        actions
+    }
+
+    /// When the next [`Event::Tick`] is due, if nothing happens before.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        let preparing = match self.phase {
+            Phase::Preparing { deadline, .. } => deadline,
+            _ => None,
+        };
+        let workers = self.workers.values().flat_map(|member| {
+            let judged = Self::late_at(member).map(|late| member.suspect.unwrap_or(late));
+            [member.stage.deadline(), judged].into_iter().flatten()
+        });
+        let slots = self.slots.iter().filter_map(|slot| slot.retry_at);
+        workers.chain(slots).chain(preparing).min()
+    }
+
+    pub(crate) fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// How many workers there should be.
+    pub(crate) fn target(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Whether a reload is going on or waiting.
+    pub(crate) fn reloading(&self) -> bool {
+        self.reload_wanted || self.rereading || self.unfinished || self.rolling()
+    }
+
+    /// Slot, generation and stage of a worker.
+    pub(crate) fn worker(&self, pid: Pid) -> Option<(usize, u64, Stage)> {
+        let member = self.workers.get(&pid)?;
+        Some((member.slot, member.generation, member.stage))
+    }
+
+    /// How often a slot's worker has failed in a row, and when the next one is forked, if that has to wait.
+    pub(crate) fn failures(&self, slot: usize, now: Instant) -> (u32, Option<Instant>) {
+        let healthy = self.active(slot).any(|(_, member)| member.is_healthy(now));
+        match self.slots.get(slot) {
+            Some(slot) if !healthy => (slot.failures, slot.retry_at),
+            _ => (0, None),
+        }
+    }
+
+    fn spawned(&mut self, pid: Pid, slot: usize, generation: u64, now: Instant) {
+        if let Some(slot) = self.slots.get_mut(slot) {
+            slot.spawning = false;
+            slot.retry_at = None;
+        }
+        let former = self.trial.as_ref().filter(|trial| trial.former == generation);
+        let limits = former.map_or(&self.limits, |trial| &trial.limits).clone();
+        let deadline = limits.boot_timeout.map(|limit| now + limit);
+        let member = Member {
+            slot,
+            generation,
+            limits,
+            stage: Stage::Booting { deadline },
+            beat: now,
+            suspect: None,
+            ready_at: None,
+        };
+        self.workers.insert(pid, member);
+    }
+
+    fn spawn_failed(&mut self, slot: usize, now: Instant) {
+        if let Some(slot) = self.slots.get_mut(slot) {
+            slot.spawning = false;
+            slot.failed(false, now);
+        }
+    }
+
+    fn ready(&mut self, pid: Pid, now: Instant, actions: &mut Vec<Action>) {
+        let Some(member) = self.workers.get_mut(&pid) else {
+            return;
+        };
+        if !matches!(member.stage, Stage::Booting { .. }) {
+            return;
+        }
+        member.stage = Stage::Ready;
+        member.ready_at = Some(now);
+        member.beat = now;
+        let generation = member.generation;
+        if self.phase == Phase::Starting {
+            self.phase = Phase::Running;
+            actions.push(Action::Proven { generation });
+        } else if generation == self.generation {
+            let Some(trial) = self.trial.take() else { return };
+            if let Some(target) = trial.target {
+                self.resize(target);
+            }
+            actions.push(Action::Proven { generation });
+        }
+    }
+
+    fn gone(&mut self, pid: Pid, success: bool, now: Instant, actions: &mut Vec<Action>) {
+        if let Phase::Preparing { pid: Some(preparing), .. } = self.phase {
+            if preparing == pid {
+                self.phase = if success {
+                    Phase::Starting
+                } else {
+                    Phase::Stopping { quick: true, verdict: Verdict::NotPrepared }
+                };
+                return;
+            }
+        }
+        let Some(member) = self.workers.remove(&pid) else {
+            return;
+        };
+        // One that was told to leave says nothing of its slot; one that is killed was written off before.
+        if member.stage.is_active() {
+            self.died(&member, now, actions);
+        }
+    }
+
+    /// A worker is lost that nobody told to leave; called once for each.
+    pub(super) fn died(&mut self, member: &Member, now: Instant, actions: &mut Vec<Action>) {
+        if let Some(slot) = self.slots.get_mut(member.slot) {
+            if member.is_healthy(now) {
+                *slot = SlotState { spawning: slot.spawning, ..SlotState::default() };
+            } else {
+                slot.failed(member.ready_at.is_some(), now);
+            }
+        }
+        // The canary of a reload died before it was ready: the old generation stays.
+        if member.ready_at.is_none() && member.generation == self.generation {
+            if let Some(trial) = self.trial.take() {
+                actions.push(Action::Revert { generation: self.generation, slot: member.slot });
+                self.unfinished = false;
+                self.generation = trial.former;
+                self.limits = trial.limits;
+                if let Some(slot) = self.slots.get_mut(member.slot) {
+                    *slot = SlotState::default();
+                }
+            }
+        }
+    }
+
+    fn order(&mut self, order: Order, now: Instant, actions: &mut Vec<Action>) {
+        match order {
+            Order::Stop { quick } => self.stop(quick, Verdict::Stopped, now, actions),
+            Order::Reload => self.reload_wanted = true,
+            Order::More => self.change_target(|workers| (workers + 1).min(MAX_WORKERS)),
+            Order::Fewer => self.change_target(|workers| (workers - 1).max(1)),
+        }
+    }
+
+    /// Now, and for the generation on trial.
+    fn change_target(&mut self, change: impl Fn(usize) -> usize) {
+        self.resize(change(self.target()));
+        if let Some(target) = self.trial.as_mut().and_then(|trial| trial.target.as_mut()) {
+            *target = change(*target);
+        }
+    }
+
+    pub(super) fn stop(
+        &mut self,
+        quick: bool,
+        verdict: Verdict,
+        now: Instant,
+        actions: &mut Vec<Action>,
+    ) {
+        let (quick, verdict, preparing) = match self.phase {
+            Phase::Stopped(_) => return,
+            // A second order can make it quicker, never slower.
+            Phase::Stopping { quick: before, verdict } => (quick || before, verdict, None),
+            Phase::Preparing { pid, .. } => (quick, verdict, pid),
+            Phase::Starting | Phase::Running => (quick, verdict, None),
+        };
+        if let Some(pid) = preparing {
+            // It has no signal handling of its own, so SIGTERM ends it at once.
+            let member = Member {
+                slot: usize::MAX,
+                generation: 0,
+                limits: self.limits.clone(),
+                stage: Stage::Leaving { deadline: now + ends::MASTER_QUICK, quick: true },
+                beat: now,
+                suspect: None,
+                ready_at: None,
+            };
+            self.workers.insert(pid, member);
+            actions.push(Action::Signal { pid, signal: Strike::Term, why: Why::Stop });
+        }
+        self.phase = Phase::Stopping { quick, verdict };
+        self.dismiss_all(quick, now, actions);
+    }
+
+    pub(super) fn dismiss_all(&mut self, quick: bool, now: Instant, actions: &mut Vec<Action>) {
+        for (&pid, member) in &mut self.workers {
+            if quick {
+                member.leave_at_once(pid, now, actions);
+            } else {
+                member.leave(pid, Why::Stop, now, actions);
+            }
+        }
+    }
+}

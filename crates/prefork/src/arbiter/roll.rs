@@ -1,0 +1,169 @@
+//! From what there is to what there should be: start, replacement of the dead, reload, stop.
+
+use std::time::Instant;
+
+use super::machine::{Arbiter, Phase, Trial, Verdict};
+use super::member::{Member, SlotState, Stage};
+use super::orders::{Action, Limits, Pid, Why};
+
+impl Arbiter {
+    pub(super) fn reread(&mut self, limits: Option<Limits>) {
+        self.rereading = false;
+        let (Some(limits), Phase::Running) = (limits, self.phase) else {
+            return;
+        };
+        let former = std::mem::replace(&mut self.limits, limits);
+        // TTIN and TTOU keep their effect unless the configured number itself is another one.
+        let target = (self.limits.workers != former.workers).then_some(self.limits.workers);
+        self.trial = Some(Trial { former: self.generation, limits: former, target });
+        self.unfinished = true;
+        self.newest += 1;
+        self.generation = self.newest;
+        for slot in &mut self.slots {
+            slot.failures = 0;
+            slot.retry_at = None;
+        }
+    }
+
+    pub(super) fn resize(&mut self, workers: usize) {
+        self.slots.resize(workers, SlotState::default());
+    }
+
+    /// Brings what there is closer to what there should be.
+    pub(super) fn settle(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        match self.phase {
+            Phase::Preparing { .. } | Phase::Stopped(_) => {}
+            Phase::Starting => self.settle_start(now, actions),
+            Phase::Running => self.settle_run(now, actions),
+            Phase::Stopping { verdict, quick } => {
+                // Whoever was forked while the order came in.
+                self.dismiss_all(quick, now, actions);
+                if self.workers.is_empty() && !self.slots.iter().any(|slot| slot.spawning) {
+                    self.phase = Phase::Stopped(verdict);
+                }
+            }
+        }
+    }
+
+    /// Each slot has one try; who is not ready then will not be.
+    fn settle_start(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        for slot in 0..self.slots.len() {
+            let state = &self.slots[slot];
+            if !state.spawning && state.failures == 0 && self.active(slot).next().is_none() {
+                self.spawn(slot, actions);
+            }
+        }
+        let hope = self.slots.iter().any(|slot| slot.spawning)
+            || self.workers.values().any(|member| member.stage.is_active());
+        if !hope {
+            self.stop(true, Verdict::NeverReady, now, actions);
+            self.settle(now, actions);
+        }
+    }
+
+    fn settle_run(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        for slot in 0..self.slots.len() {
+            // The newest of the slot that serves; whoever is older goes. Never the other way round.
+            let serving = self.active(slot).filter(|(_, member)| member.stage == Stage::Ready);
+            let best = serving.max_by_key(|(pid, member)| (member.generation, *pid));
+            if let Some((best, newest)) = best.map(|(pid, member)| (pid, member.generation)) {
+                self.retire(now, actions, |pid, member| {
+                    member.slot == slot
+                        && pid != best
+                        && (member.stage == Stage::Ready || member.generation < newest)
+                });
+            } else if self.active(slot).next().is_none() && self.slots[slot].may_spawn() {
+                self.spawn(slot, actions);
+            }
+        }
+        let target = self.slots.len();
+        // Slots that are no longer wanted, and the boots of a generation that was given up.
+        let current = self.generation;
+        self.retire(now, actions, |_, member| {
+            let given_up =
+                member.generation > current && matches!(member.stage, Stage::Booting { .. });
+            member.slot >= target || given_up
+        });
+        self.roll(actions);
+        if self.unfinished && !self.rolling() && self.is_complete() {
+            self.unfinished = false;
+            actions.push(Action::Reloaded { generation: self.generation });
+        }
+        // A roll that meets dying workers may never end: then the next reload may bring the cure.
+        let stuck = self.trial.is_none() && self.slots.iter().any(|slot| slot.failures > 1);
+        if self.reload_wanted && !self.rereading && (stuck || !(self.rolling() || self.unfinished))
+        {
+            self.reload_wanted = false;
+            self.rereading = true;
+            actions.push(Action::Reread);
+        }
+    }
+
+    /// Make before break, one slot at a time: the next replacement boots when no other one does.
+    fn roll(&mut self, actions: &mut Vec<Action>) {
+        let booting = |arbiter: &Self, slot: usize| {
+            arbiter.slots[slot].spawning
+                || arbiter.active(slot).any(|(_, member)| {
+                    member.generation == arbiter.generation
+                        && matches!(member.stage, Stage::Booting { .. })
+                })
+        };
+        let slots = 0..self.slots.len();
+        if slots.clone().any(|slot| booting(self, slot)) {
+            return;
+        }
+        let stale = slots.into_iter().find(|&slot| {
+            self.slots[slot].may_spawn()
+                && self.active(slot).next().is_some()
+                && self.active(slot).all(|(_, member)| member.generation < self.generation)
+        });
+        if let Some(slot) = stale {
+            self.slots[slot].spawning = true;
+            actions.push(Action::Spawn { slot, generation: self.generation });
+        }
+    }
+
+    /// Whether workers of an older generation still wait for their replacement.
+    pub(super) fn rolling(&self) -> bool {
+        self.trial.is_some()
+            || self
+                .workers
+                .values()
+                .any(|member| member.stage.is_active() && member.generation != self.generation)
+    }
+
+    /// Whether each slot has a worker of the newest generation that serves.
+    fn is_complete(&self) -> bool {
+        let serves = |(_, member): (Pid, &Member)| {
+            member.generation == self.generation && member.stage == Stage::Ready
+        };
+        (0..self.slots.len()).all(|slot| self.active(slot).any(serves))
+    }
+
+    fn spawn(&mut self, slot: usize, actions: &mut Vec<Action>) {
+        self.slots[slot].spawning = true;
+        // While the new generation is on trial, deaths are made good with the proven one.
+        let generation = self.trial.as_ref().map_or(self.generation, |trial| trial.former);
+        actions.push(Action::Spawn { slot, generation });
+    }
+
+    fn retire(
+        &mut self,
+        now: Instant,
+        actions: &mut Vec<Action>,
+        which: impl Fn(Pid, &Member) -> bool,
+    ) {
+        for (&pid, member) in &mut self.workers {
+            if member.stage.is_active() && which(pid, member) {
+                member.leave(pid, Why::Replaced, now, actions);
+            }
+        }
+    }
+
+    pub(super) fn active(&self, slot: usize) -> impl Iterator<Item = (Pid, &Member)> {
+        self.workers
+            .iter()
+            .filter(move |(_, member)| member.slot == slot && member.stage.is_active())
+            .map(|(&pid, member)| (pid, member))
+    }
+}

@@ -1,0 +1,71 @@
+//! A forked process: its first instructions, its exit statuses, and its last instruction.
+
+use std::any::Any;
+use std::ffi::CString;
+use std::panic::{self, AssertUnwindSafe};
+
+use nix::sys::prctl;
+use nix::sys::signal::Signal;
+use nix::unistd::{Pid, getppid};
+
+use crate::{log, stdout, sys};
+
+/// The exit statuses of a worker; the master judges by the board and by how a worker was ended, never by
+/// these.
+pub(crate) mod status {
+    /// It left as it was told.
+    pub(crate) const LEFT: i32 = 0;
+    /// The app could not be started.
+    pub(crate) const NOT_STARTED: i32 = 3;
+    /// The thread of the runtime panicked.
+    pub(crate) const PANICKED: i32 = 70;
+}
+
+/// Does all that a forked process does, and ends it: nothing, not even a panic, leads back into the master.
+pub(crate) fn end_with(life: impl FnOnce() -> i32) -> ! {
+    let code = panic::catch_unwind(AssertUnwindSafe(life));
+    leave(code.unwrap_or_else(|panic| panicked(&*panic)))
+}
+
+/// Ends a forked process: what it wrote is flushed, and no exit handler of the master's runs.
+pub(super) fn leave(code: i32) -> ! {
+    stdout::flush_before_exit();
+    sys::exit_now(code)
+}
+
+/// Asks for SIGTERM when the master dies, which it may have done in the meantime.
+pub(super) fn follow(master: Pid) -> nix::Result<()> {
+    prctl::set_pdeathsig(Signal::SIGTERM)?;
+    if getppid() == master { Ok(()) } else { Err(nix::errno::Errno::ESRCH) }
+}
+
+/// The name that `ps -o comm` and `top` show; the kernel cuts it to 15 bytes.
+pub(super) fn name(name: &str) {
+    if let Ok(name) = CString::new(name) {
+        // A process without a name works as well.
+        let _ = prctl::set_name(&name);
+    }
+}
+
+/// Logs a panic of the app; the exit status comes back.
+pub(super) fn panicked(panic: &(dyn Any + Send)) -> i32 {
+    let panic = log::panic_message(panic);
+    tracing::error!(panic, "the app panicked");
+    status::PANICKED
+}
+
+/// An error and what caused it, in one line.
+pub(super) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        // Many errors repeat their source in their own text.
+        if !text.contains(&more) {
+            text.push_str(": ");
+            text.push_str(&more);
+        }
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,245 @@
+//! A worker's whole life: its two threads, the runtime, the app, the server.
+
+use std::cell::Cell;
+use std::future::Future;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::pin::pin;
+use std::sync::Arc;
+use std::thread;
+
+use farrier_heartbeat::{Pulse, State, keep_beating};
+use farrier_serve::{BoxError, Drain, Level, Listener, Refused, Server};
+use http::{Request, Response};
+use http_body::Body;
+use hyper::body::Incoming;
+use nix::fcntl::OFlag;
+use nix::unistd::{Pid, pipe2};
+use tokio::runtime::{Builder, Runtime};
+use tokio::time;
+use tower_service::Service;
+
+use super::handle::Worker;
+use super::process::{self, chain, panicked, status};
+use super::watch::Watch;
+use crate::board::{Board, BoardPulse, InFlight, Seat};
+use crate::ends;
+use crate::report::Report;
+use crate::settings::Settings;
+use crate::signals::WorkerSignals;
+use crate::sockets::{MasterListener, WorkerListener};
+
+/// What a worker process is made of.
+#[derive(Debug)]
+pub(crate) struct Seed {
+    pub(crate) slot: usize,
+    pub(crate) generation: u64,
+    pub(crate) master: Pid,
+    pub(crate) board: Arc<Board>,
+    pub(crate) seat: Seat,
+    pub(crate) settings: Arc<Settings>,
+    /// As the master has them, and by the fork this process too.
+    pub(crate) listeners: Vec<MasterListener>,
+    /// Where the worker says that it is ready.
+    pub(crate) report: OwnedFd,
+    /// A pipe whose other end only the master holds: its end is the master's death.
+    pub(crate) alive: OwnedFd,
+}
+
+/// Is told of each request that the server refuses.
+pub(crate) type RefusedHook = Arc<dyn Fn(&Refused) + Send + Sync>;
+
+/// A worker's whole life, in the forked process; the exit status comes back.
+pub(crate) fn live<A, F, S, E, B>(seed: Seed, app: &A, refused: Option<RefusedHook>) -> i32
+where
+    A: Fn(Worker) -> F + Sync,
+    F: Future<Output = Result<S, E>>,
+    E: Into<BoxError>,
+    S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+    S::Error: Into<BoxError>,
+    B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
+{
+    let prepared = settle_in(&seed).and_then(|signals| {
+        let listeners = seed.listeners.iter().map(MasterListener::share);
+        Ok((signals, listeners.collect::<io::Result<Vec<_>>>()?, pipe2(OFlag::O_CLOEXEC)?))
+    });
+    let (signals, listeners, (done, not_done)) = match prepared {
+        Ok(prepared) => prepared,
+        Err(error) => {
+            tracing::error!(%error, slot = seed.slot, "a worker could not set itself up");
+            return status::NOT_STARTED;
+        }
+    };
+    let worker = Worker {
+        slot: seed.slot,
+        generation: seed.generation,
+        pulse: Arc::new(BoardPulse::new(seed.board, seed.seat)),
+        drain: Drain::new(),
+        settings: seed.settings,
+        exit_work: Arc::default(),
+    };
+    let watch = Watch::new(signals, seed.alive, seed.listeners, done, worker.clone());
+    let report = seed.report;
+    thread::scope(|scope| {
+        let fresh = thread::Builder::new().name("worker".into()).spawn_scoped(scope, move || {
+            let _not_done = not_done;
+            run(&worker, app, listeners, refused, report)
+        });
+        match fresh {
+            Ok(fresh) => {
+                watch.until_done();
+                fresh.join().unwrap_or_else(|panic| panicked(&*panic))
+            }
+            Err(error) => {
+                tracing::error!(%error, "a worker could not start its thread");
+                status::NOT_STARTED
+            }
+        }
+    })
+}
+
+/// What a process does first after the fork.
+fn settle_in(seed: &Seed) -> io::Result<WorkerSignals> {
+    let signals = WorkerSignals::take()?;
+    process::follow(seed.master)?;
+    process::name(&format!("farrier:{}", seed.slot));
+    Ok(signals)
+}
+
+/// The fresh thread: runtime, app, server.
+fn run<A, F, S, E, B>(
+    worker: &Worker,
+    app: &A,
+    listeners: Vec<WorkerListener>,
+    refused: Option<RefusedHook>,
+    report: OwnedFd,
+) -> i32
+where
+    A: Fn(Worker) -> F,
+    F: Future<Output = Result<S, E>>,
+    E: Into<BoxError>,
+    S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+    S::Error: Into<BoxError>,
+    B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
+{
+    let runtime = match runtime(worker.settings.threads) {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            tracing::error!(%error, "a worker could not build its runtime");
+            return status::NOT_STARTED;
+        }
+    };
+    let code = runtime.block_on(async {
+        tokio::spawn(keep_beating(worker.pulse(), worker.settings.beat_interval()));
+        match start(worker, app, listeners, refused).await {
+            Ok(server) => {
+                worker.pulse.set_state(State::Ready);
+                // If nobody reads it the master is dead, and the forked thread knows.
+                let _ = nix::unistd::write(&report, &Report::Ready.to_bytes());
+                drop(report);
+                let told = Cell::new(None);
+                let mut serving = pin!(server.serve(worker.drain()));
+                tokio::select! {
+                    // First: what the server cuts is in flight no more.
+                    biased;
+                    why = worker.time_is_over(&told) => {
+                        let cut = worker.pulse.in_flight();
+                        let connections = serving.await.cut;
+                        if connections > 0 {
+                            tracing::warn!(connections, "cut {why}: {}", InFlight(&cut));
+                        }
+                    }
+                    _ = serving.as_mut() => {}
+                }
+                let told = told.get().unwrap_or_else(time::Instant::now);
+                worker.exit_work.finish(worker.grace_over(told)).await;
+                status::LEFT
+            }
+            Err(error) => {
+                let error = chain(&*error);
+                tracing::error!(slot = worker.slot, error, "the app failed to start");
+                let _ = nix::unistd::write(&report, &Report::Failure(error).to_bytes());
+                worker.exit_work.finish(time::sleep(ends::QUICK_EXIT_WORK)).await;
+                status::NOT_STARTED
+            }
+        }
+    });
+    // What blocks in a thread of its own is not waited for: the process ends with it.
+    runtime.shutdown_background();
+    code
+}
+
+fn runtime(threads: usize) -> io::Result<Runtime> {
+    match threads {
+        0 | 1 => Builder::new_current_thread().enable_all().build(),
+        _ => Builder::new_multi_thread().worker_threads(threads).enable_all().build(),
+    }
+}
+
+async fn start<A, F, S, E>(
+    worker: &Worker,
+    app: &A,
+    listeners: Vec<WorkerListener>,
+    refused: Option<RefusedHook>,
+) -> Result<Server<S>, BoxError>
+where
+    A: Fn(Worker) -> F,
+    F: Future<Output = Result<S, E>>,
+    E: Into<BoxError>,
+{
+    let service = app(worker.clone()).await.map_err(Into::into)?;
+    let listeners: Vec<Listener> = listeners
+        .into_iter()
+        .map(|listener| match listener {
+            WorkerListener::Tcp(listener) => listener.try_into(),
+            WorkerListener::Unix(listener) => listener.try_into(),
+        })
+        .collect::<io::Result<_>>()?;
+    let settings = worker.settings();
+    let server = Server::new(listeners, service)
+        .keepalive(settings.keepalive)
+        .header_read_timeout(settings.header_read_timeout)
+        .half_close_timeout(settings.half_close_timeout)
+        .tolerate_invalid_requests(settings.tolerate_invalid_requests)
+        .worker_connections(settings.worker_connections)
+        .drain_idle(settings.drain_idle)
+        .graceful_timeout(settings.graceful_timeout)
+        .on_connection({
+            let pulse = worker.pulse();
+            move |event| pulse.note(*event)
+        });
+    Ok(match refused {
+        Some(hook) => server.request_refused(move |refused| hook(refused)),
+        None => server,
+    })
+}
+
+impl Worker {
+    /// Waits for the end of the grace, or for the order to stop at once, and says which; `told` becomes when
+    /// the worker was told to leave.
+    async fn time_is_over(&self, told: &Cell<Option<time::Instant>>) -> &'static str {
+        self.drain.started().await;
+        let now = time::Instant::now();
+        told.set(Some(now));
+        tokio::select! {
+            biased;
+            () = self.drain.reached(Level::Quick) => "by the order to stop at once",
+            () = time::sleep_until(now + self.settings.graceful_timeout) => "at the end of graceful_timeout",
+        }
+    }
+
+    /// Ends when the work before the exit has to.
+    async fn grace_over(&self, told: time::Instant) {
+        let least = time::Instant::now() + ends::LEAST_EXIT_WORK;
+        let quick = async {
+            self.drain.reached(Level::Quick).await;
+            time::sleep(ends::QUICK_EXIT_WORK).await;
+        };
+        tokio::select! {
+            () = time::sleep_until(least.max(told + self.settings.graceful_timeout)) => {}
+            () = quick => {}
+        }
+    }
+}
