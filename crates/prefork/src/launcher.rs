@@ -142,7 +142,7 @@ impl Launcher {
             .and_then(|()| Ok(first_audit()?))
             .and_then(|()| Master::new(&name, settings, prepare, &body));
         let code = match begun {
-            Ok((master, first)) => match master.run(first) {
+            Ok(master) => match master.run() {
                 Verdict::Stopped => {
                     tracing::info!("{name} has stopped");
                     ExitCode::SUCCESS

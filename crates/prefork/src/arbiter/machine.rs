@@ -32,6 +32,8 @@ pub(crate) struct Arbiter {
 /// What the master as a whole is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
+    /// Nothing was done yet. Exits: `Preparing`, `Starting` (the first event), `Stopping` (a stop was ordered).
+    New { prepare: bool },
     /// The preparing process runs. Exits: `Starting` (it succeeded), `Stopping` (it failed, was too slow,
     /// or a stop was ordered).
     Preparing {
@@ -73,13 +75,12 @@ pub(super) struct Trial {
 // === impl Arbiter ===
 
 impl Arbiter {
-    /// A master that has not forked yet, and its first actions.
-    pub(crate) fn start(limits: Limits, prepare: bool, now: Instant) -> (Self, Vec<Action>) {
-        let slots = vec![SlotState::default(); limits.workers];
-        let mut arbiter = Self {
+    /// A master that has not forked yet; its first event makes it begin.
+    pub(crate) fn new(limits: Limits, prepare: bool) -> Self {
+        Self {
+            slots: vec![SlotState::default(); limits.workers],
             limits,
-            phase: Phase::Starting,
-            slots,
+            phase: Phase::New { prepare },
             workers: BTreeMap::new(),
             generation: 1,
             newest: 1,
@@ -87,18 +88,7 @@ impl Arbiter {
             reload_wanted: false,
             rereading: false,
             unfinished: false,
-        };
-        let mut actions = Vec::new();
-        if prepare {
-            arbiter.phase = Phase::Preparing {
-                pid: None,
-                deadline: arbiter.limits.boot_timeout.map(|limit| now + limit),
-            };
-            actions.push(Action::Prepare);
-        } else {
-            arbiter.settle(now, &mut actions);
         }
-        (arbiter, actions)
     }
 
     /// Takes notice of an event and decides.
@@ -305,7 +295,7 @@ impl Arbiter {
             // A second order can make it quicker, never slower.
             Phase::Stopping { quick: before, verdict } => (quick || before, verdict, None),
             Phase::Preparing { pid, .. } => (quick, verdict, pid),
-            Phase::Starting | Phase::Running => (quick, verdict, None),
+            Phase::New { .. } | Phase::Starting | Phase::Running => (quick, verdict, None),
         };
         if let Some(pid) = preparing {
             // It has no signal handling of its own, so SIGTERM ends it at once.

@@ -32,6 +32,15 @@ impl Arbiter {
     /// Brings what there is closer to what there should be.
     pub(super) fn settle(&mut self, now: Instant, actions: &mut Vec<Action>) {
         match self.phase {
+            Phase::New { prepare: true } => {
+                let deadline = self.limits.boot_timeout.map(|limit| now + limit);
+                self.phase = Phase::Preparing { pid: None, deadline };
+                actions.push(Action::Prepare);
+            }
+            Phase::New { prepare: false } => {
+                self.phase = Phase::Starting;
+                self.settle_start(now, actions);
+            }
             Phase::Preparing { .. } | Phase::Stopped(_) => {}
             Phase::Starting => self.settle_start(now, actions),
             Phase::Running => self.settle_run(now, actions),

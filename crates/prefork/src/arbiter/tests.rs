@@ -74,7 +74,8 @@ fn one_that_fails_at_the_start_is_tried_again_when_another_is_ready() {
 #[test]
 fn forks_that_fail_at_the_start_are_the_end() {
     let now = Instant::now();
-    let (mut arbiter, actions) = Arbiter::start(limits(2), false, now);
+    let mut arbiter = Arbiter::new(limits(2), false);
+    let actions = arbiter.handle(Event::Tick, now);
     assert_eq!(actions.len(), 2);
     arbiter.handle(Event::SpawnFailed { slot: 0 }, now);
     arbiter.handle(Event::SpawnFailed { slot: 1 }, now);
@@ -479,7 +480,8 @@ fn a_stop_during_a_reload_takes_no_longer() {
 fn a_worker_that_is_forked_while_the_order_to_stop_comes_is_told_too() {
     let now = Instant::now();
     for quick in [true, false] {
-        let (mut arbiter, _) = Arbiter::start(limits(1), false, now);
+        let mut arbiter = Arbiter::new(limits(1), false);
+        arbiter.handle(Event::Tick, now);
         let actions = arbiter.handle(Event::Order(Order::Stop { quick }), now);
         assert_eq!((arbiter.phase(), actions.len()), (stopping(quick), 0));
         let actions = arbiter.handle(Event::Spawned { pid: 7, slot: 0, generation: 1 }, now);

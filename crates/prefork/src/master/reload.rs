@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::Master;
+use super::state::Master;
 use crate::arbiter::Limits;
 use crate::control::{self, Control};
 

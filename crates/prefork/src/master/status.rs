@@ -4,7 +4,7 @@ use std::time::{Instant, SystemTime};
 
 use serde::Serialize;
 
-use super::{Child, Master};
+use super::state::{Child, Master};
 use crate::arbiter::{Phase, Pid, Stage};
 
 /// The server.
@@ -87,7 +87,7 @@ pub(super) struct OldestRequest {
 impl Master<'_> {
     pub(super) fn status(&self) -> Status<'_> {
         let state = match self.arbiter.phase() {
-            Phase::Preparing { .. } => "preparing",
+            Phase::New { .. } | Phase::Preparing { .. } => "preparing",
             Phase::Starting => "starting",
             Phase::Running if self.arbiter.reloading() => "reloading",
             Phase::Running => "running",

@@ -6,7 +6,7 @@ use std::time::Duration;
 use nix::libc;
 use nix::sys::signal::Signal;
 
-use super::{Child, Master};
+use super::state::{Child, Master};
 use crate::arbiter::{Pid, Stage, Why};
 use crate::board::InFlight;
 use crate::worker::status;

@@ -37,7 +37,7 @@ impl World {
 
     pub(super) fn starting(workers: usize, prepare: bool) -> Self {
         let now = Instant::now();
-        let (arbiter, actions) = Arbiter::start(limits(workers), prepare, now);
+        let arbiter = Arbiter::new(limits(workers), prepare);
         let mut world = Self {
             arbiter,
             now,
@@ -48,7 +48,7 @@ impl World {
             spawns: Vec::new(),
             log: Vec::new(),
         };
-        world.act(actions);
+        world.feed(Event::Tick);
         world
     }
 

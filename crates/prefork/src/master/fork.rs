@@ -1,0 +1,109 @@
+//! The forks, and what a child gives up first.
+
+use std::mem;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use nix::fcntl::OFlag;
+use nix::unistd;
+
+use super::state::{Child, Master, Own};
+use crate::arbiter::{Event, Pid};
+use crate::audit::{audit, close_inherited};
+use crate::sys::{self, Forked};
+use crate::worker::{self, Seed};
+use crate::{log, stdout};
+
+impl Master<'_> {
+    fn fork(&self) -> Result<Forked, Box<dyn std::error::Error>> {
+        let own = self.own.iter().flat_map(Own::not_shareable);
+        let audit = audit(&own.map(|own| own.as_raw_fd()).collect::<Vec<_>>())?;
+        // A child would write again what is still in the buffer.
+        stdout::settle();
+        let forked = sys::fork(audit.single_threaded)?;
+        if let Forked::Child = forked {
+            if let Err(error) = close_inherited(&audit.inherited) {
+                tracing::error!(%error, "a worker keeps what it inherited from this program's parent");
+            }
+        }
+        Ok(forked)
+    }
+
+    pub(super) fn fork_prepare(&mut self) -> Event {
+        let Some(work) = self.prepare.take() else {
+            return Event::Unprepared;
+        };
+        match self.fork() {
+            Ok(Forked::Child) => {
+                let master = self.pid;
+                self.give_up_what_is_the_masters();
+                worker::end_with(|| worker::prepare(master, work))
+            }
+            Ok(Forked::Parent(pid)) => {
+                tracing::info!(process = pid.as_raw(), "preparing");
+                self.preparing = Some(pid.as_raw());
+                Event::Preparing(pid.as_raw())
+            }
+            Err(error) => {
+                tracing::error!("the preparing process could not be forked: {error}");
+                Event::Unprepared
+            }
+        }
+    }
+
+    pub(super) fn spawn(
+        &mut self,
+        slot: usize,
+        generation: u64,
+    ) -> Result<Pid, Box<dyn std::error::Error>> {
+        let settings = self.generations.get(&generation).ok_or("its settings are void")?;
+        let settings = Arc::clone(settings);
+        let own = self.own.as_ref().ok_or("a child does not fork workers")?;
+        let alive = own.alive.try_clone()?;
+        let (reader, report) = unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
+        let seat = self.board.take().ok_or("the board is full")?;
+        match self.fork() {
+            Ok(Forked::Child) => {
+                drop(reader);
+                let listeners = mem::take(&mut self.listeners);
+                self.give_up_what_is_the_masters();
+                let seed = Seed {
+                    slot,
+                    generation,
+                    master: self.pid,
+                    board: Arc::clone(&self.board),
+                    seat,
+                    settings,
+                    listeners,
+                    report,
+                    alive,
+                };
+                worker::end_with(|| (self.body)(seed))
+            }
+            Ok(Forked::Parent(pid)) => {
+                let pid = pid.as_raw();
+                self.board.occupy(seat, pid);
+                let started = SystemTime::now();
+                let child =
+                    Child { slot, generation, seat, started, report: Some(reader), failure: None };
+                self.children.insert(pid, child);
+                Ok(pid)
+            }
+            Err(error) => {
+                self.board.free(seat);
+                Err(error)
+            }
+        }
+    }
+
+    /// In a child: closes what only the master may hold. No file is removed.
+    fn give_up_what_is_the_masters(&mut self) {
+        drop(self.own.take());
+        // The file stays; its lock is the master's.
+        self.pidfile = None;
+        self.children.clear();
+        self.listeners.clear();
+        log::forget_losses();
+    }
+}

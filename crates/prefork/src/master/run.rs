@@ -1,0 +1,162 @@
+//! The loop: it waits, hears what happened, and carries out what the arbiter decides.
+
+use std::collections::VecDeque;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::Instant;
+
+use nix::poll::{PollFd, PollFlags};
+
+use super::state::{Master, Own};
+use super::workers::strike;
+use crate::arbiter::{Action, Event, Phase, Verdict, Why};
+use crate::ends;
+use crate::pidfile::Pidfile;
+use crate::poll::poll_until;
+use crate::sockets::MasterListener;
+
+impl Master<'_> {
+    /// Runs until no process is left.
+    pub(crate) fn run(mut self) -> Verdict {
+        tracing::info!(version = env!("CARGO_PKG_VERSION"), "{} starts", self.name);
+        for address in &self.addresses {
+            tracing::info!("listening on {address}");
+        }
+        self.feed(Event::Tick);
+        let verdict = loop {
+            match self.arbiter.phase() {
+                Phase::Stopped(verdict) => break verdict,
+                Phase::Stopping { .. } => {
+                    self.close_listeners();
+                    self.no_reload("the server stops");
+                }
+                Phase::New { .. } | Phase::Preparing { .. } | Phase::Starting | Phase::Running => {}
+            }
+            self.wait();
+            // Beats before the tick that judges them, and the tick before anything else that judges.
+            self.take_beats();
+            self.feed(Event::Tick);
+            self.take_reports();
+            self.take_signals();
+            self.take_commands();
+        };
+        self.close_listeners();
+        self.no_reload("the server does not run");
+        if let Some(Own { control: Some(control), .. }) = &self.own {
+            control.remove_file();
+        }
+        self.pidfile.iter().for_each(Pidfile::remove);
+        verdict
+    }
+
+    /// The one wait.
+    fn wait(&self) {
+        let mut deadline = self
+            .arbiter
+            .deadline()
+            .into_iter()
+            .chain(self.closing.filter(|_| !self.listeners.is_empty()))
+            .min();
+        let mut watched = Vec::new();
+        if let Some(own) = &self.own {
+            watched.push(PollFd::new(own.signals.as_fd(), PollFlags::POLLIN));
+            if let Some(control) = &own.control {
+                watched.extend(control.interests().map(|(fd, flags)| PollFd::new(fd, flags)));
+                deadline = deadline.into_iter().chain(control.deadline()).min();
+            }
+        }
+        let reports = self.children.values().filter_map(|child| child.report.as_ref());
+        watched.extend(reports.map(|report| PollFd::new(report.as_fd(), PollFlags::POLLIN)));
+        poll_until(&mut watched, deadline);
+    }
+
+    pub(super) fn feed(&mut self, event: Event) {
+        let actions = self.arbiter.handle(event, Instant::now());
+        self.act(actions);
+    }
+
+    fn act(&mut self, actions: Vec<Action>) {
+        let mut actions = VecDeque::from(actions);
+        while let Some(action) = actions.pop_front() {
+            let Some(event) = self.carry_out(action) else {
+                continue;
+            };
+            actions.extend(self.arbiter.handle(event, Instant::now()));
+            if let Some(settings) = self.reread.take() {
+                self.generations.entry(self.arbiter.generation()).or_insert(Arc::new(settings));
+            }
+        }
+    }
+
+    fn carry_out(&mut self, action: Action) -> Option<Event> {
+        match action {
+            Action::Prepare => Some(self.fork_prepare()),
+            Action::Spawn { slot, generation } => Some(match self.spawn(slot, generation) {
+                Ok(pid) => {
+                    tracing::info!(worker = pid, slot, generation, "booting worker");
+                    Event::Spawned { pid, slot, generation }
+                }
+                Err(error) => {
+                    let how = format!("no worker could be forked: {error}");
+                    tracing::error!(slot, generation, "{how}");
+                    self.note_exit(slot, how);
+                    Event::SpawnFailed { slot }
+                }
+            }),
+            Action::Testify { pid, silent } => {
+                self.testify(pid, silent);
+                None
+            }
+            Action::Signal { pid, signal, why } => {
+                if why == Why::Stop {
+                    // First: what the workers then find in the queues is all that will ever be there.
+                    self.close_listeners();
+                }
+                if let Some(child) = self.children.get(&pid) {
+                    self.board.dismiss(child.seat);
+                    if matches!(why, Why::BootTimeout | Why::Hung) {
+                        self.note_exit(child.slot, why.to_string());
+                    }
+                }
+                strike(pid, signal, why);
+                None
+            }
+            Action::Reread => Some(Event::Reread(self.reload_begins())),
+            Action::Revert { generation, slot } => {
+                self.generations.remove(&generation);
+                let reason = self.exits.get(&slot).map_or("unknown", |(how, _)| how);
+                let why = format!(
+                    "the reload failed: its first worker did not become ready: {reason}; the old workers stay"
+                );
+                tracing::error!(generation, "{why}");
+                self.reload_ends(Err(why));
+                None
+            }
+            Action::Reloaded { generation } => {
+                tracing::info!(generation, "the reload is over: every worker is new");
+                self.reload_ends(Ok(()));
+                None
+            }
+            Action::Proven { generation } => {
+                self.generations.retain(|known, _| *known >= generation);
+                if generation > 1 {
+                    tracing::info!(generation, "the first worker of the new generation is ready");
+                }
+                None
+            }
+        }
+    }
+
+    /// The server stops: at first nobody new gets into the queues, and the workers serve who is there
+    /// already; an empty queue is closed, so that who comes later is refused at once, also when a
+    /// worker hangs and would keep the address open.
+    fn close_listeners(&mut self) {
+        let now = Instant::now();
+        match self.closing {
+            None => self.listeners.iter().for_each(MasterListener::take_nobody_new),
+            Some(look) if now >= look => MasterListener::close_empty(&mut self.listeners),
+            Some(_) => return,
+        }
+        self.closing = Some(now + ends::MASTER_LOOKS);
+    }
+}

@@ -1,0 +1,150 @@
+//! What a master holds.
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use nix::fcntl::OFlag;
+use nix::unistd::{self, getpid};
+
+use crate::arbiter::{Arbiter, Limits, Pid};
+use crate::board::{Board, Seat};
+use crate::control::Control;
+use crate::pidfile::Pidfile;
+use crate::settings::Settings;
+use crate::signals::Signals;
+use crate::sockets::MasterListener;
+use crate::worker::{Prepare, Seed};
+
+/// The process that holds the sockets and keeps the workers on their feet.
+pub(crate) struct Master<'a> {
+    pub(super) name: String,
+    pub(super) pid: unistd::Pid,
+    pub(super) began: Instant,
+    pub(super) arbiter: Arbiter,
+    /// The settings of each generation that may still be started.
+    pub(super) generations: BTreeMap<u64, Arc<Settings>>,
+    /// What was just read again, until the arbiter has given it a generation.
+    pub(super) reread: Option<Settings>,
+    /// How the last reload went; `None` before the first is over.
+    pub(super) last_reload: Option<Result<(), String>>,
+    /// By slot how its last worker ended that nobody had told to, and when.
+    pub(super) exits: BTreeMap<usize, (String, Instant)>,
+    pub(super) board: Arc<Board>,
+    pub(super) listeners: Vec<MasterListener>,
+    /// When to look at the listeners' queues again; `None` until the server stops.
+    pub(super) closing: Option<Instant>,
+    /// The listeners' addresses, also when they are closed.
+    pub(super) addresses: Vec<String>,
+    pub(super) pidfile: Option<Pidfile>,
+    /// `None` in a child.
+    pub(super) own: Option<Own>,
+    pub(super) children: BTreeMap<Pid, Child>,
+    pub(super) preparing: Option<Pid>,
+    pub(super) prepare: Option<Prepare>,
+    pub(super) body: &'a dyn Fn(Seed) -> i32,
+}
+
+/// Descriptors that no child may keep.
+pub(super) struct Own {
+    pub(super) signals: Signals,
+    pub(super) control: Option<Control>,
+    /// The end of a pipe that each worker gets a copy of, to watch.
+    pub(super) alive: OwnedFd,
+    /// The other end; held, never written: it closes when the master dies.
+    pub(super) _held: OwnedFd,
+}
+
+/// A worker process.
+pub(super) struct Child {
+    pub(super) slot: usize,
+    pub(super) generation: u64,
+    pub(super) seat: Seat,
+    pub(super) started: SystemTime,
+    /// Where it says that it is ready, or why it will not be; `None` once it did.
+    pub(super) report: Option<OwnedFd>,
+    /// Why its app could not be started.
+    pub(super) failure: Option<String>,
+}
+
+// === impl Master ===
+
+impl<'a> Master<'a> {
+    /// Takes what a master holds: signals, pidfile, sockets. Nothing is forked yet.
+    ///
+    /// # Errors
+    ///
+    /// In one line what is missing; what was made before is removed again.
+    pub(crate) fn new(
+        name: &str,
+        settings: Settings,
+        prepare: Option<Prepare>,
+        body: &'a dyn Fn(Seed) -> i32,
+    ) -> Result<Self, Box<dyn std::error::Error>> {
+        // First, so that a stop that comes early is not lost.
+        let signals = Signals::of_master()?;
+        let pid = getpid();
+        let board = Arc::new(Board::new()?);
+        let (alive, held) = unistd::pipe2(OFlag::O_CLOEXEC)?;
+        let pidfile = match &settings.pidfile {
+            Some(path) => Some(Pidfile::write(path, pid.as_raw())?),
+            None => None,
+        };
+        if let (Some(pidfile), None) = (&settings.pidfile, settings.control_path()) {
+            let pidfile = pidfile.display();
+            tracing::warn!(
+                "no control socket: {pidfile}.sock is too long for one; control_socket sets another path"
+            );
+        }
+        let sockets =
+            settings.control_path().map(|path| Control::bind(&path)).transpose().and_then(
+                |control| match MasterListener::bind_all(&settings.bind, settings.backlog) {
+                    Ok(listeners) => Ok((control, listeners)),
+                    Err(error) => {
+                        control.iter().for_each(Control::remove_file);
+                        Err(error)
+                    }
+                },
+            );
+        let (control, listeners) = match sockets {
+            Ok(sockets) => sockets,
+            Err(error) => {
+                pidfile.iter().for_each(Pidfile::remove);
+                return Err(error.into());
+            }
+        };
+        let arbiter = Arbiter::new(Limits::of(&settings), prepare.is_some());
+        let generation = arbiter.generation();
+        Ok(Self {
+            name: name.to_owned(),
+            pid,
+            began: Instant::now(),
+            arbiter,
+            generations: BTreeMap::from([(generation, Arc::new(settings))]),
+            reread: None,
+            last_reload: None,
+            exits: BTreeMap::new(),
+            board,
+            addresses: listeners.iter().map(MasterListener::to_string).collect(),
+            listeners,
+            closing: None,
+            pidfile,
+            own: Some(Own { signals, control, alive, _held: held }),
+            children: BTreeMap::new(),
+            preparing: None,
+            prepare,
+            body,
+        })
+    }
+}
+
+// === impl Own ===
+
+impl Own {
+    /// What an audit would find; children drop it all with [`Own`].
+    pub(super) fn not_shareable(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        let control = self.control.iter().flat_map(Control::interests);
+        control.map(|(fd, _)| fd).chain([self.signals.as_fd()])
+    }
+}

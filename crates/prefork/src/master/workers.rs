@@ -1,0 +1,128 @@
+//! The talk with the workers: beats, reports, signals, deaths.
+
+use std::time::Instant;
+
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd;
+
+use super::state::Master;
+use super::words::Ending;
+use crate::arbiter::{Event, Pid, Stage, Strike, Why};
+use crate::report::Report;
+use crate::sys;
+
+impl Master<'_> {
+    pub(super) fn take_beats(&mut self) {
+        let now = Instant::now();
+        for (&pid, child) in &self.children {
+            let at = self.board.read(child.seat).beat;
+            self.arbiter.handle(Event::Beat { pid, at }, now);
+        }
+    }
+
+    pub(super) fn take_reports(&mut self) {
+        let waiting: Vec<Pid> = self
+            .children
+            .iter()
+            .filter(|(_, child)| child.report.is_some())
+            .map(|(&pid, _)| pid)
+            .collect();
+        for pid in waiting {
+            self.take_report(pid);
+        }
+    }
+
+    fn take_report(&mut self, pid: Pid) {
+        let Some(child) = self.children.get_mut(&pid) else {
+            return;
+        };
+        let Some(report) = &child.report else {
+            return;
+        };
+        let mut said = [0; Report::LONGEST];
+        match unistd::read(report, &mut said).map(|length| Report::of(&said[..length])) {
+            Ok(None) => child.report = None,
+            Ok(Some(Report::Failure(why))) => {
+                child.report = None;
+                child.failure = Some(why);
+            }
+            Ok(Some(Report::Ready)) => {
+                child.report = None;
+                tracing::info!(
+                    worker = pid,
+                    slot = child.slot,
+                    generation = child.generation,
+                    "worker ready"
+                );
+                self.feed(Event::Ready(pid));
+            }
+            Err(Errno::EAGAIN | Errno::EINTR) => {}
+            Err(error) => {
+                tracing::warn!(worker = pid, %error, "a worker's report could not be read");
+                child.report = None;
+            }
+        }
+    }
+
+    /// One SIGCHLD may stand for many deaths.
+    pub(super) fn reap(&mut self) {
+        loop {
+            match sys::reap() {
+                Ok(Some((pid, status))) => self.bury(pid, Ending::of(status)),
+                Ok(None) | Err(Errno::ECHILD) => return,
+                Err(Errno::EINTR) => {}
+                Err(error) => {
+                    tracing::error!(%error, "waitpid failed");
+                    return;
+                }
+            }
+        }
+    }
+
+    fn bury(&mut self, pid: Pid, ending: Ending) {
+        if self.preparing == Some(pid) {
+            self.preparing = None;
+            if !ending.is_success() {
+                tracing::error!(process = pid, "the preparation did not succeed: {ending}");
+            }
+        }
+        // It may have reported and died between two turns.
+        self.take_report(pid);
+        if let Some(child) = self.children.remove(&pid) {
+            self.write_obituary(pid, &child, ending);
+            self.board.free(child.seat);
+            let stage = self.arbiter.worker(pid).map(|(_, _, stage)| stage);
+            if matches!(stage, Some(Stage::Booting { .. } | Stage::Ready)) {
+                let how = child.failure.unwrap_or_else(|| ending.to_string());
+                self.note_exit(child.slot, how);
+            }
+        } else {
+            tracing::debug!(process = pid, "reaped a process that is no worker: {ending}");
+        }
+        self.feed(Event::Gone { pid, success: ending.is_success() });
+    }
+
+    pub(super) fn note_exit(&mut self, slot: usize, how: String) {
+        self.exits.insert(slot, (how, Instant::now()));
+    }
+}
+
+/// Sends a signal to a process that this master has not reaped, so the pid is still its own.
+pub(super) fn strike(pid: Pid, strike: Strike, why: Why) {
+    let signal = match strike {
+        Strike::Term => Signal::SIGTERM,
+        Strike::Quit => Signal::SIGQUIT,
+        Strike::Abort => Signal::SIGABRT,
+        Strike::Kill => Signal::SIGKILL,
+    };
+    match strike {
+        Strike::Term | Strike::Quit => tracing::debug!(process = pid, "{signal}: {why}"),
+        Strike::Abort | Strike::Kill => tracing::warn!(process = pid, "{signal}: {why}"),
+    }
+    match kill(unistd::Pid::from_raw(pid), signal) {
+        // Dead and not yet reaped counts as there; gone altogether it cannot be.
+        Ok(()) => {}
+        Err(error) => tracing::error!(process = pid, %error, "{signal} could not be sent"),
+    }
+}
