@@ -1,5 +1,4 @@
-//! The behaviours of the PostgreSQL backend, against a private server where PostgreSQL is
-//! installed.
+//! The behaviours of the PostgreSQL backend, against a private server.
 #![cfg(feature = "postgres")]
 
 use std::time::{Duration, Instant};
@@ -17,18 +16,8 @@ fn policy() -> Policy {
     Policy::default().health_check_bypass(Duration::ZERO)
 }
 
-/// `None`, and a word about it, where there is no PostgreSQL.
-fn pool(name: &str, policy: Policy) -> Option<Pool<Postgres>> {
-    let Some(server) = Server::shared() else {
-        skipped();
-        return None;
-    };
-    Some(Pool::new(Postgres::new(&server.url(name)).expect("a URL"), policy))
-}
-
-#[expect(clippy::print_stdout, reason = "who reads the output of a test run should know")]
-fn skipped() {
-    println!("skipped: PostgreSQL is not installed");
+fn pool(name: &str, policy: Policy) -> Pool<Postgres> {
+    Pool::new(Postgres::new(&Server::shared().url(name)).expect("a URL"), policy)
 }
 
 #[track_caller]
@@ -45,7 +34,7 @@ async fn session(pool: &Pool<Postgres>) -> i32 {
 
 /// Runs a statement beside the pool.
 async fn run(name: &str, sql: &str) {
-    let pool = pool(name, policy()).expect("a server");
+    let pool = pool(name, policy());
     let mut loan = pool.acquire().await.expect("a connection");
     sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut *loan).await.expect("a statement");
     drop(loan);
@@ -55,7 +44,7 @@ async fn run(name: &str, sql: &str) {
 /// connections.md 5, behaviours 2 and 40.
 #[tokio::test]
 async fn plain_requests_share_one_session_and_are_not_reset() {
-    let Some(pool) = pool("plain", policy()) else { return };
+    let pool = pool("plain", policy());
     let first = session(&pool).await;
     for _ in 0..10 {
         let mut loan = pool.acquire().await.unwrap();
@@ -73,7 +62,7 @@ async fn plain_requests_share_one_session_and_are_not_reset() {
 /// A word in a literal, a name or a comment is none of the session's.
 #[tokio::test]
 async fn what_only_looks_dirty_is_not_reset() {
-    let Some(pool) = pool("looks", policy().max_connections(1)) else { return };
+    let pool = pool("looks", policy().max_connections(1));
     let first = session(&pool).await;
     for sql in [
         "SELECT 1 AS attempts, 'template', ';', $$ set_config $$",
@@ -91,7 +80,7 @@ async fn what_only_looks_dirty_is_not_reset() {
 /// A table that is altered outdates what was prepared: one failure for each connection.
 #[tokio::test]
 async fn an_altered_table_fails_once() {
-    let Some(pool) = pool("altered", policy().max_connections(1)) else { return };
+    let pool = pool("altered", policy().max_connections(1));
     run("altered_setup", "CREATE TABLE altered (id INT)").await;
     let select = async || {
         let mut loan = pool.acquire().await.unwrap();
@@ -110,7 +99,7 @@ async fn an_altered_table_fails_once() {
 /// connections.md 5, behaviour 24: and a transaction that is begun as read-only is no failover.
 #[tokio::test]
 async fn a_server_that_is_a_standby_now_is_connected_to_anew() {
-    let Some(server) = Server::standby() else { return skipped() };
+    let server = Server::standby();
     let pool = Pool::new(Postgres::new(&server.url("standby")).unwrap(), policy());
     let write = async || {
         let mut loan = pool.acquire().await.unwrap();
@@ -143,7 +132,7 @@ async fn a_server_that_is_a_standby_now_is_connected_to_anew() {
 /// connections.md 5, behaviours 25 and 39.
 #[tokio::test]
 async fn a_transaction_left_open_is_rolled_back() {
-    let Some(pool) = pool("stray", policy().max_connections(1)) else { return };
+    let pool = pool("stray", policy().max_connections(1));
     run("stray_setup", "CREATE TABLE stray (id INT)").await;
     let first = session(&pool).await;
     for bare in [false, true] {
@@ -271,7 +260,7 @@ async fn run_in(
 /// connections.md 5, behaviour 39; and what sqlx has prepared still works.
 #[tokio::test]
 async fn nothing_of_a_session_is_visible_to_the_next_request() {
-    let Some(pool) = pool("hygiene", policy().max_connections(1)) else { return };
+    let pool = pool("hygiene", policy().max_connections(1));
     run("hygiene_setup", "CREATE ROLE hygiene_role; CREATE SEQUENCE left_behind_seq").await;
     let mut loan = pool.acquire().await.unwrap();
     let clean: String = sqlx::query_scalar(STATE).fetch_one(&mut *loan).await.unwrap();
@@ -306,7 +295,7 @@ async fn nothing_of_a_session_is_visible_to_the_next_request() {
 /// What a reset cannot remove goes with its session.
 #[tokio::test]
 async fn what_no_reset_removes_closes_the_connection() {
-    let Some(pool) = pool("lasting", policy().max_connections(1)) else { return };
+    let pool = pool("lasting", policy().max_connections(1));
     for lasting in ["SELECT setseed(0.5)", "SET seed = 0.5", "LOAD 'auto_explain'"] {
         for style in STYLES {
             if matches!(style, Style::Beneath) {
@@ -325,7 +314,7 @@ async fn what_no_reset_removes_closes_the_connection() {
 /// What ends with its transaction is not state of the session, and costs no round trip.
 #[tokio::test]
 async fn what_ends_with_its_transaction_is_not_reset() {
-    let Some(pool) = pool("local", policy().max_connections(1)) else { return };
+    let pool = pool("local", policy().max_connections(1));
     let mut loan = pool.acquire().await.unwrap();
     let clean: String = sqlx::query_scalar(STATE).fetch_one(&mut *loan).await.unwrap();
     drop(loan);
@@ -360,7 +349,7 @@ async fn what_ends_with_its_transaction_is_not_reset() {
 /// A role that `ALTER ROLE .. SET role` makes another one is that one after a reset, too.
 #[tokio::test]
 async fn a_role_that_is_set_at_login_is_set_after_a_reset() {
-    let Some(server) = Server::shared() else { return skipped() };
+    let server = Server::shared();
     run("at_login", "CREATE ROLE at_login LOGIN SUPERUSER; CREATE ROLE its_role SUPERUSER").await;
     run("at_login", "ALTER ROLE at_login SET role = its_role").await;
     let options: PgConnectOptions = server.url("at_login").parse().unwrap();
@@ -380,7 +369,7 @@ async fn a_role_that_is_set_at_login_is_set_after_a_reset() {
 /// goes to nobody else.
 #[tokio::test]
 async fn a_cancelled_statement_is_never_mixed_up_and_its_connection_closed() {
-    let Some(pool) = pool("cancel", policy()) else { return };
+    let pool = pool("cancel", policy());
     let mut loan = pool.acquire().await.unwrap();
     let slow = sqlx::query_scalar::<_, i32>("SELECT 1 FROM pg_sleep(0.3)").fetch_one(&mut *loan);
     assert!(timeout(Duration::from_millis(50), slow).await.is_err());
@@ -406,7 +395,7 @@ async fn a_cancelled_statement_is_never_mixed_up_and_its_connection_closed() {
 /// connections.md 4, sqlx 4385 and 4393: a cancelled BEGIN or COMMIT at each poll.
 #[tokio::test]
 async fn a_transaction_statement_cancelled_at_any_poll_leaves_no_transaction() {
-    let Some(pool) = pool("atpoll", policy().max_connections(1)) else { return };
+    let pool = pool("atpoll", policy().max_connections(1));
     for polls in 0..6 {
         for commit in [false, true] {
             let mut loan = pool.acquire().await.unwrap();
@@ -437,7 +426,7 @@ async fn poll_times(future: impl Future, polls: usize) {
 /// connections.md 5, behaviour 38.
 #[tokio::test]
 async fn a_half_read_result_is_drained_or_its_connection_closed() {
-    let Some(pool) = pool("halfread", policy().max_connections(1)) else { return };
+    let pool = pool("halfread", policy().max_connections(1));
     let first = session(&pool).await;
     let mut loan = pool.acquire().await.unwrap();
     let mut rows =
@@ -454,7 +443,7 @@ async fn a_half_read_result_is_drained_or_its_connection_closed() {
 async fn a_session_that_cannot_be_cleaned_in_time_is_ended_at_the_server() {
     let quick = policy().max_connections(1).reset_timeout(Duration::from_millis(50));
     for (style, name) in ["unclean0", "unclean1", "unclean2"].into_iter().enumerate() {
-        let Some(pool) = pool(name, quick.clone()) else { return };
+        let pool = pool(name, quick.clone());
         let mut loan = pool.acquire().await.unwrap();
         match style {
             // Dropped among its rows.
@@ -491,11 +480,8 @@ async fn most_sessions(
     policy: Policy,
     load: impl AsyncFnOnce(&Pool<Postgres>),
     is_over: impl Fn(&Pool<Postgres>) -> bool,
-) -> Option<(i64, Pool<Postgres>)> {
-    let Some(server) = Server::shared() else {
-        skipped();
-        return None;
-    };
+) -> (i64, Pool<Postgres>) {
+    let server = Server::shared();
     run("roles", &format!("CREATE ROLE {role} LOGIN")).await;
     let url = server.url(role).replace("//farrier@", &format!("//{role}@"));
     let policy = policy.acquire_timeout(Duration::from_secs(60)).max_waiting(1_000);
@@ -515,7 +501,7 @@ async fn most_sessions(
     timeout(Duration::from_secs(60), async { tokio::join!(load(&pool), watch) })
         .await
         .expect("in time");
-    Some((most, pool))
+    (most, pool)
 }
 
 async fn hang_up(pool: &Pool<Postgres>, after: Duration) {
@@ -539,9 +525,7 @@ async fn hang_ups_never_exceed_the_bound_at_the_server() {
             join_all(clients).await;
         };
         let all_closed = |pool: &Pool<Postgres>| pool.status().closed >= 120;
-        let Some((most, pool)) = most_sessions(role, policy, load, all_closed).await else {
-            return;
-        };
+        let (most, pool) = most_sessions(role, policy, load, all_closed).await;
         let status = pool.status();
         assert!((1..=4 + 1).contains(&most), "{role}: {most}: {status:?}");
         assert_eq!((status.kills, status.kill_failures > 0), (120, limit < 10_000), "{status:?}");
@@ -562,8 +546,7 @@ async fn the_bound_holds_while_connections_come_and_go() {
     };
     let all_closed = |pool: &Pool<Postgres>| pool.status().closed >= 200;
     let policy = Policy::django().max_connections(2);
-    let most = most_sessions("comeandgo", policy, load, all_closed).await;
-    let Some((most, pool)) = most else { return };
+    let (most, pool) = most_sessions("comeandgo", policy, load, all_closed).await;
     assert!((1..=2 + 1).contains(&most), "{most}: {:?}", pool.status());
     assert_eq!(pool.status().opened, 200);
 }
@@ -571,7 +554,7 @@ async fn the_bound_holds_while_connections_come_and_go() {
 /// The server hides a session's start from a role that the session has changed to.
 #[tokio::test]
 async fn a_role_that_may_not_see_its_own_session_is_served_all_the_same() {
-    let Some(server) = Server::shared() else { return skipped() };
+    let server = Server::shared();
     run("roles", "CREATE ROLE seen LOGIN; CREATE ROLE unseen; GRANT unseen TO seen").await;
     run("roles", "ALTER ROLE seen SET role = unseen").await;
     let url = server.url("seen").replace("//farrier@", "//seen@");
@@ -588,7 +571,7 @@ async fn a_role_that_may_not_see_its_own_session_is_served_all_the_same() {
 /// Others are served meanwhile.
 #[tokio::test]
 async fn hang_ups_hold_up_nobody_else() {
-    let Some(pool) = pool("others", policy().max_connections(8)) else { return };
+    let pool = pool("others", policy().max_connections(8));
     let hang_ups = join_all((0..4).map(|_| async {
         for _ in 0..50 {
             hang_up(&pool, Duration::from_millis(10)).await;
@@ -610,7 +593,7 @@ async fn hang_ups_hold_up_nobody_else() {
 /// The pool may have all the sessions that its role may, and the side connection is one more.
 #[tokio::test]
 async fn hang_ups_at_a_full_server_cost_no_slot() {
-    let Some(server) = Server::shared() else { return };
+    let server = Server::shared();
     run("full_setup", "CREATE ROLE full_role LOGIN CONNECTION LIMIT 4").await;
     let url = server.url("full").replace("//farrier@", "//full_role@");
     let pool = Pool::new(Postgres::new(&url).unwrap(), policy().max_connections(4));
@@ -635,7 +618,7 @@ async fn hang_ups_at_a_full_server_cost_no_slot() {
 
 #[tokio::test]
 async fn a_begin_that_fails_leaves_the_connection_as_it_was() {
-    let Some(pool) = pool("nobegin", policy()) else { return };
+    let pool = pool("nobegin", policy());
     let first = session(&pool).await;
     let mut loan = pool.acquire().await.unwrap();
     loan.begin_with("BEGIN NONSENSE").await.unwrap_err();
@@ -647,7 +630,7 @@ async fn a_begin_that_fails_leaves_the_connection_as_it_was() {
 /// connections.md 3.8: nobody meets a session that the server has closed, without any check.
 #[tokio::test]
 async fn an_idle_session_is_closed_before_the_server_does_it() {
-    let Some(server) = Server::shared() else { return };
+    let server = Server::shared();
     let options: PgConnectOptions = server.url("idle").parse().expect("a URL");
     let options = options.options([("idle_session_timeout", "2000ms")]);
     let pool = Pool::new(Postgres::from_options(options), policy().health_checks(false));
@@ -661,7 +644,7 @@ async fn an_idle_session_is_closed_before_the_server_does_it() {
 /// connections.md 5, behaviour 13.
 #[tokio::test]
 async fn a_session_that_the_server_ended_costs_nothing_with_checks() {
-    let Some(pool) = pool("ended", policy()) else { return };
+    let pool = pool("ended", policy());
     let first = session(&pool).await;
     run("ender", &format!("SELECT pg_terminate_backend({first}, 5000)")).await;
     assert_ne!(session(&pool).await, first);
@@ -670,7 +653,7 @@ async fn a_session_that_the_server_ended_costs_nothing_with_checks() {
 
 #[tokio::test]
 async fn a_server_that_refuses_is_told_apart_from_one_that_is_not_there() {
-    let Some(server) = Server::shared() else { return };
+    let server = Server::shared();
     let url = server.url("refused").replace("/postgres?", "/no_such_database?");
     let pool = Pool::new(Postgres::new(&url).unwrap(), policy());
     let error = pool.acquire().await.unwrap_err();
@@ -690,7 +673,7 @@ async fn a_statement_that_takes_too_long_is_given_up_and_its_session_ended() {
         assert_eq!(StatementTimedOut::find(&error).expect("typed").limit, LIMIT, "{error:?}");
     }
     let limited = policy().statement_timeout(LIMIT).max_connections(1);
-    let Some(pool) = pool("late", limited) else { return };
+    let pool = pool("late", limited);
     run("late", "CREATE TABLE late (id INT)").await;
     for style in 0..5 {
         let before = session(&pool).await;
@@ -742,7 +725,7 @@ async fn ids(pool: &Pool<Postgres>, table: &str) -> Vec<i32> {
 /// A `BEGIN` that was cut off may have begun: nobody writes into that.
 #[tokio::test]
 async fn after_a_cancelled_begin_no_write_is_lost() {
-    let Some(pool) = pool("begun", policy().max_connections(1)) else { return };
+    let pool = pool("begun", policy().max_connections(1));
     run("begun", "CREATE TABLE begun (id INT)").await;
     for polls in 1..4 {
         let mut loan = pool.acquire().await.unwrap();
@@ -763,7 +746,7 @@ async fn after_a_cancelled_begin_no_write_is_lost() {
 /// A savepoint that fails or is cut off takes the transaction with it, and the commit says so.
 #[tokio::test]
 async fn a_savepoint_that_cannot_be_set_costs_no_half_transaction() {
-    let Some(pool) = pool("halves", policy().max_connections(1)) else { return };
+    let pool = pool("halves", policy().max_connections(1));
     run("halves", "CREATE TABLE halves (id INT)").await;
     let mut loan = pool.acquire().await.unwrap();
     let mut transaction = loan.begin().await.unwrap();
@@ -795,7 +778,7 @@ async fn a_savepoint_that_cannot_be_set_costs_no_half_transaction() {
 /// PostgreSQL answers the `COMMIT` of an aborted transaction as if nothing were wrong.
 #[tokio::test]
 async fn a_commit_of_an_aborted_transaction_fails() {
-    let Some(pool) = pool("aborted", policy().max_connections(1)) else { return };
+    let pool = pool("aborted", policy().max_connections(1));
     run("aborted", "CREATE TABLE aborted (id INT PRIMARY KEY)").await;
     let first = session(&pool).await;
     let mut loan = pool.acquire().await.unwrap();
@@ -826,7 +809,7 @@ async fn a_commit_of_an_aborted_transaction_fails() {
 /// What sqlx has prepared is prepared again after a request has dropped it.
 #[tokio::test]
 async fn statements_that_a_request_deallocated_are_prepared_again() {
-    let Some(pool) = pool("deallocated", policy().max_connections(1)) else { return };
+    let pool = pool("deallocated", policy().max_connections(1));
     for sql in ["DEALLOCATE ALL", "DISCARD ALL", "PREPARE a AS SELECT 1"] {
         let mut loan = pool.acquire().await.unwrap();
         let _: i32 =
@@ -844,7 +827,7 @@ async fn statements_that_a_request_deallocated_are_prepared_again() {
 /// The error of rows that nobody read comes with the next `BEGIN`, which is sent all the same.
 #[tokio::test]
 async fn a_begin_after_unread_rows_that_fail_loses_no_write() {
-    let Some(pool) = pool("unread", policy().max_connections(1)) else { return };
+    let pool = pool("unread", policy().max_connections(1));
     run("unread", "CREATE TABLE unread (id INT)").await;
     let mut loan = pool.acquire().await.unwrap();
     let sql = "SELECT 100 / (500 - x) FROM generate_series(1, 1000) x";
@@ -865,7 +848,7 @@ async fn a_begin_after_unread_rows_that_fail_loses_no_write() {
 /// Errors that farrier does not see, and such that the transaction has got over.
 #[tokio::test]
 async fn a_commit_says_what_the_server_does() {
-    let Some(pool) = pool("truth", policy().max_connections(1)) else { return };
+    let pool = pool("truth", policy().max_connections(1));
     run("truth", "CREATE TABLE truth (id INT PRIMARY KEY)").await;
     let mut loan = pool.acquire().await.unwrap();
     let mut transaction = loan.begin().await.unwrap();

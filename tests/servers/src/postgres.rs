@@ -24,23 +24,31 @@ pub struct Postgres {
 // === impl Postgres ===
 
 impl Postgres {
-    /// The server that the tests of this process share; `None` where PostgreSQL is not installed.
-    pub fn shared() -> Option<&'static Self> {
-        static SHARED: OnceLock<Option<Postgres>> = OnceLock::new();
-        SHARED.get_or_init(|| Self::start(false)).as_ref()
+    /// The server that the tests of this process share.
+    ///
+    /// # Panics
+    ///
+    /// If PostgreSQL is not installed.
+    pub fn shared() -> &'static Self {
+        static SHARED: OnceLock<Postgres> = OnceLock::new();
+        SHARED.get_or_init(|| Self::start(false))
     }
 
-    /// One that takes no writes until `pg_promote()`; `None` where PostgreSQL is not installed.
+    /// One that takes no writes until `pg_promote()`.
+    ///
+    /// # Panics
+    ///
+    /// If PostgreSQL is not installed.
     #[must_use]
-    pub fn standby() -> Option<Self> {
+    pub fn standby() -> Self {
         Self::start(true)
     }
 
-    fn start(standby: bool) -> Option<Self> {
-        let programs = programs()?;
+    fn start(standby: bool) -> Self {
+        let programs = programs().expect("PostgreSQL is installed");
         // Another process may take the port between our look at it and the server's.
         let mut servers = (0..5).filter_map(|_| Self::start_on(free_port(), &programs, standby));
-        Some(servers.next().expect("a port that stays free"))
+        servers.next().expect("a port that stays free")
     }
 
     fn start_on(port: u16, programs: &Path, standby: bool) -> Option<Self> {
