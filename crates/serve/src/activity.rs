@@ -51,7 +51,7 @@ pub(crate) struct Activity {
     has_body: AtomicBool,
     /// The client does not take the bytes of a response that was produced.
     stalled: AtomicBool,
-    /// Bytes that were written since the last request began.
+    /// Bytes that were written since the connection was last idle for so long that the client has them.
     written: AtomicUsize,
     /// What the connection does while nothing is in flight: a [`Waiting`].
     waiting: AtomicU8,
@@ -139,7 +139,6 @@ impl Activity {
     pub(crate) fn begin(self: &Arc<Self>, has_body: bool) -> InFlight {
         self.served.store(true, Relaxed);
         self.too_slow.store(false, Relaxed);
-        self.written.store(0, Relaxed);
         self.has_body.store(has_body, Relaxed);
         self.in_flight.fetch_add(1, Relaxed);
         InFlight(Arc::clone(self))
@@ -167,7 +166,12 @@ impl Activity {
             match self.last_waiting() {
                 // The time for the first head counts from the accept.
                 Waiting::Silent => self.waiting.store(Waiting::Speaking as u8, Relaxed),
-                Waiting::Idle => self.wait(Waiting::Speaking),
+                Waiting::Idle => {
+                    if self.at(&self.since).elapsed() >= LONGEST {
+                        self.written.store(0, Relaxed);
+                    }
+                    self.wait(Waiting::Speaking);
+                }
                 Waiting::Speaking => {}
             }
         }
@@ -266,7 +270,7 @@ impl Activity {
         self.too_slow.load(Relaxed)
     }
 
-    /// Bytes that were written since the last request began.
+    /// How many bytes were written, from a moment on that does not lie in a request.
     pub(crate) fn written(&self) -> usize {
         self.written.load(Relaxed)
     }
@@ -276,8 +280,8 @@ impl Activity {
         self.stalled.load(Relaxed)
     }
 
-    /// Whether the kernel may still have a part of the last response: it is more than a client takes at once, and
-    /// just written.
+    /// Whether the kernel may still have a part of the last responses: they are more than a client takes at once,
+    /// and just written.
     pub(crate) fn may_be_unsent(&self) -> bool {
         self.written.load(Relaxed) > TAKEN_AT_ONCE && self.at(&self.since).elapsed() < LONGEST
     }

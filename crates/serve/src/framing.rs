@@ -15,6 +15,14 @@ const KEPT: usize = 64;
 const LENGTH: &[u8] = b"content-length:";
 const CODING: &[u8] = b"transfer-encoding:";
 
+/// Where the next head begins cannot be told.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Unclear {
+    why: &'static str,
+    /// How many of the bytes come before the line that is unclear; zero if it began before them.
+    pub(crate) clear: usize,
+}
+
 /// Where in its messages a connection is.
 #[derive(Debug)]
 pub(crate) struct Framing {
@@ -51,6 +59,8 @@ struct Seen {
     coding: bool,
 }
 
+// === impl Framing ===
+
 impl Framing {
     pub(crate) fn new() -> Self {
         Self { part: Part::Head(Seen::default()), line: [0; KEPT], length: 0, last: 0 }
@@ -62,7 +72,8 @@ impl Framing {
     ///
     /// Where the next head begins cannot be told: a number is longer than any that is meant, or a trailer has a
     /// LF alone, where hyper goes on and others see an end.
-    pub(crate) fn is_ambiguous(&mut self, mut bytes: &[u8]) -> io::Result<bool> {
+    pub(crate) fn is_ambiguous(&mut self, all: &[u8]) -> Result<bool, Unclear> {
+        let mut bytes = all;
         let mut ambiguous = false;
         while !bytes.is_empty() {
             if let Part::Body(left) | Part::Chunk(left) = &mut self.part {
@@ -82,15 +93,18 @@ impl Framing {
                 self.keep(bytes);
                 break;
             };
+            let clear = all.len() - bytes.len();
+            let unclear = |why| Unclear { why, clear };
             let (line, rest) = bytes.split_at(end + 1);
             bytes = rest;
             if self.length == 0 {
-                ambiguous |= self.end_line(line, line.ends_with(b"\r\n"))?;
+                ambiguous |= self.end_line(line, line.ends_with(b"\r\n")).map_err(unclear)?;
             } else {
                 let crlf = if end == 0 { self.last == b'\r' } else { line.ends_with(b"\r\n") };
                 self.keep(line);
                 let kept = self.line;
-                ambiguous |= self.end_line(&kept[..self.length.min(KEPT)], crlf)?;
+                let kept = &kept[..self.length.min(KEPT)];
+                ambiguous |= self.end_line(kept, crlf).map_err(unclear)?;
                 self.length = 0;
             }
         }
@@ -111,7 +125,7 @@ impl Framing {
     }
 
     /// Takes a whole line, or what is kept of it, and whether CR and LF end it.
-    fn end_line(&mut self, line: &[u8], crlf: bool) -> io::Result<bool> {
+    fn end_line(&mut self, line: &[u8], crlf: bool) -> Result<bool, &'static str> {
         let is_empty = matches!(line, b"\n" | b"\r\n");
         let mut ambiguous = false;
         self.part = match self.part {
@@ -131,7 +145,7 @@ impl Framing {
                 0 => Part::Trailers,
                 size => Part::Chunk(size.saturating_add(2)),
             },
-            Part::Trailers if !crlf => return Err(unclear("a trailer with a LF alone")),
+            Part::Trailers if !crlf => return Err("a trailer with a LF alone"),
             Part::Trailers if is_empty => Part::Head(Seen::default()),
             Part::Trailers | Part::Body(_) | Part::Chunk(_) => self.part,
         };
@@ -139,8 +153,18 @@ impl Framing {
     }
 }
 
+// === impl Unclear ===
+
+impl From<Unclear> for io::Error {
+    fn from(unclear: Unclear) -> Self {
+        Self::new(io::ErrorKind::InvalidData, unclear.why)
+    }
+}
+
+// === impl Seen ===
+
 impl Seen {
-    fn take(&mut self, line: &[u8]) -> io::Result<()> {
+    fn take(&mut self, line: &[u8]) -> Result<(), &'static str> {
         if !self.request {
             self.request = true;
             return Ok(());
@@ -169,7 +193,7 @@ impl Seen {
 /// # Errors
 ///
 /// Nothing stands behind it, not even the end of the line: more of it was not kept.
-fn number(line: &[u8], radix: u32) -> io::Result<u64> {
+fn number(line: &[u8], radix: u32) -> Result<u64, &'static str> {
     let mut number: u64 = 0;
     for byte in line {
         let Some(digit) = char::from(*byte).to_digit(radix) else {
@@ -177,11 +201,7 @@ fn number(line: &[u8], radix: u32) -> io::Result<u64> {
         };
         number = number.saturating_mul(radix.into()).saturating_add(digit.into());
     }
-    Err(unclear("a number without end"))
-}
-
-fn unclear(what: &'static str) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, what)
+    Err("a number without end")
 }
 
 #[cfg(test)]
@@ -211,7 +231,7 @@ mod tests {
     fn seen(bytes: &str, size: usize) -> bool {
         let mut framing = Framing::new();
         let mut chunks = bytes.as_bytes().chunks(size);
-        chunks.any(|bytes| framing.is_ambiguous(bytes).unwrap_or(true))
+        chunks.any(|bytes| !matches!(framing.is_ambiguous(bytes), Ok(false)))
     }
 
     /// Behind a line that is longer than what is kept of it, and behind a LF that some take for an end.

@@ -11,7 +11,7 @@ use tokio::sync::{OwnedSemaphorePermit, watch};
 
 use crate::activity::Activity;
 use crate::drain::Phase;
-use crate::framing::Framing;
+use crate::framing::{Framing, Unclear};
 use crate::goaway::HeldPong;
 use crate::half_close::HalfClose;
 use crate::linger::Linger;
@@ -28,6 +28,8 @@ pub(crate) struct Socket {
     pong: Option<HeldPong>,
     /// `None` where requests may be as ambiguous as they like.
     framing: Option<Framing>,
+    /// Behind what was read last no request can be told from a body.
+    unclear: Option<Unclear>,
     half_close: HalfClose,
     /// Once all is said.
     linger: Option<Linger>,
@@ -73,6 +75,7 @@ impl Socket {
             writer,
             pong: None,
             framing,
+            unclear: None,
             half_close,
             linger: None,
             place: Some(place),
@@ -107,6 +110,9 @@ impl AsyncRead for Socket {
             this.reader.poll(cx)?;
         }
         loop {
+            if let Some(unclear) = this.unclear {
+                return Poll::Ready(Err(unclear.into()));
+            }
             if let Some(pong) = &mut this.pong {
                 if pong.poll_release(cx, buf).is_ready() {
                     this.pong = None;
@@ -128,11 +134,20 @@ impl AsyncRead for Socket {
                 return this.half_close.poll(cx, &this.activity, is_reset).map(Ok);
             }
             this.activity.heard(read);
-            if let Some(framing) = &mut this.framing {
-                if this.activity.is_http2() || this.activity.is_upgraded() {
-                    this.framing = None;
-                } else if framing.is_ambiguous(read)? {
-                    this.activity.note_ambiguous();
+            if this.activity.is_http2() || this.activity.is_upgraded() {
+                this.framing = None;
+            }
+            match this.framing.as_mut().map(|framing| framing.is_ambiguous(read)) {
+                None | Some(Ok(false)) => {}
+                Some(Ok(true)) => this.activity.note_ambiguous(),
+                Some(Err(unclear)) => {
+                    // What comes before is read first: a request that has begun is answered, and its body fails.
+                    this.unclear = Some(unclear);
+                    buf.set_filled(before + unclear.clear);
+                    if unclear.clear > 0 {
+                        return Poll::Ready(Ok(()));
+                    }
+                    continue;
                 }
             }
             if let Some(pong) = &mut this.pong {

@@ -2,9 +2,12 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::Request;
+use axum::routing::post;
+use bytes::Bytes;
 use farrier_serve::RefusedReason::{self, InvalidFraming, InvalidHost, InvalidTarget};
 use http::{Method, Uri, header};
 use http_body_util::BodyExt;
@@ -109,7 +112,8 @@ fn start(tolerant: bool) -> (Running, mpsc::UnboundedReceiver<RefusedReason>, Ar
     let seen = Arc::new(AtomicUsize::new(0));
     let (tell, told) = mpsc::unbounded_channel();
     let counter = Arc::clone(&seen);
-    let app = Router::new().fallback(move |request: Request| async move {
+    let whole = post(async |body: Bytes| body);
+    let app = Router::new().route("/whole", whole).fallback(move |request: Request| async move {
         counter.fetch_add(1, Ordering::Relaxed);
         let host = request.headers().get(header::HOST);
         let host = host.map_or("none", |host| host.to_str().unwrap()).to_owned();
@@ -157,6 +161,27 @@ async fn valid_requests_are_served_as_they_are() {
             assert_eq!((answer.status, answer.body.as_str()), (200, *sees), "{request:?}");
         }
         assert!(told.try_recv().is_err());
+    }
+}
+
+/// Where a body ends is not clear: its request is in the service's hands, whose reading fails, and nothing behind
+/// it is a request.
+#[tokio::test]
+async fn a_body_without_a_clear_end_is_answered_and_the_last() {
+    for end in ["0\n\n", "0\r\n\n", "0\r\nA: b\n\r\n"] {
+        for cut in 0..=end.len() {
+            let (server, ..) = start(false);
+            let mut client = server.client().await;
+            let head = "POST /whole HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
+            client.send(&format!("{head}1\r\nx\r\n{}", &end[..cut])).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            client
+                .send(&format!("{}GET / HTTP/1.1\r\nHost: a\r\n\r\n", &end[cut..]))
+                .await
+                .unwrap();
+            assert_eq!(client.answer().await.unwrap().status, 400, "{end:?} cut at {cut}");
+            client.end().await.unwrap();
+        }
     }
 }
 

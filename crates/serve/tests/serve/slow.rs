@@ -176,6 +176,27 @@ async fn a_request_behind_the_last_one_does_not_destroy_its_response() {
     }
 }
 
+/// Nor do requests behind a small last response destroy the large one before it, which the client has not read.
+#[tokio::test]
+async fn a_request_behind_the_last_one_does_not_destroy_the_response_before_it() {
+    let close = "GET / HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n";
+    for (last, status) in [(close, 200), ("GET / HTTP/1.1\r\n\r\n", 400)] {
+        let server = start(|server| server).await;
+        let mut client = server.client().await;
+        client.request("/big").await.unwrap();
+        // The server is through with it, and its kernel is not.
+        tokio::time::sleep(4 * MOMENT).await;
+        client.send(last).await.unwrap();
+        tokio::time::sleep(4 * MOMENT).await;
+        client.request("/").await.unwrap();
+        tokio::time::sleep(4 * MOMENT).await;
+        assert_eq!(client.answer().await.unwrap().body.len(), BIG);
+        assert_eq!(client.answer().await.unwrap().status, status);
+        server.drain.start();
+        assert_eq!(server.drained().await.cut, 0);
+    }
+}
+
 /// A client that sends its second request byte by byte, for ever.
 async fn dripping(server: &Running) -> JoinHandle<()> {
     let mut client = server.client().await;
