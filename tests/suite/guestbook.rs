@@ -121,10 +121,24 @@ async fn too_long_a_body_is_not_asked_for() {
     let guestbook = service::guestbook().start();
     assert_eq!(expecting(&guestbook, 1_000_000).await, "HTTP/1.1 413 Payload Too Large\r\n");
     assert_eq!(expecting(&guestbook, 20).await, "HTTP/1.1 100 Continue\r\n");
+    let refused =
+        post(&guestbook, FORM, &format!("author=Ann&message={}", "x".repeat(70_000))).await;
+    assert_eq!(refused.status, StatusCode::PAYLOAD_TOO_LARGE);
+    assert_eq!(refused.json()["error"], "the body must have at most 65536 bytes, not 70019");
 }
 
-/// While somebody else holds SQLite's write lock, those who sign wait and are told to try again; those who read
-/// notice nothing.
+/// Sends a part of a signing and leaves it at that.
+async fn begin_to_sign(guestbook: &Service, body: &str) -> TcpStream {
+    let mut socket = TcpStream::connect(guestbook.address()).await.expect("it listens");
+    let head = format!(
+        "POST /entries HTTP/1.1\r\nHost: guestbook\r\nContent-Type: {FORM}\r\nContent-Length: 20\r\n\r\n{body}"
+    );
+    socket.write_all(head.as_bytes()).await.expect("it reads");
+    socket
+}
+
+/// While somebody else holds SQLite's write lock, those who sign wait and are told in time to try again, however
+/// many there are; those who read notice nothing, also if those who sign give up.
 #[tokio::test]
 async fn readers_pass_waiting_writers() {
     let guestbook = service::guestbook().args(["--workers=1"]).start();
@@ -133,26 +147,43 @@ async fn readers_pass_waiting_writers() {
     other.execute("BEGIN IMMEDIATE").await.expect("nobody writes yet");
     let address = guestbook.address();
     let sign = || client::post(address, "/entries", FORM, "author=Ann&message=Hi".to_owned());
-    let signing = Vec::from_iter((0..4).map(|_| tokio::spawn(sign())));
+    let signing = Vec::from_iter((0..40).map(|_| tokio::spawn(sign())));
     let began = Instant::now();
     let mut reads = 0;
     while !signing.iter().any(|signing| signing.is_finished()) {
+        let leaves = begin_to_sign(&guestbook, "author=Bob&message=1").await;
         let asked = Instant::now();
         assert_eq!(get(&guestbook, "/").await.status, StatusCode::OK);
         let took = asked.elapsed();
-        assert!(took < Duration::from_secs(2), "a reader waited for {took:?}");
+        assert!(took < Duration::from_secs(1), "a reader waited for {took:?}");
         reads += 1;
         tokio::time::sleep(Duration::from_millis(50)).await;
+        drop(leaves);
     }
     assert!(reads > 10, "the writers did not wait: {reads} reads");
     for signing in signing {
         let response = signing.await.expect("no panic").expect("a whole response");
         assert_eq!(response.status, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(response.headers["retry-after"], "1");
     }
     let took = began.elapsed();
-    assert!(took < Duration::from_secs(15), "a writer waited for {took:?}");
+    assert!(took < Duration::from_secs(10), "a writer waited for {took:?}");
     other.execute("ROLLBACK").await.expect("its transaction");
     assert_eq!(post(&guestbook, FORM, "author=Ann&message=Hi").await.status, StatusCode::SEE_OTHER);
+}
+
+/// Clients that never send what they have announced keep nobody else from signing.
+#[tokio::test]
+async fn silent_clients_have_no_turn() {
+    let guestbook = service::guestbook().args(["--workers=1"]).start();
+    let mut silent = Vec::new();
+    for _ in 0..20 {
+        silent.push(begin_to_sign(&guestbook, "author=").await);
+    }
+    let began = Instant::now();
+    assert_eq!(post(&guestbook, FORM, "author=Ann&message=Hi").await.status, StatusCode::SEE_OTHER);
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(4), "it waited for {took:?}");
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::fmt;
+use std::time::Duration;
 
 use farrier::mysql::MySql;
 use farrier::prelude::*;
@@ -11,6 +12,8 @@ use farrier::sqlx::sqlx::sqlite::SqliteSynchronous;
 use crate::store::Store;
 
 const ALLOWED: &str = "sqlite:FILE or mysql://USER:PASSWORD@HOST:PORT/DATABASE";
+
+const BUSY_TIMEOUT: Duration = Duration::from_millis(20);
 
 /// The databases that the guestbook knows.
 pub(crate) enum Database {
@@ -39,9 +42,12 @@ impl Database {
             ),
             Some(("sqlite", _)) => {
                 let sqlite = Sqlite::new(url).map_err(|error| unusable(error.to_string()))?;
-                // In WAL mode a commit that a power cut takes back harms nothing else.
-                let sqlite =
-                    sqlite.with_options(|options| options.synchronous(SqliteSynchronous::Normal));
+                let sqlite = sqlite.with_options(|options| {
+                    // In WAL mode a commit that a power cut takes back harms nothing else.
+                    let options = options.synchronous(SqliteSynchronous::Normal);
+                    // SQLite waits for a lock in its own thread, where nobody can call it off; see `writers`.
+                    options.busy_timeout(BUSY_TIMEOUT)
+                });
                 Ok(Self::Sqlite(pool(sqlite)))
             }
             Some(("mysql", _)) => {

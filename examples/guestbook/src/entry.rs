@@ -54,8 +54,8 @@ impl NewEntry {
         })
     }
 
-    pub(crate) fn stored(self, id: u64, created: Created) -> Entry {
-        Entry { id, author: self.author, message: self.message, created }
+    pub(crate) fn stored(&self, id: u64, created: Created) -> Entry {
+        Entry { id, author: self.author.clone(), message: self.message.clone(), created }
     }
 }
 

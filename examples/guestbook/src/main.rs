@@ -4,33 +4,25 @@
 
 use std::future;
 use std::process::ExitCode;
-use std::time::Duration;
 
-use axum::Router;
-use axum::http::StatusCode;
-use axum::routing::{get, post};
+use axum::extract::DefaultBodyLimit;
+use axum::routing::get;
+use axum::{Extension, Router};
 use clap::Parser;
 use farrier::hooks;
 use farrier::prefork;
 use farrier::prelude::*;
-use tower::limit::GlobalConcurrencyLimitLayer;
 use tower_http::catch_panic::CatchPanicLayer;
-use tower_http::limit::RequestBodyLimitLayer;
-use tower_http::timeout::TimeoutLayer;
 
 mod database;
 mod entry;
 mod store;
 mod web;
+mod writers;
 
 use database::Database;
 use store::Store;
-
-/// Every entry within its limits is shorter than that, in bytes, however it is written.
-const MAX_BODY: usize = 64 * 1024;
-
-/// How long a writer waits for its turn and then for the database.
-const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
+use writers::Writers;
 
 #[derive(Debug, Parser)]
 #[command(version, about = "A guestbook on SQLite, MySQL or MariaDB")]
@@ -87,17 +79,12 @@ fn app<S: Store>(worker: &Worker, pool: Pool<S>) -> Result<Router, BoxError> {
         CatchPanicLayer::new(),
         ConnectionLayer::new(pool),
     );
-    let writers = (
-        // A declared length that is too long is refused before the client is told to send it.
-        RequestBodyLimitLayer::new(MAX_BODY),
-        // They wait here, where they have no connection yet.
-        TimeoutLayer::with_status_code(StatusCode::SERVICE_UNAVAILABLE, WRITE_TIMEOUT),
-        GlobalConcurrencyLimitLayer::new(S::WRITERS),
-    );
     Ok(Router::new()
         .route("/", get(web::index::<S>))
-        .route("/entries", post(web::sign::<S>).route_layer(writers).get(web::entries::<S>))
+        .route("/entries", get(web::entries::<S>).post(web::sign::<S>))
         .fallback(web::not_found)
+        .layer(DefaultBodyLimit::max(web::MAX_BODY))
+        .layer(Extension(Writers::new::<S>()))
         .layer(layers)
         // Not below the layers: probes are not counted as requests.
         .route_service("/livez", Livez::new(pulse.clone()))

@@ -32,7 +32,7 @@ pub(crate) trait Store: Backend {
     /// Stores an entry.
     fn add(
         connection: &mut Self::Connection,
-        entry: NewEntry,
+        entry: &NewEntry,
     ) -> impl Future<Output = Result<Entry, Self::Error>> + Send;
 }
 
@@ -59,7 +59,10 @@ impl Store for MySql {
         Ok(rows.into_iter().map(Entry::from).collect())
     }
 
-    async fn add(connection: &mut Self::Connection, entry: NewEntry) -> Result<Entry, Self::Error> {
+    async fn add(
+        connection: &mut Self::Connection,
+        entry: &NewEntry,
+    ) -> Result<Entry, Self::Error> {
         let created = Created::now();
         let sql = "INSERT INTO entries (author, message, created) VALUES (?, ?, ?)";
         connection.exec_drop(sql, (&entry.author, &entry.message, created.0)).await?;
@@ -97,7 +100,10 @@ impl Store for Sqlite {
         Ok(rows.into_iter().map(Entry::from).collect())
     }
 
-    async fn add(connection: &mut Self::Connection, entry: NewEntry) -> Result<Entry, Self::Error> {
+    async fn add(
+        connection: &mut Self::Connection,
+        entry: &NewEntry,
+    ) -> Result<Entry, Self::Error> {
         let created = Created::now();
         let id: u64 = sqlx::query_scalar(
             "INSERT INTO entries (author, message, created) VALUES (?, ?, ?) RETURNING id",

@@ -3,17 +3,22 @@
 use std::fmt::Display;
 
 use askama::Template;
-use axum::Json;
+use axum::body::HttpBody;
 use axum::extract::rejection::{FormRejection, JsonRejection};
 use axum::extract::{Form, FromRequest, Request};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{Html, IntoResponse, Redirect, Response};
+use axum::{Extension, Json};
 use farrier::connection::{AcquireError, Database, ErrorClass};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::entry::{Entry, LIMITS, Limits, NewEntry, Refused};
 use crate::store::Store;
+use crate::writers::{NotStored, Writers};
+
+/// Every entry within its limits is shorter than that, in bytes, however it is written.
+pub(crate) const MAX_BODY: usize = 64 * 1024;
 
 /// `GET /`: the entries and the form.
 pub(crate) async fn index<S: Store>(db: Database<S>) -> Result<Response, Failure> {
@@ -28,13 +33,20 @@ pub(crate) async fn entries<S: Store>(db: Database<S>) -> Result<Json<Vec<Entry>
 /// `POST /entries`: a browser is sent back to the page, a program gets the entry.
 pub(crate) async fn sign<S: Store>(
     db: Database<S>,
+    Extension(writers): Extension<Writers>,
     submitted: Submitted,
 ) -> Result<Response, Failure> {
     let Submitted { fields, form } = submitted;
     match NewEntry::parse(&fields.author, &fields.message) {
         Ok(entry) => {
-            let added = S::add(&mut *db.get().await?, entry).await;
-            let entry = added.map_err(|error| Failure::of(&db, &error))?;
+            let entry = writers.add(&db, &entry).await.map_err(|why| match why {
+                NotStored::Acquire(error) => error.into(),
+                NotStored::Failed(error) => Failure::of(&db, &error),
+                NotStored::TooLate => {
+                    tracing::warn!("an entry was not stored: others held the database");
+                    Failure::Busy
+                }
+            })?;
             Ok(if form {
                 Redirect::to("/").into_response()
             } else {
@@ -110,6 +122,12 @@ impl<S: Send + Sync> FromRequest<S> for Submitted {
     type Rejection = Response;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Response> {
+        // By its head, before the client is told to send it.
+        let declared = request.body().size_hint().lower();
+        if declared > MAX_BODY as u64 {
+            let why = format!("the body must have at most {MAX_BODY} bytes, not {declared}");
+            return Err(refuse(StatusCode::PAYLOAD_TOO_LARGE, &why));
+        }
         match media_type(request.headers()).as_deref() {
             Some("application/json") => {
                 let body = Json::from_request(request, state).await;
