@@ -138,7 +138,8 @@ where
     }
 
     fn call(&mut self, mut request: Request<Q>) -> Self::Future {
-        let exchange = Exchange::begin(request.method(), ScopeEnd(Ending::Nothing));
+        let exchange =
+            Exchange::begin(request.method(), request.version(), ScopeEnd(Ending::Nothing));
         let mut anchor = Anchor::new(self.pool.clone());
         if self.options.in_extensions {
             request.extensions_mut().insert(anchor.database());

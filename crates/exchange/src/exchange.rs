@@ -6,7 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use bytes::Buf;
-use http::{HeaderMap, Method, StatusCode, header};
+use http::{HeaderMap, Method, StatusCode, Version, header};
 use http_body::{Body, Frame};
 
 /// What a middleware does with one exchange.
@@ -90,6 +90,7 @@ struct Facts {
     head_at: Option<Instant>,
     status: Option<StatusCode>,
     request: RequestKind,
+    version: Version,
     sent: u64,
     /// Known after the head.
     expected: Expected,
@@ -104,7 +105,7 @@ pub(crate) struct Watch<'a, O: Observer> {
     passed: bool,
 }
 
-/// How many bytes the body has to have.
+/// How many bytes the body has to have, once the head is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Expected {
     /// It says itself when it is over.
@@ -126,9 +127,11 @@ enum RequestKind {
 
 impl<O: Observer> Exchange<O> {
     /// Begins an exchange; call it before the inner service is called.
+    ///
+    /// Method and version are the request's: they decide what becomes of a response's body.
     #[inline]
     #[must_use = "an exchange that is dropped has ended"]
-    pub fn begin(method: &Method, observer: O) -> Self {
+    pub fn begin(method: &Method, version: Version, observer: O) -> Self {
         let request = match *method {
             Method::HEAD => RequestKind::Head,
             Method::CONNECT => RequestKind::Connect,
@@ -142,6 +145,7 @@ impl<O: Observer> Exchange<O> {
                 head_at: None,
                 status: None,
                 request,
+                version,
                 sent: 0,
                 expected: Expected::Unknown,
                 complete: false,
@@ -183,7 +187,11 @@ impl<O: Observer> Exchange<O> {
             || status.is_informational()
             || status == StatusCode::NO_CONTENT
             || status == StatusCode::NOT_MODIFIED;
-        facts.expected = if bodiless { Expected::Nothing } else { expected(headers, body) };
+        if bodiless {
+            facts.expected = Expected::Nothing;
+        } else {
+            facts.expect(headers, body);
+        }
         let observer = self.observer_mut();
         caught("head", || observer.on_head(status, headers));
     }
@@ -313,6 +321,27 @@ impl Facts {
         }
     }
 
+    /// Notes what is known at the head of the length of a body that the server asks for: what the client is told
+    /// counts, which is the header's word unless hyper mends it.
+    #[inline]
+    fn expect<B: Body>(&mut self, headers: &HeaderMap, body: &B) {
+        let (declared, exact) = (content_length(headers), body.size_hint().exact());
+        let is_http1 = self.version < Version::HTTP_2;
+        // Nobody asks it for more.
+        self.complete = body.is_end_stream();
+        self.expected = match (declared, exact) {
+            // HTTP/1: the client is told that there is none. HTTP/2: it is told what the header says.
+            (None, _) if self.complete => Expected::Nothing,
+            (Some(_), _) if self.complete && is_http1 => Expected::Nothing,
+            (Some(declared), Some(exact)) if is_http1 && declared != exact => {
+                // The client is told the one, and given the other.
+                self.failure.get_or_insert(Outcome::BodyFailed);
+                Expected::Exactly(declared)
+            }
+            (told, exact) => told.or(exact).map_or(Expected::Unknown, Expected::Exactly),
+        };
+    }
+
     /// Whether as many bytes were sent as were expected.
     fn produced(&self) -> bool {
         match self.expected {
@@ -337,19 +366,6 @@ fn caught(moment: &'static str, call: impl FnOnce()) {
     if panic::catch_unwind(AssertUnwindSafe(call)).is_err() {
         tracing::error!(moment, "the observer of an exchange panicked");
     }
-}
-
-/// What is known at the head of the length of a body that the server asks for.
-///
-/// A body that is over at once has none, whatever a header claims; beyond that the header counts: it is
-/// what the client was told.
-#[inline]
-fn expected<B: Body>(headers: &HeaderMap, body: &B) -> Expected {
-    let exact = body.size_hint().exact();
-    if exact == Some(0) || (exact.is_none() && body.is_end_stream()) {
-        return Expected::Nothing;
-    }
-    content_length(headers).or(exact).map_or(Expected::Unknown, Expected::Exactly)
 }
 
 fn content_length(headers: &HeaderMap) -> Option<u64> {

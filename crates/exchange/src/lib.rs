@@ -21,7 +21,7 @@
 //! | stream with Content-Length, HTTP/1 | data, drop after the last byte | finished |
 //! | trailers | trailers frame, drop | finished |
 //! | upgrade (101, or 2xx to CONNECT) | the socket lives on; the exchange ends at the head | finished |
-//! | body shorter than its Content-Length | `None` too early; the client gets an error | body failed |
+//! | body shorter than its Content-Length | `None` too early, or over HTTP/2 nothing at all; the client gets an error | body failed |
 //! | body longer than its Content-Length | HTTP/1: cut at the length; HTTP/2: the client refuses it | body failed |
 //! | body yields an error | error, drop | body failed |
 //! | service returns an error | the connection is closed | service failed |
@@ -31,6 +31,8 @@
 //! | client leaves before the head | future dropped | aborted |
 //! | client leaves in mid-stream | body dropped | aborted |
 //! | timeout outside | future dropped, as if the client had left | aborted |
+//!
+//! A handler's 1xx other than 101 is "finished" here, though a server has to put a 500 in its place.
 //!
 //! What a middleware cannot see: requests that the server itself refuses, and whether the last bytes
 //! were flushed. A client that leaves after they were buffered counts as finished: a body that is given in one
@@ -70,7 +72,7 @@
 //!     fn call(&mut self, request: Request<B>) -> Self::Future {
 //!         let log: fn(End) = |end| println!("{:?} after {:?}", end.outcome, end.total);
 //!         // Begun before the inner call: should that panic, the exchange ends all the same.
-//!         let exchange = Exchange::begin(request.method(), log);
+//!         let exchange = Exchange::begin(request.method(), request.version(), log);
 //!         ResponseFuture::new(self.inner.call(request), exchange)
 //!     }
 //! }

@@ -87,7 +87,7 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let ticket = self.pulse.begin(RequestHead::of(&request));
         let in_flight = InFlight { pulse: Arc::clone(&self.pulse), ticket };
-        let exchange = Exchange::begin(request.method(), in_flight);
+        let exchange = Exchange::begin(request.method(), request.version(), in_flight);
         ResponseFuture::new(self.inner.call(request), exchange)
     }
 }

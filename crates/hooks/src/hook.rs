@@ -131,7 +131,7 @@ pub enum Unmatched {}
 pub(crate) struct Seen<P> {
     pub(crate) method: Method,
     uri: Uri,
-    version: Version,
+    pub(crate) version: Version,
     matched: Option<P>,
 }
 

@@ -82,8 +82,8 @@ impl<H: PostHook, P> Arrival<H, P> {
     /// client is sent a body.
     #[inline]
     pub(crate) fn begin(self, context: H::Context) -> Exchange<PostRequest<H, P>> {
-        let method = self.seen.method.clone();
-        Exchange::begin(&method, PostRequest { arrival: self, context })
+        let (method, version) = (self.seen.method.clone(), self.seen.version);
+        Exchange::begin(&method, version, PostRequest { arrival: self, context })
     }
 
     /// The hook has answered, and its `post_request` will run.

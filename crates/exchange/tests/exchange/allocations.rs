@@ -6,7 +6,7 @@ use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
 use farrier_exchange::{Answer, End, Exchange, ResponseFuture};
-use http::{Method, Response};
+use http::{Method, Response, Version};
 use http_body::Body;
 
 #[test]
@@ -15,7 +15,7 @@ fn none_per_exchange() {
     let counted = allocation_counter::measure(|| {
         for _ in 0..1000 {
             let response = Response::new(Answer::from("hello"));
-            let exchange = Exchange::begin(&Method::GET, |_: End| ends += 1);
+            let exchange = Exchange::begin(&Method::GET, Version::HTTP_11, |_: End| ends += 1);
             let mut future =
                 pin!(ResponseFuture::new(ready(Ok::<_, Infallible>(response)), exchange));
             let mut cx = Context::from_waker(Waker::noop());

@@ -7,7 +7,7 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use farrier_exchange::{Answer, End, Exchange, Observer, Outcome, ResponseBody, ResponseFuture};
-use http::{Method, Response, StatusCode, header};
+use http::{Method, Response, StatusCode, Version, header};
 use http_body::{Body, Frame, SizeHint};
 use tower_layer::Layer;
 use tower_service::Service;
@@ -50,7 +50,16 @@ impl Body for Chunks {
 
 /// Polls `polls` frames of the response's body and drops it.
 fn end(record: &Record, method: &Method, response: Response<Chunks>, polls: usize) -> End {
-    let exchange = Exchange::begin(method, record.clone());
+    end_of(record, (method, Version::HTTP_11), response, polls)
+}
+
+fn end_of(
+    record: &Record,
+    (method, version): (&Method, Version),
+    response: Response<Chunks>,
+    polls: usize,
+) -> End {
+    let exchange = Exchange::begin(method, version, record.clone());
     let mut body = pin!(exchange.respond(response).into_body());
     for _ in 0..polls {
         let frame = body.as_mut().poll_frame(&mut Context::from_waker(Waker::noop()));
@@ -83,17 +92,52 @@ fn ways_to_say_the_end() {
     assert_eq!(outcome(true, true, 0), Outcome::Aborted, "unpolled");
 }
 
-/// A body that is over at the head needs no poll, whatever length a header claims: hyper mends the
-/// header over HTTP/1 and does not look at it over HTTP/2.
+/// A body that is over at the head needs no poll. Whatever length a header claims then, hyper mends it over HTTP/1,
+/// and does not look at it over HTTP/2: the client waits for bytes that never come.
 #[test]
 fn over_at_the_head() {
     let record = Record::default();
-    for sized in [true, false] {
-        let body = Chunks { left: 0, sized, tells_end: true };
-        let response = Response::builder().header(header::CONTENT_LENGTH, 5).body(body);
-        let end = end(&record, &Method::GET, response.expect("a response"), 0);
-        assert_eq!(end.outcome, Outcome::Finished);
+    for (version, outcome) in
+        [(Version::HTTP_11, Outcome::Finished), (Version::HTTP_2, Outcome::BodyFailed)]
+    {
+        for sized in [true, false] {
+            let body = || Chunks { left: 0, sized, tells_end: true };
+            let claims = Response::builder().header(header::CONTENT_LENGTH, 5).body(body());
+            let claims = claims.expect("a response");
+            let end = end_of(&record, (&Method::GET, version), claims, 0);
+            assert_eq!(end.outcome, outcome, "{version:?}");
+            let end = end_of(&record, (&Method::GET, version), Response::new(body()), 0);
+            assert_eq!(end.outcome, Outcome::Finished, "{version:?}");
+        }
     }
+}
+
+/// Over HTTP/2 a body that says that it is empty, and is not, is more than the client was told.
+#[test]
+fn not_as_empty_as_it_says() {
+    struct Liar;
+    impl Body for Liar {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(b"12345")))))
+        }
+
+        fn size_hint(&self) -> SizeHint {
+            SizeHint::with_exact(0)
+        }
+    }
+
+    let record = Record::default();
+    let exchange = Exchange::begin(&Method::GET, Version::HTTP_2, record.clone());
+    let mut body = Box::pin(exchange.respond(Response::new(Liar)).into_body());
+    assert!(body.as_mut().poll_frame(&mut Context::from_waker(Waker::noop())).is_ready());
+    drop(body);
+    assert_eq!(record.take()[0].outcome, Outcome::BodyFailed);
 }
 
 /// An upgrade is over while its body still lives: 101, and a tunnel's 2xx to CONNECT.
@@ -106,7 +150,7 @@ fn upgrades_end_at_the_head() {
         (Method::GET, StatusCode::OK, false),
     ] {
         let record = Record::default();
-        let exchange = Exchange::begin(&method, record.clone());
+        let exchange = Exchange::begin(&method, Version::HTTP_11, record.clone());
         let tunnel = Chunks { left: 2, sized: false, tells_end: false };
         let mut response = Response::new(tunnel);
         *response.status_mut() = status;
@@ -148,7 +192,7 @@ fn panics_in_call() {
 #[test]
 fn own_answer() {
     let record = Record::default();
-    let exchange = Exchange::begin(&Method::GET, record.clone());
+    let exchange = Exchange::begin(&Method::GET, Version::HTTP_11, record.clone());
     let response = exchange.answer::<Chunks>(Response::new(Answer::from("sorry")));
     assert_eq!(response.body().size_hint().exact(), Some(5));
     let mut body = pin!(response.into_body());
@@ -201,7 +245,7 @@ fn panics_beside_poll_frame() {
 
     for in_drop in [true, false] {
         let record = Record::default();
-        let exchange = Exchange::begin(&Method::GET, record.clone());
+        let exchange = Exchange::begin(&Method::GET, Version::HTTP_11, record.clone());
         let mut body = Box::pin(ResponseBody::new(Broken { in_drop }, Some(exchange)));
         let mut cx = Context::from_waker(Waker::noop());
         let poll = AssertUnwindSafe(|| body.as_mut().poll_frame(&mut cx).is_ready());
@@ -225,12 +269,12 @@ fn panics_in_drop() {
     }
 
     let record = Record::default();
-    let exchange = Exchange::begin(&Method::GET, record.clone());
+    let exchange = Exchange::begin(&Method::GET, Version::HTTP_11, record.clone());
     let body = AssertUnwindSafe(ResponseBody::new(Breaks, Some(exchange)));
     assert!(panic::catch_unwind(|| drop(body)).is_err());
     assert_eq!(record.take()[0].outcome, Outcome::Panicked);
 
-    let exchange = Exchange::begin(&Method::GET, record.clone());
+    let exchange = Exchange::begin(&Method::GET, Version::HTTP_11, record.clone());
     let future = AssertUnwindSafe(ResponseFuture::new(Breaks, exchange));
     assert!(panic::catch_unwind(|| drop(future)).is_err());
     assert_eq!(record.take()[0].outcome, Outcome::Panicked);
@@ -241,7 +285,7 @@ fn panics_in_drop() {
 fn panics_around_it() {
     for left in [0, 2] {
         let record = Record::default();
-        let exchange = Exchange::begin(&Method::GET, record.clone());
+        let exchange = Exchange::begin(&Method::GET, Version::HTTP_11, record.clone());
         let response =
             exchange.respond(Response::new(Chunks { left, sized: true, tells_end: true }));
         let lost = AssertUnwindSafe(|| {
@@ -266,9 +310,9 @@ fn observers_that_panic_in_drop() {
         fn on_end(self, _: End) {}
     }
 
-    drop(Exchange::begin(&Method::GET, Breaks));
+    drop(Exchange::begin(&Method::GET, Version::HTTP_11, Breaks));
     let caught = panic::catch_unwind(|| {
-        let _exchange = Exchange::begin(&Method::GET, Breaks);
+        let _exchange = Exchange::begin(&Method::GET, Version::HTTP_11, Breaks);
         panic::resume_unwind(Box::new("the service"));
     });
     let payload = caught.expect_err("the service's panic goes on");
@@ -282,7 +326,8 @@ fn own_answer_by_the_future() {
 
     let record = Record::default();
     for begins in [true, false] {
-        let exchange = begins.then(|| Exchange::begin(&Method::HEAD, record.clone()));
+        let exchange =
+            begins.then(|| Exchange::begin(&Method::HEAD, Version::HTTP_11, record.clone()));
         let response = Response::new(Answer::from("sorry"));
         let mut future = pin!(ResponseFuture::<Service, _>::answer(response, exchange));
         let mut cx = Context::from_waker(Waker::noop());
@@ -298,20 +343,28 @@ fn own_answer_by_the_future() {
     }
 }
 
-/// A length in the header counts for more than what the body says: the client was told it.
+/// What the client is told counts, and over HTTP/1 it is told and given two things if header and body disagree.
 #[test]
 fn header_and_body_disagree() {
     let record = Record::default();
-    for (length, polls, outcome) in [
-        (11, 2, Outcome::Aborted),
-        (11, 3, Outcome::BodyFailed),
-        (10, 2, Outcome::Finished),
-        (9, 2, Outcome::BodyFailed),
-        (0, 2, Outcome::BodyFailed),
+    let (http1, http2) = (Version::HTTP_11, Version::HTTP_2);
+    for (version, length, sized, polls, outcome) in [
+        (http1, 11, false, 2, Outcome::Aborted),
+        (http1, 11, false, 3, Outcome::BodyFailed),
+        (http1, 10, false, 2, Outcome::Finished),
+        (http1, 9, false, 2, Outcome::BodyFailed),
+        (http1, 11, true, 2, Outcome::BodyFailed),
+        (http1, 9, true, 2, Outcome::BodyFailed),
+        (http1, 10, true, 2, Outcome::Finished),
+        (http2, 11, true, 2, Outcome::Aborted),
+        (http2, 11, true, 3, Outcome::BodyFailed),
+        (http2, 10, true, 2, Outcome::Finished),
+        (http2, 9, true, 2, Outcome::BodyFailed),
+        (http2, 0, true, 2, Outcome::BodyFailed),
     ] {
-        let body = Chunks { left: 2, sized: true, tells_end: false };
+        let body = Chunks { left: 2, sized, tells_end: false };
         let response = Response::builder().header(header::CONTENT_LENGTH, length).body(body);
-        let end = end(&record, &Method::GET, response.expect("a response"), polls);
-        assert_eq!((end.outcome, end.bytes), (outcome, 10), "{length} announced");
+        let end = end_of(&record, (&Method::GET, version), response.expect("a response"), polls);
+        assert_eq!((end.outcome, end.bytes), (outcome, 10), "{version:?}, {length}, {sized}");
     }
 }

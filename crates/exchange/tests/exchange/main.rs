@@ -94,7 +94,7 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         self.record.begun.fetch_add(1, Ordering::SeqCst);
-        let exchange = Exchange::begin(request.method(), self.record.clone());
+        let exchange = Exchange::begin(request.method(), request.version(), self.record.clone());
         ResponseFuture::new(self.inner.call(request), exchange)
     }
 }

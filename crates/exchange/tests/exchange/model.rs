@@ -9,7 +9,7 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use farrier_exchange::{End, Exchange, Outcome, ResponseBody, ResponseFuture};
-use http::{HeaderMap, Method, Response, header};
+use http::{HeaderMap, Method, Response, Version, header};
 use http_body::{Body, Frame, SizeHint};
 use proptest::prelude::*;
 
@@ -159,7 +159,7 @@ impl Live {
         let observe: Observe = Box::new(move |end| {
             ends.lock().expect("not poisoned").entry(id).or_default().push(end);
         });
-        let exchange = Exchange::begin(&method, observe);
+        let exchange = Exchange::begin(&method, Version::HTTP_11, observe);
         let actor = Actor { script: script.clone(), polls: 0, frames: 0, done: false };
         let future = Box::pin(ResponseFuture::new(actor, exchange));
         Self {
@@ -317,9 +317,9 @@ proptest! {
 fn observer_panics() {
     let method = Method::GET;
     let panics = |_: End| panic::resume_unwind(Box::new("observer"));
-    drop(Exchange::begin(&method, panics));
+    drop(Exchange::begin(&method, Version::HTTP_11, panics));
     let caught = panic::catch_unwind(|| {
-        let _exchange = Exchange::begin(&method, panics);
+        let _exchange = Exchange::begin(&method, Version::HTTP_11, panics);
         panic::resume_unwind(Box::new("the service"));
     });
     let payload = caught.expect_err("the service's panic goes on");
@@ -346,10 +346,16 @@ fn ends_after_what_it_carried() {
         let _lease = lease;
         std::future::pending::<Result<Response<axum::body::Body>, Infallible>>().await
     };
-    drop(ResponseFuture::new(handler, Exchange::begin(&Method::GET, note(&order))));
+    drop(ResponseFuture::new(
+        handler,
+        Exchange::begin(&Method::GET, Version::HTTP_11, note(&order)),
+    ));
     assert_eq!(std::mem::take(&mut *order.lock().expect("not poisoned")), ["lease", "end"]);
 
     let body = (Lease(Arc::clone(&order)), axum::body::Body::empty());
-    drop(ResponseBody::new(body, Some(Exchange::begin(&Method::GET, note(&order)))));
+    drop(ResponseBody::new(
+        body,
+        Some(Exchange::begin(&Method::GET, Version::HTTP_11, note(&order))),
+    ));
     assert_eq!(*order.lock().expect("not poisoned"), ["lease", "end"]);
 }

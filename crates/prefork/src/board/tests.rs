@@ -1,7 +1,7 @@
 use std::thread;
 
 use farrier_exchange::Exchange;
-use http::{Method, Request};
+use http::{Method, Request, Version};
 use proptest::prelude::*;
 
 use super::*;
@@ -19,7 +19,7 @@ fn request(path: &str) -> Request<()> {
 
 fn end() -> End {
     let mut seen = None;
-    drop(Exchange::begin(&Method::GET, |end| seen = Some(end)));
+    drop(Exchange::begin(&Method::GET, Version::HTTP_11, |end| seen = Some(end)));
     seen.unwrap()
 }
 
