@@ -12,3 +12,4 @@ mod launcher;
 mod orphans;
 mod pipes;
 mod readme;
+mod rooms;

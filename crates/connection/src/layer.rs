@@ -12,8 +12,9 @@ use pin_project::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::scope::{Anchor, Scope};
-use crate::{Backend, Pool};
+use crate::current::ScopeGuard;
+use crate::scope::Scope;
+use crate::{Backend, Database, Pool};
 
 /// A layer that gives each request its [`Database`](crate::Database) handle; clones share the pool.
 ///
@@ -50,7 +51,7 @@ pub struct ResponseFuture<F, B: Backend> {
     #[pin]
     inner: farrier_exchange::ResponseFuture<F, ScopeEnd<B>>,
     // After `inner`: the handler lets go of the connection before the request's use ends.
-    anchor: Anchor<B>,
+    guard: ScopeGuard<B>,
     hold_until_body_end: bool,
 }
 
@@ -88,7 +89,7 @@ impl<B: Backend> ConnectionLayer<B> {
     /// Also puts the handle into the extensions of each request.
     ///
     /// For a service that handles requests on another task than the one that polls the layer, where
-    /// [`Database::current`](crate::Database::current) finds nothing. It costs each request two
+    /// [`Database::current`] finds nothing. It costs each request two
     /// allocations. Off by default.
     #[must_use]
     pub fn in_extensions(mut self) -> Self {
@@ -140,14 +141,14 @@ where
     fn call(&mut self, mut request: Request<Q>) -> Self::Future {
         let exchange =
             Exchange::begin(request.method(), request.version(), ScopeEnd(Ending::Nothing));
-        let mut anchor = Anchor::new(self.pool.clone());
+        let mut guard = ScopeGuard::new(self.pool.clone());
         if self.options.in_extensions {
-            request.extensions_mut().insert(anchor.database());
+            request.extensions_mut().insert(Database(guard.scope()));
         }
-        let future = anchor.enter(|| self.inner.call(request));
+        let future = guard.enter(|| self.inner.call(request));
         ResponseFuture {
             inner: farrier_exchange::ResponseFuture::new(future, exchange),
-            anchor,
+            guard,
             hold_until_body_end: self.options.hold_until_body_end,
         }
     }
@@ -178,16 +179,16 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let inner = this.inner;
-        let mut polled = ready!(this.anchor.enter(|| inner.poll(cx)));
+        let mut polled = ready!(this.guard.enter(|| inner.poll(cx)));
         // No exchange left means an upgrade: the request is over, the socket is not part of it.
         let exchange = polled.as_mut().ok().and_then(|head| head.body_mut().exchange_mut());
         match exchange {
             Some(exchange) => {
-                if let Some(scope) = this.anchor.weigh() {
+                if let Some(scope) = this.guard.take() {
                     exchange.observer_mut().0 = Ending::at_head(scope, *this.hold_until_body_end);
                 }
             }
-            None => this.anchor.end(),
+            None => this.guard.end(),
         }
         Poll::Ready(polled)
     }

@@ -52,6 +52,9 @@ pub mod too_many_connections {}
 mod axum;
 mod back_off;
 mod backend;
+mod current;
+mod database;
+mod deadline;
 mod error;
 pub mod fake;
 mod layer;
@@ -63,11 +66,12 @@ mod side_channel;
 mod status;
 
 pub use backend::{Backend, ErrorClass, Inspection, Interruption};
+pub use database::Database;
 pub use error::{AcquireError, Poisoned, StatementTimedOut};
 pub use layer::{ConnectionLayer, ConnectionService, ResponseFuture, ScopeEnd};
 pub use plain::{Alteration, PlainStatements, Syntax};
 pub use policy::Policy;
-pub use pool::{Loan, Pool};
-pub use scope::{Borrowed, Database};
+pub use pool::{Pool, PooledConnection};
+pub use scope::Borrowed;
 pub use side_channel::{SideChannel, SideConnection};
 pub use status::{CloseReason, Status};

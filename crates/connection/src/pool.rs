@@ -1,32 +1,36 @@
 //! The pool: a bounded set of connections, each aged, checked and cleaned.
 
 use std::fmt;
-use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout, timeout_at};
 
+use crate::deadline::after;
 use crate::{AcquireError, Backend, CloseReason, Policy, Status};
 
+mod actions;
+mod home;
+mod live;
 mod outage;
 mod random;
 mod shared;
-mod slot;
+mod state;
 mod task;
 
+use actions::{Acquiring, Waiting};
 use outage::Failure;
-use shared::{Claim, Waiting};
-pub(crate) use shared::{Patience, Shared};
-pub(crate) use slot::Lease;
+pub use shared::PooledConnection;
+pub(crate) use shared::Shared;
+pub(crate) use state::Patience;
 
 /// How long what the backend keeps open may take to close.
 const FINISH_TIMEOUT: Duration = Duration::from_millis(250);
 
 /// A bounded set of connections to one database; clones share it.
 ///
-/// Nothing is opened before the first checkout. A pool lives in one process and on one runtime:
-/// those of its first checkout, as long as it has connections.
+/// Nothing is opened before the first use. A pool lives in one process and on one runtime:
+/// those of its first use, as long as it has connections.
 ///
 /// # Example
 ///
@@ -47,12 +51,6 @@ const FINISH_TIMEOUT: Duration = Duration::from_millis(250);
 /// ```
 pub struct Pool<B: Backend>(Arc<Shared<B>>);
 
-/// A connection on loan outside a request; dropping it gives it back.
-///
-/// For jobs, command-line tools, and sockets after an upgrade. In a request, take
-/// [`Database`](crate::Database).
-pub struct Loan<B: Backend>(Lease<B>);
-
 // === impl Pool ===
 
 impl<B: Backend> Pool<B> {
@@ -71,8 +69,8 @@ impl<B: Backend> Pool<B> {
     /// # Cancel safety
     ///
     /// Dropping the future leaves the queue, and gives back a connection that was under way.
-    pub async fn acquire(&self) -> Result<Loan<B>, AcquireError> {
-        self.checkout(self.deadline(), Patience::UntilDeadline).await.map(Loan)
+    pub async fn acquire(&self) -> Result<PooledConnection<B>, AcquireError> {
+        self.acquire_until(self.deadline(), Patience::UntilDeadline).await
     }
 
     /// Like [`acquire`](Self::acquire), but the first connect that fails is the answer.
@@ -86,8 +84,8 @@ impl<B: Backend> Pool<B> {
     /// # Cancel safety
     ///
     /// As [`acquire`](Self::acquire).
-    pub async fn acquire_once(&self) -> Result<Loan<B>, AcquireError> {
-        self.checkout(self.deadline(), Patience::OneAttempt).await.map(Loan)
+    pub async fn acquire_once(&self) -> Result<PooledConnection<B>, AcquireError> {
+        self.acquire_until(self.deadline(), Patience::OneAttempt).await
     }
 
     /// The rules that the pool keeps: those it was given, as far as the backend can keep them.
@@ -108,7 +106,7 @@ impl<B: Backend> Pool<B> {
         self.0.status()
     }
 
-    /// Refuses further checkouts, closes what is idle, and waits until the last connection is
+    /// Refuses whoever comes, closes what is idle, and waits until the last connection is
     /// closed.
     ///
     /// Connections in use are closed when they come back; there is no limit to that, put a timeout
@@ -151,34 +149,34 @@ impl<B: Backend> Pool<B> {
         after(Instant::now(), self.0.policy.acquire_timeout)
     }
 
-    pub(crate) async fn checkout(
+    pub(crate) async fn acquire_until(
         &self,
         deadline: Instant,
         patience: Patience,
-    ) -> Result<Lease<B>, AcquireError> {
+    ) -> Result<PooledConnection<B>, AcquireError> {
         let shared = &self.0;
         let mut replacing = false;
         loop {
-            let mut lease = match shared.claim(replacing, patience)? {
-                Claim::Ready(lease) => lease,
-                Claim::Wait(waiting) => self.wait(waiting, deadline).await?,
+            let mut pooled = match shared.acquire(replacing, patience)? {
+                Acquiring::Ready(pooled) => pooled,
+                Acquiring::Wait(waiting) => self.wait(waiting, deadline).await?,
             };
             let now = Instant::now();
             let generation = shared.generation();
-            if !self.check_due(&lease, generation, now) {
-                return Ok(self.count(lease));
+            if !self.check_due(&pooled, generation, now) {
+                return Ok(self.count(pooled));
             }
             shared.counters.checks.add();
             let limit = after(now, shared.policy.check_timeout);
-            match timeout_at(limit.min(deadline), shared.backend.check(&mut lease)).await {
+            match timeout_at(limit.min(deadline), shared.backend.check(&mut pooled)).await {
                 Ok(Ok(())) => {
-                    lease.live_mut().checked = generation;
-                    shared.answered();
-                    return Ok(self.count(lease));
+                    pooled.live_mut().checked = generation;
+                    shared.lock().state.answered();
+                    return Ok(self.count(pooled));
                 }
                 Ok(Err(error)) => {
                     tracing::debug!(%error, "a health check failed");
-                    shared.disconnected(lease.live().checked);
+                    shared.disconnected(pooled.live().checked);
                 }
                 Err(_) if deadline < limit => {
                     // Too little time was left: no proof against the server, nor against older
@@ -189,13 +187,13 @@ impl<B: Backend> Pool<B> {
                 }
                 Err(_) => {
                     self.log_late_check();
-                    shared.unanswered();
+                    shared.lock().state.unanswered(Instant::now());
                     // Nobody waits as long for each of the others.
-                    shared.distrust(lease.live().generation);
+                    shared.distrust(pooled.live().generation);
                 }
             }
             shared.counters.check_failures.add();
-            shared.retire(lease.into_occupied(), CloseReason::Unusable);
+            shared.retire(pooled.into_occupied(), CloseReason::Unusable);
             if Instant::now() >= deadline {
                 shared.counters.timeouts.add();
                 return Err(AcquireError::TimedOut);
@@ -214,31 +212,31 @@ impl<B: Backend> Pool<B> {
         &self,
         mut waiting: Waiting<B>,
         deadline: Instant,
-    ) -> Result<Lease<B>, AcquireError> {
+    ) -> Result<PooledConnection<B>, AcquireError> {
         self.0.counters.waited.add();
         match timeout_at(deadline, &mut waiting.receiver).await {
             Ok(Ok(granted)) => granted,
             Ok(Err(_)) => Err(AcquireError::Closed),
             Err(_) => {
                 self.0.counters.timeouts.add();
-                Err(self.0.why_late())
+                Err(self.0.lock().state.why_late())
             }
         }
     }
 
     /// Only a connection that survived from earlier is checked, and not if that was a moment ago; and
     /// each that was not known to work since another one broke.
-    fn check_due(&self, lease: &Lease<B>, generation: u64, now: Instant) -> bool {
+    fn check_due(&self, pooled: &PooledConnection<B>, generation: u64, now: Instant) -> bool {
         let policy = &self.0.policy;
-        let live = lease.live();
+        let live = pooled.live();
         let lay_idle = now.saturating_duration_since(live.last_used) >= policy.health_check_bypass;
         live.checked < generation || policy.health_checks && live.uses > 0 && lay_idle
     }
 
-    fn count(&self, mut lease: Lease<B>) -> Lease<B> {
-        lease.live_mut().uses += 1;
+    fn count(&self, mut pooled: PooledConnection<B>) -> PooledConnection<B> {
+        pooled.live_mut().uses += 1;
         self.0.counters.acquired.add();
-        lease
+        pooled
     }
 }
 
@@ -252,32 +250,4 @@ impl<B: Backend> fmt::Debug for Pool<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Pool").field("policy", self.policy()).finish_non_exhaustive()
     }
-}
-
-// === impl Loan ===
-
-impl<B: Backend> Deref for Loan<B> {
-    type Target = B::Connection;
-
-    fn deref(&self) -> &B::Connection {
-        &self.0
-    }
-}
-
-impl<B: Backend> DerefMut for Loan<B> {
-    fn deref_mut(&mut self) -> &mut B::Connection {
-        &mut self.0
-    }
-}
-
-impl<B: Backend> fmt::Debug for Loan<B> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Loan").finish_non_exhaustive()
-    }
-}
-
-/// The end of `wait` from `now`; a wait that no clock can count is a century.
-pub(crate) fn after(now: Instant, wait: Duration) -> Instant {
-    const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
-    now.checked_add(wait).unwrap_or_else(|| now + CENTURY)
 }

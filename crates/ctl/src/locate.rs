@@ -5,13 +5,29 @@ use std::fs;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
+use clap::Args;
 use serde::Deserialize;
 
-use crate::Server;
 use crate::client::Failure;
 
 /// The settings file that a server reads when no other is named.
 const DEFAULT_CONFIG: &str = "farrier.toml";
+
+/// Which server: without one of these, what the variables FARRIER_CONTROL_SOCKET, FARRIER_PIDFILE and
+/// FARRIER_CONFIG say, else ./farrier.toml.
+#[derive(Clone, Debug, Default, Args)]
+#[group(multiple = false)]
+pub(crate) struct Server {
+    /// The server's control socket.
+    #[arg(long, value_name = "PATH", global = true)]
+    control_socket: Option<PathBuf>,
+    /// The server's pidfile; the control socket lies beside it.
+    #[arg(long, value_name = "PATH", global = true)]
+    pidfile: Option<PathBuf>,
+    /// The server's settings file.
+    #[arg(long, short, value_name = "PATH", global = true)]
+    config: Option<PathBuf>,
+}
 
 /// The two settings that say where the socket is; the launcher knows them by the same names.
 #[derive(Debug, Default, Deserialize)]

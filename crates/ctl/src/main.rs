@@ -13,13 +13,13 @@ mod table;
 
 use std::env;
 use std::io::{self, ErrorKind, Write};
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Parser, Subcommand};
 
 use crate::client::{Client, Failure};
+use crate::locate::Server;
 
 const AFTER_HELP: &str = "\
 The server is the one that the flags name, else the environment (FARRIER_CONTROL_SOCKET,
@@ -35,22 +35,6 @@ struct Cli {
     server: Server,
     #[command(subcommand)]
     command: Command,
-}
-
-/// Which server: without one of these, what the variables FARRIER_CONTROL_SOCKET, FARRIER_PIDFILE and
-/// FARRIER_CONFIG say, else ./farrier.toml.
-#[derive(Clone, Debug, Default, Args)]
-#[group(multiple = false)]
-struct Server {
-    /// The server's control socket.
-    #[arg(long, value_name = "PATH", global = true)]
-    control_socket: Option<PathBuf>,
-    /// The server's pidfile; the control socket lies beside it.
-    #[arg(long, value_name = "PATH", global = true)]
-    pidfile: Option<PathBuf>,
-    /// The server's settings file.
-    #[arg(long, short, value_name = "PATH", global = true)]
-    config: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]

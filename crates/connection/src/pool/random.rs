@@ -1,4 +1,7 @@
 //! Chance for spreading things in time; no secret depends on it.
+//!
+//! Not a crate for random numbers: such keep their state in the thread or the process, and a fork copies it, so that
+//! all workers would do the same at the same time.
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};

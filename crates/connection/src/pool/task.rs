@@ -6,11 +6,11 @@ use std::sync::{Arc, Weak};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
-use super::after;
+use super::live::Live;
 use super::outage::{Attempt, Failure};
-use super::shared::{Maintaining, Shared};
-use super::slot::{Live, Occupied, Slot};
+use super::shared::{Maintaining, Occupied, Shared, Slot};
 use crate::back_off::back_off;
+use crate::deadline::after;
 use crate::{AcquireError, Backend, CloseReason, ErrorClass, Inspection, Interruption};
 
 /// A slot in which a connection is in the making.
@@ -35,7 +35,7 @@ pub(super) async fn connect<B: Backend>(mut connecting: Connecting<B>) {
         slot.running();
     }
     let shared = Arc::clone(&connecting.shared);
-    while let Some((after, generation)) = shared.connect_wanted(connecting.attempt) {
+    while let Some((after, generation)) = connect_wanted(&shared, connecting.attempt) {
         if let Some(after) = after.filter(|after| *after > Instant::now()) {
             sleep_until(after).await;
             continue;
@@ -56,7 +56,7 @@ pub(super) async fn connect<B: Backend>(mut connecting: Connecting<B>) {
                     uses: 0,
                 };
                 shared.counters.opened.add();
-                shared.connected();
+                shared.lock().state.connected();
                 if let Some(slot) = connecting.made() {
                     shared.park(Occupied { live, slot });
                 }
@@ -72,6 +72,15 @@ pub(super) async fn connect<B: Backend>(mut connecting: Connecting<B>) {
             log_failed_connect(&error, failures);
         }
     }
+}
+
+/// What to wait for before the next connect, and the generation it will have; `None` if there is to be none.
+fn connect_wanted<B: Backend>(
+    shared: &Shared<B>,
+    attempt: Attempt,
+) -> Option<(Option<Instant>, u64)> {
+    let guarded = shared.lock();
+    Some((guarded.state.connect_wanted(attempt)?, shared.generation()))
 }
 
 /// `failures` are those since the last time.
@@ -238,7 +247,7 @@ impl<B: Backend> Connecting<B> {
 impl<B: Backend> Drop for Connecting<B> {
     fn drop(&mut self) {
         // Before the slot's own drop, which may start another connect.
-        self.shared.connecting_over(self.attempt);
+        self.shared.lock().state.connecting_over(self.attempt);
     }
 }
 
@@ -258,7 +267,7 @@ impl<B: Backend> Drop for Reaper<B> {
     fn drop(&mut self) {
         // Not finished: its runtime is gone.
         if let Some(shared) = self.shared.upgrade() {
-            shared.reaper_gone();
+            shared.lock().state.reaper_gone();
         }
     }
 }

@@ -12,7 +12,7 @@ use std::pin::pin;
 use std::time::Duration;
 
 use farrier_connection::fake::Fake;
-use farrier_connection::{Loan, Policy, Pool};
+use farrier_connection::{Policy, Pool, PooledConnection};
 use tokio::time::{advance, timeout};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -26,7 +26,7 @@ fn pool(fake: &Fake, policy: Policy) -> Pool<Fake> {
     Pool::new(fake.clone(), policy)
 }
 
-async fn acquire(pool: &Pool<Fake>) -> Loan<Fake> {
+async fn acquire(pool: &Pool<Fake>) -> PooledConnection<Fake> {
     pool.acquire().await.expect("a connection")
 }
 

@@ -8,7 +8,9 @@ use axum::extract::Request;
 use axum::http::StatusCode;
 use axum::routing::get;
 use farrier_connection::fake::{Behaviour, Fake};
-use farrier_connection::{AcquireError, ConnectionLayer, Database, ErrorClass, Loan, Pool};
+use farrier_connection::{
+    AcquireError, ConnectionLayer, Database, ErrorClass, Pool, PooledConnection,
+};
 use futures_util::future::join_all;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
@@ -222,6 +224,6 @@ async fn an_outage_of_an_hour_ago_is_forgotten() {
     assert_eq!(start.elapsed(), SECOND);
 }
 
-async fn acquire_owned(pool: Pool<Fake>) -> Loan<Fake> {
+async fn acquire_owned(pool: Pool<Fake>) -> PooledConnection<Fake> {
     acquire(&pool).await
 }

@@ -669,6 +669,6 @@ fn layer_service_and_handle_are_what_routers_need() {
     all::<ConnectionService<Router, Fake>>();
     all::<Db>();
     all::<Pool<Fake>>();
-    send::<farrier_connection::Loan<Fake>>();
+    send::<farrier_connection::PooledConnection<Fake>>();
     send::<farrier_connection::ResponseFuture<std::future::Ready<()>, Fake>>();
 }
