@@ -27,7 +27,7 @@ async fn session(lab: &Service) -> u64 {
     response.text().parse().expect("a session id")
 }
 
-/// Behaviour 1: `max_age` 0 closes the session with the request; one request uses one session.
+/// Behaviour C1: `max_age` 0 closes the session with the request; one request uses one session.
 #[tokio::test]
 async fn max_age_zero_closes_with_the_request() {
     let (lab, server) = lab_on("age_zero", &["--max-age=0"]).await;
@@ -40,7 +40,7 @@ async fn max_age_zero_closes_with_the_request() {
     assert_ne!(session(&lab).await, session(&lab).await);
 }
 
-/// Behaviour 2: within `max_age` the session is used again.
+/// Behaviour C2: within `max_age` the session is used again.
 #[tokio::test]
 async fn a_session_is_used_again() {
     let (lab, server) = lab_on("reuse", &["--max-age=60"]).await;
@@ -51,7 +51,7 @@ async fn a_session_is_used_again() {
     assert_eq!(server.sessions("reuse").await, [first]);
 }
 
-/// Behaviour 3: a request that uses no database opens no session.
+/// Behaviour C3: a request that uses no database opens no session.
 #[tokio::test]
 async fn no_use_no_session() {
     let (lab, server) = lab_on("unused", &[]).await;
@@ -59,7 +59,7 @@ async fn no_use_no_session() {
     assert_eq!(server.sessions("unused").await, [0_u64; 0]);
 }
 
-/// Behaviour 13: a session killed between two requests is replaced when health checks are on; when they
+/// Behaviour C13: a session killed between two requests is replaced when health checks are on; when they
 /// are off it costs one request.
 #[tokio::test]
 async fn a_killed_session_is_replaced() {
@@ -77,7 +77,7 @@ async fn a_killed_session_is_replaced() {
     assert_ne!(session(&lab).await, first);
 }
 
-/// Behaviour 50: more requests than connections wait their turn, and the server never sees more sessions.
+/// Behaviour C50: more requests than connections wait their turn, and the server never sees more sessions.
 #[tokio::test]
 async fn the_bound_holds_at_the_server() {
     let (lab, server) = lab_on("bound", &["--max-connections=3", "--acquire-timeout=30"]).await;
@@ -96,7 +96,7 @@ async fn the_bound_holds_at_the_server() {
     assert_eq!(seen.len(), 3, "three sessions served them all");
 }
 
-/// Behaviour 50, the deadline: 503 with Retry-After, and nothing of the driver.
+/// Behaviour C50, the deadline: 503 with Retry-After, and nothing of the driver.
 #[tokio::test]
 async fn no_connection_in_time_is_a_503() {
     let (lab, _) = lab_on("late", &["--max-connections=1", "--acquire-timeout=0.2"]).await;
@@ -220,7 +220,7 @@ async fn hang_ups_at_a_full_server_are_no_lasting_outage() {
     }
 }
 
-/// Behaviour 57: a worker that leaves says good-bye to the server; no client counts as aborted.
+/// Behaviour C57: a worker that leaves says good-bye to the server; no client counts as aborted.
 #[tokio::test]
 async fn sessions_end_politely() {
     // A server of its own: the counter is the server's, and other tests kill workers.

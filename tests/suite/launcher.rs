@@ -25,7 +25,7 @@ async fn pid_of_a_worker(lab: &Service) -> u32 {
     response.text().parse().expect("a pid")
 }
 
-/// Test 1: as many children as workers, every address answers, every worker serves.
+/// Behaviour L1: as many children as workers, every address answers, every worker serves.
 #[tokio::test]
 async fn workers_share_every_address() {
     let lab = service::lab().args(["--workers=3", "--bind=unix:lab.sock"]).start();
@@ -46,7 +46,7 @@ async fn workers_share_every_address() {
     UnixStream::connect(lab.path("lab.sock")).expect("the Unix socket listens");
 }
 
-/// Test 2: an idle server ends at once, and leaves nothing behind.
+/// Behaviour L2: an idle server ends at once, and leaves nothing behind.
 #[test]
 fn term_leaves_nothing_behind() {
     let mut lab = service::lab().args(["--bind=unix:lab.sock"]).start();
@@ -58,7 +58,7 @@ fn term_leaves_nothing_behind() {
     assert!(!lab.path("pid").exists() && !lab.path("lab.sock").exists());
 }
 
-/// Test 3: a request in flight is finished.
+/// Behaviour L3: a request in flight is finished.
 #[tokio::test]
 async fn term_lets_requests_finish() {
     let mut lab = service::lab().start();
@@ -89,7 +89,7 @@ async fn term_waits_for_work_after_the_response() {
     assert!(!lab.log().contains("is done"), "{}", lab.log());
 }
 
-/// Test 4: what outlasts `graceful_timeout` is cut, and the server still ends with 0.
+/// Behaviour L4: what outlasts `graceful_timeout` is cut, and the server still ends with 0.
 #[tokio::test]
 async fn graceful_timeout_ends_a_drain() {
     let mut lab = service::lab().args(["--graceful-timeout=0.5", "--drain-idle=0.1"]).start();
@@ -103,7 +103,7 @@ async fn graceful_timeout_ends_a_drain() {
     assert!(line.is_some_and(|line| line.contains(": GET /sleep (")), "{log}");
 }
 
-/// Test 5: INT and QUIT do not wait for requests.
+/// Behaviour L5: INT and QUIT do not wait for requests.
 #[tokio::test]
 async fn int_and_quit_are_quick() {
     for signal in [Signal::SIGINT, Signal::SIGQUIT] {
@@ -121,7 +121,7 @@ async fn int_and_quit_are_quick() {
     }
 }
 
-/// Test 6: a taken address is named.
+/// Behaviour L6: a taken address is named.
 #[test]
 fn a_taken_address_is_named() {
     let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
@@ -131,7 +131,7 @@ fn a_taken_address_is_named() {
     assert!(lab.log().contains(&address), "{}", lab.log());
 }
 
-/// Test 10: what is queued at TERM is served, and what comes later is refused: nobody waits in a dead queue.
+/// Behaviour L10: what is queued at TERM is served, and what comes later is refused: nobody waits in a dead queue.
 #[tokio::test]
 async fn term_serves_what_is_queued() {
     let mut lab = service::lab().args(["--workers=1", "--timeout=0"]).start();
@@ -298,7 +298,7 @@ async fn a_paused_master_kills_nobody() {
     assert!(before.contains(&pid_of_a_worker(&lab).await));
 }
 
-/// Tests 13 and 18: a blocked worker is replaced, and the log says what it was doing.
+/// Behaviours L13 and L18: a blocked worker is replaced, and the log says what it was doing.
 #[tokio::test]
 async fn a_blocked_worker_is_replaced_with_evidence() {
     let lab = service::lab().args(["--workers=1", "--timeout=1"]).start();
@@ -347,7 +347,7 @@ async fn a_busy_worker_that_makes_progress_is_not_killed() {
     assert_eq!(pid_of_a_worker(&lab).await, worker);
 }
 
-/// Test 14: a stopped worker is replaced.
+/// Behaviour L14: a stopped worker is replaced.
 #[tokio::test]
 async fn a_stopped_worker_is_replaced() {
     let lab = service::lab().args(["--workers=1", "--timeout=1"]).start();
@@ -357,7 +357,7 @@ async fn a_stopped_worker_is_replaced() {
     assert_ne!(pid_of_a_worker(&lab).await, stopped);
 }
 
-/// Test 15: `timeout` 0 judges nobody.
+/// Behaviour L15: `timeout` 0 judges nobody.
 #[tokio::test]
 async fn timeout_zero_judges_nobody() {
     let lab = service::lab().args(["--workers=1", "--timeout=0"]).start();
@@ -367,7 +367,7 @@ async fn timeout_zero_judges_nobody() {
     assert_eq!(pid_of_a_worker(&lab).await, worker);
 }
 
-/// Test 16: a handler that waits is not a worker that hangs.
+/// Behaviour L16: a handler that waits is not a worker that hangs.
 #[tokio::test]
 async fn waiting_is_not_hanging() {
     let lab = service::lab().args(["--timeout=1"]).start();
@@ -434,7 +434,7 @@ fn a_preparation_is_ended_by_orders_to_stop_only() {
     assert_eq!(lab.wait().code(), Some(0), "{}", lab.log());
 }
 
-/// Test 26: a killed worker is replaced, pid and cause are in the log, and no connection is refused meanwhile.
+/// Behaviour L26: a killed worker is replaced, pid and cause are in the log, and no connection is refused meanwhile.
 #[tokio::test]
 async fn a_killed_worker_is_replaced_under_load() {
     let lab = service::lab().start();
@@ -459,7 +459,7 @@ async fn a_killed_worker_is_replaced_under_load() {
     );
 }
 
-/// Test 29: a first generation that never becomes ready ends the server with 3, however many workers.
+/// Behaviour L29: a first generation that never becomes ready ends the server with 3, however many workers.
 #[test]
 fn a_broken_first_generation_exits_3() {
     for workers in ["--workers=1", "--workers=8"] {
@@ -471,7 +471,7 @@ fn a_broken_first_generation_exits_3() {
     }
 }
 
-/// Test 17: boot has a limit of its own.
+/// Behaviour L17: boot has a limit of its own.
 #[test]
 fn boot_timeout_ends_a_hanging_boot() {
     let mut lab = service::lab().args(["--boot-timeout=0.5"]).env("LAB_BOOT", "hang").spawn();
@@ -479,7 +479,7 @@ fn boot_timeout_ends_a_hanging_boot() {
     assert!(lab.log().contains("boot_timeout"), "{}", lab.log());
 }
 
-/// Tests 34 and 35: HUP replaces every worker, and no client loses a request over it.
+/// Behaviours L34 and L35: HUP replaces every worker, and no client loses a request over it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn hup_loses_no_request() {
     let lab = service::lab().start();
@@ -501,7 +501,7 @@ async fn hup_loses_no_request() {
     }
 }
 
-/// Test 38: HUP with a wrong settings file changes nothing, and the log says what is wrong.
+/// Behaviour L38: HUP with a wrong settings file changes nothing, and the log says what is wrong.
 #[tokio::test]
 async fn hup_with_wrong_settings_changes_nothing() {
     let settings = "workers = 2\nbind = [\"127.0.0.1:0\"]\n";
@@ -523,7 +523,7 @@ async fn hup_with_wrong_settings_changes_nothing() {
     .await;
 }
 
-/// Test 30: TTIN and TTOU change the number of workers, and never to none.
+/// Behaviour L30: TTIN and TTOU change the number of workers, and never to none.
 #[test]
 fn ttin_and_ttou_change_the_number() {
     let lab = service::lab().start();
@@ -542,7 +542,7 @@ fn ttin_and_ttou_change_the_number() {
     eventually("two workers", || (lab.workers().len() == 2).then_some(()));
 }
 
-/// Test 33: signals that are the master's do a worker no harm.
+/// Behaviour L33: signals that are the master's do a worker no harm.
 #[test]
 fn workers_ignore_the_masters_signals() {
     let lab = service::lab().start();
@@ -567,7 +567,7 @@ fn workers_ignore_the_masters_signals() {
     assert!(!lab.log().contains("died"), "{}", lab.log());
 }
 
-/// Test 52: a pidfile protects a living master and nothing else.
+/// Behaviour L52: a pidfile protects a living master and nothing else.
 #[test]
 fn pidfile_rules() {
     let lab = service::lab().start();

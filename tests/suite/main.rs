@@ -3,6 +3,7 @@
 
 mod audit;
 mod bad_input;
+mod behaviours;
 mod connection;
 mod control;
 mod directions;

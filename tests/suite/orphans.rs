@@ -12,7 +12,7 @@ use harness::{client, eventually};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// Test 24: workers do not outlive their master.
+/// Behaviour L24: workers do not outlive their master.
 #[test]
 fn workers_follow_their_master() {
     let mut lab = service::lab().start();

@@ -192,7 +192,7 @@ mod tests {
         i32::try_from(std::process::id()).unwrap()
     }
 
-    /// gunicorn.md 4, test 52.
+    /// Behaviour L52.
     #[test]
     fn a_living_server_is_refused_and_its_file_left_alone() {
         let folder = tempfile::tempdir().unwrap();
@@ -212,7 +212,7 @@ mod tests {
         }
     }
 
-    /// gunicorn.md 4, test 52, and better: a number that somebody else has by now stops nobody.
+    /// Behaviour L52, and better: a number that somebody else has by now stops nobody.
     #[test]
     fn what_no_server_has_locked_is_overwritten() {
         let folder = tempfile::tempdir().unwrap();
@@ -226,7 +226,7 @@ mod tests {
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "no temporary file is left");
     }
 
-    /// gunicorn.md 4, test 52.
+    /// Behaviour L52.
     #[test]
     fn only_the_own_pid_is_removed() {
         let folder = tempfile::tempdir().unwrap();

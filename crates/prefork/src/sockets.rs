@@ -337,7 +337,7 @@ mod tests {
         assert!(refused.contains(&taken) && refused.contains("bind"), "{refused}");
     }
 
-    /// gunicorn.md 4, test 10.
+    /// Behaviour L10.
     #[test]
     fn who_waits_is_kept_and_who_comes_later_is_refused() {
         use std::io::{Read, Write};

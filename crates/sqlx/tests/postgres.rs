@@ -41,7 +41,7 @@ async fn run(name: &str, sql: &str) {
     pool.close().await;
 }
 
-/// connections.md 5, behaviours 2 and 40.
+/// Behaviours C2 and C40.
 #[tokio::test]
 async fn plain_requests_share_one_session_and_are_not_reset() {
     let pool = pool("plain", policy());
@@ -96,7 +96,7 @@ async fn an_altered_table_fails_once() {
     assert_eq!(session(&pool).await, first);
 }
 
-/// connections.md 5, behaviour 24: and a transaction that is begun as read-only is no failover.
+/// Behaviour C24: and a transaction that is begun as read-only is no failover.
 #[tokio::test]
 async fn a_server_that_is_a_standby_now_is_connected_to_anew() {
     let server = Server::standby();
@@ -129,7 +129,7 @@ async fn a_server_that_is_a_standby_now_is_connected_to_anew() {
     assert_eq!(pool.status().closed_for(CloseReason::Dead), 3, "{:?}", pool.status());
 }
 
-/// connections.md 5, behaviours 25 and 39.
+/// Behaviours C25 and C39.
 #[tokio::test]
 async fn a_transaction_left_open_is_rolled_back() {
     let pool = pool("stray", policy().max_connections(1));
@@ -257,7 +257,7 @@ async fn run_in(
     Ok(())
 }
 
-/// connections.md 5, behaviour 39; and what sqlx has prepared still works.
+/// Behaviour C39; and what sqlx has prepared still works.
 #[tokio::test]
 async fn nothing_of_a_session_is_visible_to_the_next_request() {
     let pool = pool("hygiene", policy().max_connections(1));
@@ -365,7 +365,7 @@ async fn a_role_that_is_set_at_login_is_set_after_a_reset() {
     assert_eq!(pool.status().opened, 1);
 }
 
-/// connections.md 5, behaviours 28 and 29: never a row of the cancelled one, and the connection
+/// Behaviours C28 and C29: never a row of the cancelled one, and the connection
 /// goes to nobody else.
 #[tokio::test]
 async fn a_cancelled_statement_is_never_mixed_up_and_its_connection_closed() {
@@ -392,7 +392,7 @@ async fn a_cancelled_statement_is_never_mixed_up_and_its_connection_closed() {
     assert_eq!(sessions, 1, "the server has stopped working on it");
 }
 
-/// connections.md 4, sqlx 4385 and 4393: a cancelled BEGIN or COMMIT at each poll.
+/// Behaviour C34 (sqlx's issues 4385 and 4393): a cancelled BEGIN or COMMIT at each poll.
 #[tokio::test]
 async fn a_transaction_statement_cancelled_at_any_poll_leaves_no_transaction() {
     let pool = pool("atpoll", policy().max_connections(1));
@@ -423,7 +423,7 @@ async fn poll_times(future: impl Future, polls: usize) {
     }
 }
 
-/// connections.md 5, behaviour 38.
+/// Behaviour C38.
 #[tokio::test]
 async fn a_half_read_result_is_drained_or_its_connection_closed() {
     let pool = pool("halfread", policy().max_connections(1));
@@ -437,7 +437,7 @@ async fn a_half_read_result_is_drained_or_its_connection_closed() {
     assert_eq!(session(&pool).await, first);
 }
 
-/// connections.md 5, behaviours 29, 31 and 38: also where the cancelled statement is not the last
+/// Behaviours C29, C31 and C38: also where the cancelled statement is not the last
 /// one that farrier saw.
 #[tokio::test]
 async fn a_session_that_cannot_be_cleaned_in_time_is_ended_at_the_server() {
@@ -510,7 +510,7 @@ async fn hang_up(pool: &Pool<Postgres>, after: Duration) {
     timeout(after, slow).await.expect_err("it is slow");
 }
 
-/// connections.md 5, behaviour 30: one beside the bound; also where each attempt to end a session has
+/// Behaviour C30: one beside the bound; also where each attempt to end a session has
 /// too little time.
 #[tokio::test]
 async fn hang_ups_never_exceed_the_bound_at_the_server() {
@@ -532,7 +532,7 @@ async fn hang_ups_never_exceed_the_bound_at_the_server() {
     }
 }
 
-/// connections.md 5, behaviours 1 and 30: a session that was said good-bye to is there until it is
+/// Behaviours C1 and C30: a session that was said good-bye to is there until it is
 /// gone.
 #[tokio::test]
 async fn the_bound_holds_while_connections_come_and_go() {
@@ -627,7 +627,7 @@ async fn a_begin_that_fails_leaves_the_connection_as_it_was() {
     assert_eq!((pool.status().opened, pool.status().resets), (1, 0));
 }
 
-/// connections.md 3.8: nobody meets a session that the server has closed, without any check.
+/// Nobody meets a session that the server has closed, without any check.
 #[tokio::test]
 async fn an_idle_session_is_closed_before_the_server_does_it() {
     let server = Server::shared();
@@ -641,7 +641,7 @@ async fn an_idle_session_is_closed_before_the_server_does_it() {
     }
 }
 
-/// connections.md 5, behaviour 13.
+/// Behaviour C13.
 #[tokio::test]
 async fn a_session_that_the_server_ended_costs_nothing_with_checks() {
     let pool = pool("ended", policy());

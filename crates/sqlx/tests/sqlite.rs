@@ -80,7 +80,7 @@ async fn what_only_looks_dirty_keeps_its_connection() {
     assert_eq!((status.opened, status.resets), (1, 0), "{status:?}");
 }
 
-/// connections.md 5, behaviours 2 and 40, in each way that sqlx runs statements.
+/// Behaviours C2 and C40, in each way that sqlx runs statements.
 #[tokio::test]
 async fn plain_requests_share_a_connection_that_is_not_reset() {
     let database = with_table(Policy::default()).await;
@@ -119,7 +119,7 @@ async fn a_committed_transaction_leaves_a_clean_connection() {
     assert_eq!((database.pool.status().resets, database.pool.status().rollbacks), (0, 0));
 }
 
-/// connections.md 5, behaviours 25 and 39: sqlx's transactions and bare ones.
+/// Behaviours C25 and C39: sqlx's transactions and bare ones.
 #[tokio::test]
 async fn a_transaction_left_open_is_rolled_back() {
     let database = with_table(Policy::default().max_connections(1)).await;
@@ -187,7 +187,7 @@ async fn state(session: &mut Session<sqlx::Sqlite>) -> Vec<String> {
     state
 }
 
-/// connections.md 5, behaviour 39: what SQLite cannot undo goes with its connection, and a database
+/// Behaviour C39: what SQLite cannot undo goes with its connection, and a database
 /// in memory is brought back to what it was.
 #[tokio::test]
 async fn nothing_of_a_session_is_visible_to_the_next_request() {
@@ -284,7 +284,7 @@ async fn a_use_behind_farriers_back_is_not_trusted() {
     assert_eq!(keys, 1);
 }
 
-/// connections.md 5, behaviour 28: it is interrupted, and no result goes astray.
+/// Behaviour C28: it is interrupted, and no result goes astray.
 #[tokio::test]
 async fn a_cancelled_statement_is_interrupted_and_its_connection_kept() {
     for transaction in [false, true] {
@@ -379,7 +379,7 @@ async fn a_stream_that_is_dropped_halfway_leaves_a_usable_connection() {
     assert_eq!(database.pool.status().opened, 1);
 }
 
-/// connections.md 4: each connection would be a database of its own, and closing it the end of the
+/// Each connection would be a database of its own, and closing it the end of the
 /// data.
 #[tokio::test]
 async fn a_database_in_memory_is_one_connection_that_stays() {

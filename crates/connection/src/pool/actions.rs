@@ -284,7 +284,7 @@ mod tests {
         assert!(shared.lock().home.is_none());
     }
 
-    /// connections.md 5, behaviour 58.
+    /// Behaviour C58.
     #[test]
     fn connections_from_before_a_fork_are_refused_in_the_child() {
         let (parent, child) = (runtime(), runtime());
@@ -293,7 +293,7 @@ mod tests {
         assert!(matches!(acquired, Err(AcquireError::Forked)));
     }
 
-    /// connections.md 5, behaviour 58: as after migrations that closed what they opened.
+    /// Behaviour C58: as after migrations that closed what they opened.
     #[test]
     fn a_pool_with_none_open_works_on_after_a_fork() {
         let (parent, child) = (runtime(), runtime());

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::{SECOND, acquire, assert_balanced, fill, pass, policy, pool, settle};
 
-/// connections.md 5, behaviour 50.
+/// Behaviour C50.
 #[tokio::test(start_paused = true)]
 async fn waiters_are_served_in_order_and_give_up_at_the_deadline() {
     let fake = Fake::new();
@@ -47,7 +47,7 @@ async fn waiters_are_served_in_order_and_give_up_at_the_deadline() {
     assert_eq!(pool.status().timeouts, 2);
 }
 
-/// connections.md 5, behaviour 51.
+/// Behaviour C51.
 #[tokio::test(start_paused = true)]
 async fn a_full_queue_refuses_at_once() {
     let fake = Fake::new();
@@ -89,7 +89,7 @@ async fn a_burst_on_a_cold_pool_is_not_refused() {
     assert_eq!(fake.opened(), 8);
 }
 
-/// connections.md 5, behaviour 55.
+/// Behaviour C55.
 #[tokio::test(start_paused = true)]
 async fn an_outage_shorter_than_the_deadline_costs_no_request() {
     let fake = Fake::new();
@@ -150,7 +150,7 @@ async fn a_program_that_starts_does_not_wait_for_its_database() {
     assert_balanced(&pool);
 }
 
-/// connections.md 5, behaviour 56.
+/// Behaviour C56.
 #[tokio::test(start_paused = true)]
 async fn with_a_hung_server_every_request_is_answered_by_its_deadline() {
     let fake = Fake::new();
@@ -184,7 +184,7 @@ async fn with_a_hung_server_every_request_is_answered_by_its_deadline() {
     drop(acquire(&pool).await);
 }
 
-/// connections.md 5, behaviour 57.
+/// Behaviour C57.
 #[tokio::test(start_paused = true)]
 async fn closing_waits_for_what_is_in_use() {
     let fake = Fake::new();
@@ -214,7 +214,7 @@ async fn closing_waits_for_what_is_in_use() {
     assert_balanced(&pool);
 }
 
-/// connections.md 5, behaviour 58: the runtime's half.
+/// Behaviour C58: the runtime's half.
 #[test]
 fn a_pool_belongs_to_the_runtime_of_its_connections() {
     let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -310,7 +310,7 @@ fn a_loan_dropped_after_its_runtime_is_abandoned() {
     assert_eq!(runtime.block_on(acquire(&pool)).session(), 2);
 }
 
-/// connections.md 5, behaviour 61.
+/// Behaviour C61.
 #[tokio::test(start_paused = true)]
 async fn the_counters_balance_after_ten_thousand_mixed_requests() {
     let fake = Fake::new();
@@ -352,7 +352,7 @@ async fn the_counters_balance_after_ten_thousand_mixed_requests() {
     assert_balanced(&pool);
 }
 
-/// connections.md 5, behaviours 30 and 61, with real threads and real time.
+/// Behaviours C30 and C61, with real threads and real time.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn on_many_threads_the_bound_holds_and_nothing_is_lost() {
     let fake = Fake::new();

@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::{SECOND, acquire, assert_balanced, pass, policy, poll_times, pool, settle};
 
-/// connections.md 5, behaviour 32.
+/// Behaviour C32.
 #[tokio::test(start_paused = true)]
 async fn cancelled_waiters_leave_the_queue_and_cost_nothing() {
     let fake = Fake::new();
@@ -37,7 +37,7 @@ async fn cancelled_waiters_leave_the_queue_and_cost_nothing() {
     assert_balanced(&pool);
 }
 
-/// connections.md 5, behaviour 33: what was begun is kept for the next.
+/// Behaviour C33: what was begun is kept for the next.
 #[tokio::test(start_paused = true)]
 async fn a_cancelled_connect_frees_its_slot() {
     let fake = Fake::new();
@@ -52,7 +52,7 @@ async fn a_cancelled_connect_frees_its_slot() {
     assert_balanced(&pool);
 }
 
-/// connections.md 5, behaviour 33, with a connect that never ends.
+/// Behaviour C33, with a connect that never ends.
 #[tokio::test(start_paused = true)]
 async fn a_hanging_connect_frees_its_slot_at_its_limit() {
     let fake = Fake::new();
@@ -66,7 +66,7 @@ async fn a_hanging_connect_frees_its_slot_at_its_limit() {
     assert_balanced(&pool);
 }
 
-/// connections.md 5, behaviour 34.
+/// Behaviour C34.
 #[tokio::test(start_paused = true)]
 async fn a_transaction_statement_cancelled_at_any_poll_never_comes_back() {
     for polls in 0..4 {
@@ -89,7 +89,7 @@ async fn a_transaction_statement_cancelled_at_any_poll_never_comes_back() {
     }
 }
 
-/// connections.md 5, behaviours 29 and 31.
+/// Behaviours C29 and C31.
 #[tokio::test(start_paused = true)]
 async fn a_cancelled_statement_is_ended_at_the_server() {
     let fake = Fake::new();
@@ -116,7 +116,7 @@ async fn without_kill_a_cancelled_statement_is_abandoned() {
     assert_ne!(acquire(&pool).await.session(), 1);
 }
 
-/// connections.md 5, behaviour 30.
+/// Behaviour C30.
 #[tokio::test(start_paused = true)]
 async fn two_hundred_disconnects_never_exceed_the_bound_at_the_server() {
     let fake = Fake::new();
@@ -143,7 +143,7 @@ async fn two_hundred_disconnects_never_exceed_the_bound_at_the_server() {
     assert_balanced(&pool);
 }
 
-/// connections.md 5, behaviour 30: a slot is not free before the server has confirmed the end.
+/// Behaviour C30: a slot is not free before the server has confirmed the end.
 #[tokio::test(start_paused = true)]
 async fn a_slot_stays_taken_until_the_cancelled_session_is_known_to_be_gone() {
     for behaviour in [
@@ -212,7 +212,7 @@ async fn a_refused_kill_is_not_repeated() {
     assert_eq!((pool.status().kills, pool.status().kill_failures), (0, 1));
 }
 
-/// connections.md 5, behaviour 57: nobody takes the slot of a pool that is closed.
+/// Behaviour C57: nobody takes the slot of a pool that is closed.
 #[tokio::test(start_paused = true)]
 async fn closing_does_not_wait_for_a_kill_that_never_succeeds() {
     let fake = Fake::new();
@@ -241,7 +241,7 @@ async fn a_session_whose_check_hangs_is_ended_at_the_server() {
     assert_balanced(&pool);
 }
 
-/// connections.md 5, behaviour 28.
+/// Behaviour C28.
 #[tokio::test(start_paused = true)]
 async fn a_poisoned_connection_does_nothing_more() {
     let fake = Fake::new();

@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::{SECOND, acquire, assert_balanced, fill, pass, policy, pool, settle};
 
-/// connections.md 5, behaviours 2 and 5.
+/// Behaviours C2 and C5.
 #[tokio::test(start_paused = true)]
 async fn a_connection_is_reused_until_its_age_and_then_closed_without_traffic() {
     let fake = Fake::new();
@@ -26,7 +26,7 @@ async fn a_connection_is_reused_until_its_age_and_then_closed_without_traffic() 
     assert_balanced(&pool);
 }
 
-/// connections.md 5, behaviours 6 and 7.
+/// Behaviours C6 and C7.
 #[tokio::test(start_paused = true)]
 async fn a_use_that_outlives_the_age_is_not_interrupted_and_does_not_extend_it() {
     let fake = Fake::new();
@@ -46,7 +46,7 @@ async fn a_use_that_outlives_the_age_is_not_interrupted_and_does_not_extend_it()
     assert_eq!(fake.sessions(), [2]);
 }
 
-/// connections.md 5, behaviour 1.
+/// Behaviour C1.
 #[tokio::test(start_paused = true)]
 async fn with_an_age_of_zero_each_use_has_a_connection_of_its_own() {
     let fake = Fake::new();
@@ -63,7 +63,7 @@ async fn with_an_age_of_zero_each_use_has_a_connection_of_its_own() {
     assert_balanced(&pool);
 }
 
-/// connections.md 5, behaviour 8. The clock is monotonic, so the wall clock changes nothing.
+/// Behaviour C8. The clock is monotonic, so the wall clock changes nothing.
 #[tokio::test(start_paused = true)]
 async fn without_an_age_and_an_idle_limit_a_connection_stays_for_ever() {
     let fake = Fake::new();
@@ -73,7 +73,7 @@ async fn without_an_age_and_an_idle_limit_a_connection_stays_for_ever() {
     assert_eq!(acquire(&pool).await.session(), 1);
 }
 
-/// connections.md 5, behaviour 9.
+/// Behaviour C9.
 #[tokio::test(start_paused = true)]
 async fn connections_opened_together_expire_apart_and_each_at_its_own_time() {
     let fake = Fake::new();
@@ -113,7 +113,7 @@ async fn an_idle_connection_is_closed_and_one_in_use_is_not_idle() {
     assert_eq!(pool.status().closed_for(CloseReason::Idle), 2);
 }
 
-/// connections.md 3.8: the pool closes what the server would.
+/// The pool closes what the server would.
 #[tokio::test(start_paused = true)]
 async fn an_idle_connection_is_closed_before_the_server_does_it() {
     for idle in [None, Some(600 * SECOND)] {
@@ -149,7 +149,7 @@ async fn the_most_recently_used_connection_is_taken_first() {
     assert_eq!(acquire(&pool).await.session(), 1);
 }
 
-/// connections.md 5, behaviours 11, 12, 15 and 17.
+/// Behaviours C11, C12, C15 and C17.
 #[tokio::test(start_paused = true)]
 async fn only_a_connection_that_survived_a_while_is_checked_and_once() {
     let fake = Fake::new();
@@ -172,7 +172,7 @@ async fn only_a_connection_that_survived_a_while_is_checked_and_once() {
     assert_eq!(fake.take_events(), expected);
 }
 
-/// connections.md 5, behaviour 11, also with no window in which a check would be skipped.
+/// Behaviour C11, also with no window in which a check would be skipped.
 #[tokio::test(start_paused = true)]
 async fn a_fresh_connection_is_not_checked() {
     let fake = Fake::new();
@@ -184,7 +184,7 @@ async fn a_fresh_connection_is_not_checked() {
     assert_eq!(fake.take_events(), [Event::Check(1)]);
 }
 
-/// connections.md 5, behaviour 13: with checks a killed session costs nothing, without them exactly
+/// Behaviour C13: with checks a killed session costs nothing, without them exactly
 /// one failure.
 #[tokio::test(start_paused = true)]
 async fn a_session_killed_while_idle_costs_at_most_one_failure() {
@@ -203,7 +203,7 @@ async fn a_session_killed_while_idle_costs_at_most_one_failure() {
     }
 }
 
-/// connections.md 5, behaviour 16: what was asked when the connection was cleaned is not the next
+/// Behaviour C16: what was asked when the connection was cleaned is not the next
 /// request's check.
 #[tokio::test(start_paused = true)]
 async fn a_connection_that_was_cleaned_is_still_checked_once() {
@@ -219,7 +219,7 @@ async fn a_connection_that_was_cleaned_is_still_checked_once() {
     assert_eq!(fake.take_events(), [Event::Check(1), Event::Query(1), Event::Query(1)]);
 }
 
-/// connections.md 5, behaviour 20.
+/// Behaviour C20.
 #[tokio::test(start_paused = true)]
 async fn a_restart_of_the_server_with_many_idle_costs_no_request() {
     let fake = Fake::new();
@@ -240,7 +240,7 @@ async fn a_restart_of_the_server_with_many_idle_costs_no_request() {
     assert_balanced(&pool);
 }
 
-/// connections.md 5, behaviour 14: who had a connection does not queue again behind others.
+/// Behaviour C14: who had a connection does not queue again behind others.
 #[tokio::test(start_paused = true)]
 async fn a_replacement_keeps_its_place_before_those_who_wait() {
     let fake = Fake::new();
@@ -262,7 +262,7 @@ async fn a_replacement_keeps_its_place_before_those_who_wait() {
     assert_eq!(*order.lock().unwrap(), ["checks", "waits", "waits"]);
 }
 
-/// connections.md 5, behaviour 14.
+/// Behaviour C14.
 #[tokio::test(start_paused = true)]
 async fn a_failed_check_is_replaced_within_the_same_acquire() {
     let fake = Fake::new();
@@ -276,7 +276,7 @@ async fn a_failed_check_is_replaced_within_the_same_acquire() {
     assert_balanced(&pool);
 }
 
-/// connections.md 5, behaviour 18.
+/// Behaviour C18.
 #[tokio::test(start_paused = true)]
 async fn a_check_that_hangs_counts_as_failed() {
     let fake = Fake::new();
@@ -289,7 +289,7 @@ async fn a_check_that_hangs_counts_as_failed() {
     assert_eq!(start.elapsed(), SECOND);
 }
 
-/// connections.md 5, behaviour 18: the deadline is one for all of it.
+/// Behaviour C18: the deadline is one for all of it.
 #[tokio::test(start_paused = true)]
 async fn check_and_connect_share_the_deadline() {
     let fake = Fake::new();
@@ -305,7 +305,7 @@ async fn check_and_connect_share_the_deadline() {
     assert_eq!(start.elapsed(), 3 * SECOND);
 }
 
-/// connections.md 5, behaviours 19 and 20: nobody meets a dead one.
+/// Behaviours C19 and C20: nobody meets a dead one.
 #[tokio::test(start_paused = true)]
 async fn after_a_detected_disconnect_every_older_connection_is_checked() {
     let fake = Fake::new();
@@ -404,7 +404,7 @@ async fn a_check_cut_off_by_the_deadline_retires_nobody_else() {
     assert_balanced(&pool);
 }
 
-/// connections.md 5, behaviour 19: found when the connection is cleaned.
+/// Behaviour C19: found when the connection is cleaned.
 #[tokio::test(start_paused = true)]
 async fn a_disconnect_found_while_cleaning_makes_the_older_ones_suspect() {
     let fake = Fake::new();
@@ -421,7 +421,7 @@ async fn a_disconnect_found_while_cleaning_makes_the_older_ones_suspect() {
     assert_eq!(pool.status().closed_for(CloseReason::Unusable), 3, "{:?}", pool.status());
 }
 
-/// connections.md 5, behaviours 39 and 40.
+/// Behaviours C39 and C40.
 #[tokio::test(start_paused = true)]
 async fn a_connection_is_cleaned_as_far_as_it_is_dirty() {
     let fake = Fake::new();

@@ -79,7 +79,7 @@ fn app(pool: &Pool<Fake>, router: Router) -> Router {
     router.layer(ConnectionLayer::new(pool.clone()))
 }
 
-/// connections.md 5, behaviours 1, 2 and 12.
+/// Behaviours C1, C2 and C12.
 #[tokio::test(start_paused = true)]
 async fn requests_use_one_connection_after_the_other() {
     let fake = Fake::new();
@@ -93,7 +93,7 @@ async fn requests_use_one_connection_after_the_other() {
     assert_balanced(&pool);
 }
 
-/// connections.md 5, behaviours 3 and 4.
+/// Behaviours C3 and C4.
 #[tokio::test(start_paused = true)]
 async fn a_request_without_database_does_not_touch_it() {
     let fake = Fake::new();
@@ -105,7 +105,7 @@ async fn a_request_without_database_does_not_touch_it() {
     assert_eq!((pool.status().acquired, fake.events()), (0, Vec::new()));
 }
 
-/// connections.md 5, behaviour 52.
+/// Behaviour C52.
 #[tokio::test(start_paused = true)]
 async fn middleware_and_handler_share_the_connection() {
     async fn middleware(db: Db, request: Request, next: Next) -> Result<Response, Failure> {
@@ -153,7 +153,7 @@ async fn a_second_borrow_waits_for_the_first_and_not_for_ever() {
     assert_balanced(&pool);
 }
 
-/// connections.md 5, behaviour 36.
+/// Behaviour C36.
 #[tokio::test(start_paused = true)]
 async fn the_connection_is_back_with_the_head_whatever_becomes_of_the_body() {
     let fake = Fake::new();
@@ -189,7 +189,7 @@ async fn the_connection_is_back_with_the_head_whatever_becomes_of_the_body() {
     assert_balanced(&pool);
 }
 
-/// connections.md 5, behaviour 36, with a body that reads from the database.
+/// Behaviour C36, with a body that reads from the database.
 #[tokio::test(start_paused = true)]
 async fn a_body_that_holds_the_handle_holds_the_connection_to_its_end() {
     async fn stream_rows(db: Db) -> Body {
@@ -230,7 +230,7 @@ async fn hold_until_body_end_keeps_it_as_django_does() {
     assert_balanced(&pool);
 }
 
-/// connections.md 5, behaviours 37 and 60.
+/// Behaviours C37 and C60.
 #[tokio::test(start_paused = true)]
 async fn a_handle_that_outlives_its_request_is_refused() {
     let fake = Fake::new();
@@ -272,7 +272,7 @@ async fn a_handle_that_outlives_its_request_is_refused() {
     assert_eq!(pool.status().idle, 1);
 }
 
-/// connections.md 5, behaviour 60: also for who asked before the end and is served after it.
+/// Behaviour C60: also for who asked before the end and is served after it.
 #[tokio::test(start_paused = true)]
 async fn a_connection_that_comes_after_the_end_is_not_handed_out() {
     let fake = Fake::new();
@@ -295,7 +295,7 @@ async fn a_connection_that_comes_after_the_end_is_not_handed_out() {
     assert_eq!(pool.status().idle, 1);
 }
 
-/// connections.md 5, behaviour 32: a waiting borrower that leaves with the seat in its hands.
+/// Behaviour C32: a waiting borrower that leaves with the seat in its hands.
 #[tokio::test(start_paused = true)]
 async fn a_borrower_that_gives_up_after_the_end_keeps_nothing() {
     for releases in [false, true] {
@@ -375,7 +375,7 @@ async fn a_request_that_waits_for_itself_is_told_where() {
     assert!(lines.len() == 2 && lines[1].contains("borrowed, since "), "{lines:#?}");
 }
 
-/// connections.md 5, behaviour 52: a layer on the router and once more on a part of it.
+/// Behaviour C52: a layer on the router and once more on a part of it.
 #[tokio::test(start_paused = true)]
 async fn the_same_pool_in_two_layers_is_one_connection() {
     async fn middleware(db: Db, request: Request, next: Next) -> Result<Response, Failure> {
@@ -437,7 +437,7 @@ async fn a_request_polled_within_another_has_its_own_connection() {
     assert_balanced(&pool);
 }
 
-/// connections.md 5, behaviour 23.
+/// Behaviour C23.
 #[tokio::test(start_paused = true)]
 async fn a_connection_lost_in_a_request_is_not_replaced_behind_its_back() {
     let fake = Fake::new();
@@ -464,7 +464,7 @@ async fn a_connection_lost_in_a_request_is_not_replaced_behind_its_back() {
     assert_eq!(text(send(&app, "/").await).await, "2");
 }
 
-/// connections.md 5, behaviour 28.
+/// Behaviour C28.
 #[tokio::test(start_paused = true)]
 async fn after_a_cancelled_query_the_request_has_no_connection() {
     let fake = Fake::new();
@@ -486,7 +486,7 @@ async fn after_a_cancelled_query_the_request_has_no_connection() {
     assert_balanced(&pool);
 }
 
-/// connections.md 5, behaviour 29: a client that leaves drops the response future.
+/// Behaviour C29: a client that leaves drops the response future.
 #[tokio::test(start_paused = true)]
 async fn a_client_that_leaves_ends_the_session() {
     let fake = Fake::new();
@@ -501,7 +501,7 @@ async fn a_client_that_leaves_ends_the_session() {
     assert_balanced(&pool);
 }
 
-/// connections.md 5, behaviour 35.
+/// Behaviour C35.
 #[tokio::test(start_paused = true)]
 async fn a_panic_frees_the_slot_and_leaves_nothing_behind() {
     let fake = Fake::new();
@@ -527,7 +527,7 @@ async fn a_panic_frees_the_slot_and_leaves_nothing_behind() {
     assert_balanced(&pool);
 }
 
-/// connections.md 5, behaviour 50: as responses.
+/// Behaviour C50: as responses.
 #[tokio::test(start_paused = true)]
 async fn errors_are_told_by_status_and_never_in_the_drivers_words() {
     for (behaviour, status) in [

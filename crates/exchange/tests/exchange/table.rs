@@ -1,4 +1,4 @@
-//! The table of style.md 2.1: responses that end by themselves.
+//! The table of ends in the crate's docs: responses that end by themselves.
 
 use axum::http::Version;
 use farrier_exchange::Outcome;
@@ -39,19 +39,19 @@ async fn over_h1(version: Version) {
     }
 }
 
-/// style.md 2.1 over HTTP/1.1.
+/// Over HTTP/1.1.
 #[tokio::test]
 async fn http_11() {
     over_h1(Version::HTTP_11).await;
 }
 
-/// style.md 2.1 over HTTP/1.0, where a stream of unknown length ends with the connection.
+/// Over HTTP/1.0, where a stream of unknown length ends with the connection.
 #[tokio::test]
 async fn http_10() {
     over_h1(Version::HTTP_10).await;
 }
 
-/// style.md 2.1 over HTTP/2.
+/// Over HTTP/2.
 #[tokio::test]
 async fn http_2() {
     let bare = support::serve_placed(support::app(), Record::default(), Place::Bare).await;

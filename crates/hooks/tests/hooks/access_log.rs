@@ -28,7 +28,7 @@ async fn formatted(format: &str, target: &str, headers: &str) -> String {
     logged(AccessLog::format(format).expect("a format"), target, headers).await
 }
 
-/// gunicorn.md 1.9: the default is the combined format.
+/// As in gunicorn the default is the combined format.
 #[tokio::test]
 async fn combined() {
     let headers = "referer: http://a/\r\nuser-agent: curl\r\nauthorization: Basic YnJ1Y2U6eA==\r\n";
@@ -44,7 +44,7 @@ async fn combined() {
     assert!(line.ends_with(r#""GET /empty HTTP/1.1" 200 0 "-" "-""#), "{line}");
 }
 
-/// gunicorn.md 1.9: every atom that does not depend on the clock, the header and environ forms.
+/// gunicorn's atoms, each that does not depend on the clock, with the header and environ forms.
 #[tokio::test]
 async fn atoms() {
     let format = "%(h)s %(l)s %(u)s|%(r)s|%(m)s %(U)s %(q)s %(H)s|%(s)s %(B)s %(b)s|%(f)s %(a)s|\
@@ -63,7 +63,7 @@ async fn atoms() {
     assert_eq!(formatted("[%(q)s]", "/full", "").await, "[]", "no query is empty, not a dash");
 }
 
-/// gunicorn.md 1.9: the clock's atoms agree with one another.
+/// The clock's atoms agree with one another.
 #[tokio::test]
 async fn durations() {
     let line = formatted("%(T)s %(M)s %(D)s %(L)s %(p)s", "/full", "").await;

@@ -80,7 +80,7 @@ async fn answers_at_once() {
     assert_eq!(lines, ["pre a", "pre b", "post b 418 Finished", "post a 418 Finished"]);
 }
 
-/// A pre that fails or panics: 500, no post of its own. (gunicorn.md 1.5: gunicorn calls it.)
+/// A pre that fails or panics: 500, no post of its own. (gunicorn calls it all the same.)
 #[tokio::test]
 async fn fails_or_panics() {
     for act in [Act::Fail, Act::Panic] {

@@ -1,4 +1,4 @@
-//! The table of style.md 2.1, seen by hooks.
+//! Every way in which a response ends by itself, seen by hooks.
 
 use axum::Router;
 use axum::extract::MatchedPath;

@@ -16,7 +16,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::{MOMENT, SLOW, is_poisoned, policy, pool, pool_of_user, quiet, session};
 
-/// connections.md 5, behaviour 28 (3.2): in every style, and also once the server is done with it.
+/// Behaviour C28: in every style, and also once the server is done with it.
 #[tokio::test]
 async fn after_a_cancelled_query_every_style_is_refused() {
     async fn all_refuse(connection: &mut MySqlConnection) {
@@ -46,7 +46,7 @@ async fn after_a_cancelled_query_every_style_is_refused() {
     assert_eq!(pool.status().closed_for(CloseReason::Poisoned), 2);
 }
 
-/// connections.md 5, behaviours 29 and 31.
+/// Behaviours C29 and C31.
 #[tokio::test]
 async fn a_cancelled_transaction_lets_go_of_its_locks() {
     let pool = pool("locks", policy()).await;
@@ -87,7 +87,7 @@ async fn most_sessions(server: &MariaDb, user: &str, mut is_over: impl FnMut() -
     most
 }
 
-/// connections.md 5, behaviour 30: one beside the bound, and another one while a kill is slow, as that
+/// Behaviour C30: one beside the bound, and another one while a kill is slow, as that
 /// of a `SLEEP` may be.
 #[tokio::test]
 async fn hang_ups_never_exceed_the_bound_at_the_server() {
@@ -229,7 +229,7 @@ async fn hang_ups_at_a_full_server_cost_no_slot() {
     assert_eq!(status.closed_for(CloseReason::Poisoned), 12, "{status:?}");
 }
 
-/// connections.md 5, behaviour 30: where each attempt to kill has too little time, and most fail.
+/// Behaviour C30: where each attempt to kill has too little time, and most fail.
 #[tokio::test]
 async fn the_bound_holds_when_kills_fail() {
     let server = MariaDb::start(&[]);
@@ -249,7 +249,7 @@ async fn the_bound_holds_when_kills_fail() {
     assert!((1..=2 + 2).contains(&most), "{most}: {:?}", pool.status());
 }
 
-/// connections.md 5, behaviours 1 and 30: a session that was said good-bye to is there until it is
+/// Behaviours C1 and C30: a session that was said good-bye to is there until it is
 /// gone.
 #[tokio::test]
 async fn the_bound_holds_while_connections_come_and_go() {
@@ -300,7 +300,7 @@ async fn the_bound_holds_while_somebody_else_kills() {
     assert!((1..=4 + 1).contains(&most), "{most}: {:?}", pool.status());
 }
 
-/// connections.md 5, behaviours 28 and 29: cut off among the rows, not before them.
+/// Behaviours C28 and C29: cut off among the rows, not before them.
 #[tokio::test]
 async fn a_query_cancelled_while_its_rows_come_is_poisoned_too() {
     const ROWS: &str = "SELECT REPEAT('x', 40000) FROM seq_1_to_20 UNION ALL SELECT SLEEP(60)";

@@ -48,7 +48,7 @@ fn is_poisoned<T: std::fmt::Debug>(result: Result<T, Error>) {
     assert!(matches!(&error, Error::Other(inner) if inner.is::<Poisoned>()), "{error:?}");
 }
 
-/// connections.md 5, behaviours 2 and 40; 3.1: a connect is one session.
+/// Behaviours C2 and C40: a connect is one session.
 #[tokio::test]
 async fn plain_requests_share_one_session_and_are_not_reset() {
     let pool = pool("plain", policy()).await;
@@ -113,7 +113,7 @@ async fn a_wrong_number_of_parameters_retires_nobody_else() {
     assert_eq!((pool.status().idle, pool.status().closed_for(CloseReason::Poisoned)), (2, 1));
 }
 
-/// connections.md 3.8: nobody meets a session that the server has closed, without any check.
+/// Nobody meets a session that the server has closed, without any check.
 #[tokio::test]
 async fn an_idle_session_is_closed_before_the_servers_wait_timeout() {
     let url = MariaDb::shared().database("waits").await;
@@ -127,7 +127,7 @@ async fn an_idle_session_is_closed_before_the_servers_wait_timeout() {
     }
 }
 
-/// connections.md 5, behaviours 21 and 22.
+/// Behaviours C21 and C22.
 #[tokio::test]
 async fn an_error_in_a_statement_keeps_the_connection_and_what_it_prepared() {
     let pool = pool("errors", policy().max_connections(1)).await;
@@ -146,7 +146,7 @@ async fn an_error_in_a_statement_keeps_the_connection_and_what_it_prepared() {
     assert_eq!(loan.prep("INSERT INTO t VALUES (?)").await.unwrap().id(), prepared);
 }
 
-/// connections.md 5, behaviour 25: after a lock wait time-out the transaction is still open.
+/// Behaviour C25: after a lock wait time-out the transaction is still open.
 #[tokio::test]
 async fn a_transaction_left_open_is_rolled_back() {
     let pool = pool("stray", policy().max_connections(2)).await;
@@ -172,7 +172,7 @@ async fn a_transaction_left_open_is_rolled_back() {
     assert_eq!(pool.status().opened, 2);
 }
 
-/// connections.md 5, behaviour 27: the driver closes the session, and with it the transaction.
+/// Behaviour C27: the driver closes the session, and with it the transaction.
 #[tokio::test]
 async fn a_wrong_number_of_parameters_is_not_a_silent_loss() {
     let pool = pool("params", policy()).await;
@@ -188,7 +188,7 @@ async fn a_wrong_number_of_parameters_is_not_a_silent_loss() {
     assert_eq!(rows, [0_u32; 0]);
 }
 
-/// connections.md 5, behaviour 38.
+/// Behaviour C38.
 #[tokio::test]
 async fn a_half_read_result_is_drained_or_its_connection_closed() {
     let pool = pool("halfread", policy().max_connections(1)).await;
@@ -210,7 +210,7 @@ async fn a_half_read_result_is_drained_or_its_connection_closed() {
     assert_eq!(pool.status().closed_for(CloseReason::ResetFailed), 1);
 }
 
-/// connections.md 5, behaviour 39: whatever a request does to its session, in whatever style.
+/// Behaviour C39: whatever a request does to its session, in whatever style.
 #[tokio::test]
 async fn nothing_of_a_session_is_visible_to_the_next_request() {
     const STATE: &str = "SELECT CONCAT_WS(',', IFNULL(@x, 'none'), @@time_zone, @@tx_isolation, \
@@ -335,7 +335,7 @@ async fn the_role_of_the_login_is_there_again_after_a_reset() {
     assert_eq!(pool.status().opened, 2);
 }
 
-/// connections.md 5, behaviour 39: the current database goes with the one that is dropped.
+/// Behaviour C39: the current database goes with the one that is dropped.
 #[tokio::test]
 async fn a_database_that_was_dropped_and_made_again_is_the_current_one() {
     let pool = pool("dropped", policy().max_connections(1)).await;
@@ -383,7 +383,7 @@ async fn what_debug_shows_is_no_secret() {
     assert!(shown.contains(&loan.id().to_string()), "{shown}");
 }
 
-/// connections.md 5, behaviour 39, prepared: a hidden text is taken for a dirty one.
+/// Behaviour C39, prepared: a hidden text is taken for a dirty one.
 #[tokio::test]
 async fn a_prepared_change_of_the_session_is_cleaned_too() {
     let pool = pool("prepared", policy().max_connections(1)).await;
@@ -405,7 +405,7 @@ async fn a_prepared_change_of_the_session_is_cleaned_too() {
     }
 }
 
-/// connections.md 5, behaviours 41 and 42.
+/// Behaviours C41 and C42.
 #[tokio::test]
 async fn setup_runs_in_its_order_after_connect_and_after_each_reset() {
     let url = MariaDb::shared().database("setup").await;
@@ -430,7 +430,7 @@ async fn setup_runs_in_its_order_after_connect_and_after_each_reset() {
     eventually("not leaked", async || MariaDb::shared().sessions("setup").await.len() <= 1).await;
 }
 
-/// connections.md 3.6: a value that does not fit is a panic in the driver, and no leak here.
+/// A value that does not fit is a panic in the driver, and no leak here.
 #[tokio::test]
 async fn a_panic_in_a_conversion_leaves_a_usable_pool() {
     let pool = pool("panics", policy().max_connections(1)).await;

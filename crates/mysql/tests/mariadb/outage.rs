@@ -80,7 +80,7 @@ async fn a_setup_that_fails_makes_no_storm_of_connects() {
     assert_no_storm_and_well_again(&pool, 0).await;
 }
 
-/// connections.md 5, behaviour 19, found by a statement: nobody else meets a dead connection.
+/// Behaviour C19, found by a statement: nobody else meets a dead connection.
 #[tokio::test]
 async fn a_disconnect_that_a_statement_meets_makes_the_older_connections_suspect() {
     for style in 0..4 {
@@ -108,7 +108,7 @@ async fn a_disconnect_that_a_statement_meets_makes_the_older_connections_suspect
     }
 }
 
-/// connections.md 5, behaviours 13 and 19.
+/// Behaviours C13 and C19.
 #[tokio::test]
 async fn killed_idle_sessions_cost_nothing_with_checks_and_one_failure_without() {
     let pool = pool("killed", policy().max_connections(5)).await;
@@ -241,7 +241,7 @@ async fn a_row_is_as_large_as_the_server_allows() {
     assert_eq!(pool.status().closed, 0);
 }
 
-/// connections.md 5, behaviour 24: a ping would find nothing wrong with it.
+/// Behaviour C24: a ping would find nothing wrong with it.
 #[tokio::test]
 async fn a_server_that_became_read_only_is_connected_to_anew() {
     let server = MariaDb::start(&[]);
@@ -271,7 +271,7 @@ async fn a_server_that_became_read_only_is_connected_to_anew() {
     }
 }
 
-/// connections.md 3.6: what a start meets.
+/// What a start meets.
 #[tokio::test]
 async fn a_server_that_refuses_is_told_apart_from_one_that_is_not_there() {
     let server = MariaDb::shared();
@@ -288,7 +288,7 @@ async fn a_server_that_refuses_is_told_apart_from_one_that_is_not_there() {
     assert!(matches!(error, AcquireError::Unavailable(_)), "{error:?}");
 }
 
-/// connections.md 5, behaviours 54 and 55: who meets a full server waits for it.
+/// Behaviours C54 and C55: who meets a full server waits for it.
 #[tokio::test]
 async fn a_full_server_is_waited_for() {
     let server = MariaDb::shared();
@@ -308,7 +308,7 @@ async fn a_full_server_is_waited_for() {
     assert!(pool.status().connect_failures > 0);
 }
 
-/// connections.md 5, behaviour 56.
+/// Behaviour C56.
 #[tokio::test]
 async fn a_stopped_server_costs_no_more_than_the_deadline() {
     let server = MariaDb::start(&[]);

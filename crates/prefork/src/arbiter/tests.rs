@@ -33,7 +33,7 @@ fn the_start_forks_the_target_and_runs_with_the_first_ready_one() {
     assert_eq!(world.arbiter.phase(), Phase::Running);
 }
 
-/// gunicorn.md 4, test 29.
+/// Behaviour L29.
 #[test]
 fn a_first_generation_that_dies_is_the_end() {
     for workers in [1, 8] {
@@ -109,7 +109,7 @@ fn a_preparation_can_be_stopped_and_has_a_limit() {
     assert_eq!(world.arbiter.phase(), Phase::Stopped(Verdict::NotPrepared));
 }
 
-/// gunicorn.md 4, test 26.
+/// Behaviour L26.
 #[test]
 fn a_worker_that_dies_is_replaced_at_once() {
     let mut world = World::running(2);
@@ -120,7 +120,7 @@ fn a_worker_that_dies_is_replaced_at_once() {
     assert_eq!(world.spawns[spawns].1, 0, "in the same slot");
 }
 
-/// gunicorn.md 4, test 28.
+/// Behaviour L28.
 #[test]
 fn workers_that_keep_dying_are_tried_ever_more_rarely() {
     let mut world = World::running(2);
@@ -151,7 +151,7 @@ fn workers_that_keep_dying_are_tried_ever_more_rarely() {
     assert_eq!(world.serving().len(), 2, "recovered");
 }
 
-/// gunicorn.md 4, test 28: the same for workers that become ready first.
+/// Behaviour L28: the same for workers that become ready first.
 #[test]
 fn workers_that_die_soon_after_they_are_ready_are_throttled_too() {
     let mut world = World::running(1);
@@ -167,7 +167,7 @@ fn workers_that_die_soon_after_they_are_ready_are_throttled_too() {
     assert!((5..=10).contains(&world.spawns.len()), "{} spawns in 10 s", world.spawns.len());
 }
 
-/// gunicorn.md 4, tests 13 and 14; the order of DESIGN section 5.
+/// Behaviours L13 and L14: first its replacement, then what is known of it, then the first signal.
 #[test]
 fn a_hung_worker_is_replaced_explained_aborted_and_killed() {
     let mut world = World::running(2);
@@ -196,7 +196,7 @@ fn a_hung_worker_is_replaced_explained_aborted_and_killed() {
     assert_eq!(world.serving(), [(0, 1), (1, 1)]);
 }
 
-/// gunicorn.md 4, test 19.
+/// Behaviour L19.
 #[test]
 fn two_that_hang_have_the_gap_each() {
     let mut world = World::running(2);
@@ -226,7 +226,7 @@ fn two_that_hang_have_the_gap_each() {
     }
 }
 
-/// gunicorn.md 4, test 15.
+/// Behaviour L15.
 #[test]
 fn without_a_timeout_nobody_is_judged() {
     let mut world = World::running(1);
@@ -237,7 +237,7 @@ fn without_a_timeout_nobody_is_judged() {
     assert_eq!(world.pids(), [pid]);
 }
 
-/// prefork.md 6, test 16.
+/// Behaviour L60.
 #[test]
 fn a_master_that_was_paused_kills_nobody() {
     let mut world = World::running(3);
@@ -265,7 +265,7 @@ fn a_pause_of_the_whole_machine_kills_nobody_however_short() {
     }
 }
 
-/// gunicorn.md 4, test 34.
+/// Behaviour L34.
 #[test]
 fn a_reload_replaces_slot_by_slot_and_each_old_one_after_its_successor() {
     let mut world = World::running(3);
@@ -318,7 +318,7 @@ fn an_old_worker_that_hangs_at_boot_does_not_outlast_its_successor() {
     assert!(!world.pids().contains(&hung));
 }
 
-/// gunicorn.md 4, test 37.
+/// Behaviour L37.
 #[test]
 fn a_canary_that_dies_leaves_the_old_generation_as_it_was() {
     let mut world = World::running(2);
@@ -371,7 +371,7 @@ fn a_canary_that_hangs_at_boot_is_given_up_at_boot_timeout() {
     assert_eq!(world.arbiter.generation(), 1);
 }
 
-/// gunicorn.md 4, test 38.
+/// Behaviour L38.
 #[test]
 fn wrong_settings_change_nothing() {
     let mut world = World::running(2);
@@ -383,7 +383,7 @@ fn wrong_settings_change_nothing() {
     assert!(!world.arbiter.reloading());
 }
 
-/// gunicorn.md 4, test 42.
+/// Behaviour L42.
 #[test]
 fn reloads_in_a_burst_never_make_a_third_generation() {
     let mut world = World::running(3);
@@ -400,7 +400,7 @@ fn reloads_in_a_burst_never_make_a_third_generation() {
     assert_eq!(world.serving(), [(0, 3), (1, 3), (2, 3)], "the burst is one more reload");
 }
 
-/// gunicorn.md 4, test 40.
+/// Behaviour L40.
 #[test]
 fn during_a_reload_deaths_are_made_good() {
     let mut world = World::running(3);
@@ -414,7 +414,7 @@ fn during_a_reload_deaths_are_made_good() {
     assert_eq!(world.serving(), [(0, 2), (1, 2), (2, 2)]);
 }
 
-/// gunicorn.md 4, tests 30 and 32 as DESIGN section 7 and the list of the launcher say.
+/// Behaviours L30 and L32.
 #[test]
 fn more_and_fewer_workers() {
     let mut world = World::running(2);
@@ -437,7 +437,7 @@ fn more_and_fewer_workers() {
     assert_eq!(world.serving().len(), 1);
 }
 
-/// gunicorn.md 4, test 4.
+/// Behaviour L4.
 #[test]
 fn a_stop_kills_who_does_not_leave() {
     let mut world = World::running(2);
@@ -451,7 +451,7 @@ fn a_stop_kills_who_does_not_leave() {
     assert_eq!(world.arbiter.phase(), Phase::Stopped(Verdict::Stopped));
 }
 
-/// gunicorn.md 4, test 5.
+/// Behaviour L5.
 #[test]
 fn a_quick_stop_shortens_a_slow_one() {
     let mut world = World::running(2);
@@ -466,7 +466,7 @@ fn a_quick_stop_shortens_a_slow_one() {
     assert_eq!(world.arbiter.phase(), Phase::Stopped(Verdict::Stopped));
 }
 
-/// gunicorn.md 4, test 9.
+/// Behaviour L9.
 #[test]
 fn a_stop_during_a_reload_takes_no_longer() {
     let mut world = World::running(2);

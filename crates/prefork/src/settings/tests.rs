@@ -231,7 +231,7 @@ fn tables_belong_to_the_program() {
     assert_eq!(layered(&["-c", &path], &[]).unwrap().workers, 2);
 }
 
-/// gunicorn.md 4, test 38.
+/// Behaviour L38.
 #[test]
 fn settings_can_be_read_again() {
     let (_folder, path) = file("workers = 2\n");

@@ -32,7 +32,7 @@ async fn a_kept_alive_connection_gets_one_more_response_and_is_told_to_close() {
     assert_eq!(server.drained().await.cut, 0);
 }
 
-/// gunicorn.md 4, test 3.
+/// Behaviour L3.
 #[tokio::test]
 async fn a_request_in_flight_is_finished_and_is_the_connections_last() {
     let server = start(|server| server.drain_idle(Duration::ZERO)).await;
@@ -103,7 +103,7 @@ async fn what_is_pipelined_behind_a_request_in_flight_is_not_answered() {
     assert_eq!(server.drained().await.cut, 0);
 }
 
-/// prefork.md 6, test 8.
+/// Behaviour S4.
 #[tokio::test]
 async fn an_idle_connection_is_closed_cleanly_after_drain_idle() {
     let server = start(|server| server.drain_idle(MOMENT)).await;
@@ -117,7 +117,7 @@ async fn an_idle_connection_is_closed_cleanly_after_drain_idle() {
     assert_eq!(server.drained().await.cut, 0);
 }
 
-/// gunicorn.md 4, test 11.
+/// Behaviour L11.
 #[tokio::test]
 async fn silent_and_idle_connections_do_not_hold_the_drain_beyond_drain_idle() {
     let server = start(|server| server.drain_idle(MOMENT)).await;
@@ -171,7 +171,7 @@ async fn half_a_head_at_the_end_of_drain_idle_is_still_a_request() {
     assert_eq!(server.drained().await.cut, 0);
 }
 
-/// prefork.md 6, test 5.
+/// Behaviour S3.
 #[tokio::test]
 async fn http2_gets_goaway_at_once_and_its_streams_finish() {
     let server = start(|server| server).await;
@@ -310,7 +310,7 @@ async fn the_server_returns_as_soon_as_the_last_web_socket_closes() {
     assert_eq!(server.drained().await.cut, 0);
 }
 
-/// gunicorn.md 4, test 4.
+/// Behaviour L4.
 #[tokio::test]
 async fn what_is_left_after_graceful_timeout_is_cut_and_counted() {
     let server = start(|server| server.drain_idle(Duration::ZERO).graceful_timeout(MOMENT)).await;
@@ -364,7 +364,7 @@ async fn idle_connections_do_not_count_as_cut() {
     drop(silent);
 }
 
-/// gunicorn.md 4, test 5.
+/// Behaviour L5.
 #[tokio::test]
 async fn a_quick_stop_cuts_at_once_also_within_a_soft_drain() {
     for soft_first in [false, true] {
@@ -387,7 +387,7 @@ async fn a_quick_stop_cuts_at_once_also_within_a_soft_drain() {
     }
 }
 
-/// gunicorn.md 4, test 10.
+/// Behaviour L10.
 #[tokio::test]
 async fn connections_in_the_queue_are_served_before_the_listener_is_left() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

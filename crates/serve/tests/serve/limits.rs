@@ -40,7 +40,7 @@ async fn beyond_worker_connections_clients_wait_in_the_queue_for_whoever_accepts
     assert_eq!(other.drained().await.cut, 0);
 }
 
-/// prefork.md 3b'': what a process has accepted is lost with it, what it left in the queue is not.
+/// What a process has accepted is lost with it, what it left in the queue is not.
 #[tokio::test]
 async fn connections_are_accepted_no_faster_than_they_are_begun_to_be_served() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

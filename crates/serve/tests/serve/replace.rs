@@ -22,13 +22,13 @@ struct Count {
     failures: Mutex<Vec<String>>,
 }
 
-/// prefork.md 6, tests 3, 4 and 5.
+/// Behaviours S1, S2 and S3.
 #[tokio::test]
 async fn replacing_servers_loses_no_request_on_one_thread() {
     replace_under_load().await;
 }
 
-/// prefork.md 6, tests 3, 4 and 5.
+/// Behaviours S1, S2 and S3.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn replacing_servers_loses_no_request_on_two_threads() {
     replace_under_load().await;
