@@ -64,6 +64,9 @@ async fn decides() {
         assert!(ask(header).await.starts_with("HTTP/1.1 500"), "{header}");
         assert_eq!(diary.lines(1).await, ["pre"], "{header}: no post");
     }
+    // None came late.
+    assert!(ask("").await.ends_with("waited"));
+    assert_eq!(diary.lines(2).await, ["pre", "post 7 / Finished"]);
 }
 
 /// A client that leaves while pre waits: no context, no post.
@@ -96,6 +99,7 @@ async fn client_leaves_in_pre() {
     assert_eq!(diary.lines(1).await, ["pre"]);
     drop(socket);
     tokio::time::timeout(support::DEADLINE, left.notified()).await.expect("pre is dropped");
+    // It was dropped in one go, on this thread: a post would have run with it.
     assert_eq!(diary.take(), [""; 0], "no post");
 }
 

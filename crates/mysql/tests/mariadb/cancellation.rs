@@ -32,12 +32,17 @@ async fn after_a_cancelled_query_every_style_is_refused() {
         is_poisoned("DO ?".with([(1,), (2,)]).batch(&mut *connection).await);
     }
     let pool = pool("poison", policy()).await;
+    let mut beside = MariaDb::shared().connect().await;
     for cancelled in ["SELECT SLEEP(0.3)", "SELECT 1 UNION SELECT SLEEP(0.3)"] {
         let mut loan = pool.acquire().await.unwrap();
         let id = loan.id();
         assert!(timeout(MOMENT, loan.query_drop(cancelled)).await.is_err());
         all_refuse(&mut loan).await;
-        sleep(Duration::from_millis(400)).await;
+        // Until the server is done with it.
+        let sql = "SELECT command = 'Sleep' FROM information_schema.processlist WHERE id = ?";
+        while beside.exec_first(sql, (id,)).await.unwrap() != Some(true) {
+            sleep(Duration::from_millis(10)).await;
+        }
         all_refuse(&mut loan).await;
         drop(loan);
         assert_ne!(session(&pool).await, u64::from(id));

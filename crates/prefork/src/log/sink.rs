@@ -29,6 +29,8 @@ static LOST: AtomicU64 = AtomicU64::new(0);
 pub(crate) struct Sink {
     file: File,
     manner: Manner,
+    /// Lines that could not be written since one last could: the process's count, but in a test.
+    lost: &'static AtomicU64,
     /// The reader does not read: no line waits for it.
     stalled: AtomicBool,
 }
@@ -93,22 +95,22 @@ impl Sink {
     }
 
     fn new(file: File, manner: Manner) -> Self {
-        Self { file, manner, stalled: AtomicBool::new(false) }
+        Self { file, manner, lost: &LOST, stalled: AtomicBool::new(false) }
     }
 
     fn line(&self, line: &[u8]) {
-        if LOST.load(Ordering::Relaxed) > 0 {
+        if self.lost.load(Ordering::Relaxed) > 0 {
             // Taken: no other thread tells the same ones.
-            let lost = LOST.swap(0, Ordering::Relaxed);
+            let lost = self.lost.swap(0, Ordering::Relaxed);
             if lost > 0 && !self.offer(format!("{lost} lines of the log were lost\n").as_bytes()) {
-                LOST.fetch_add(lost + 1, Ordering::Relaxed);
+                self.lost.fetch_add(lost + 1, Ordering::Relaxed);
                 return;
             }
         }
         if self.offer(line) {
             self.stalled.store(false, Ordering::Relaxed);
         } else {
-            LOST.fetch_add(1, Ordering::Relaxed);
+            self.lost.fetch_add(1, Ordering::Relaxed);
         }
     }
 
@@ -184,18 +186,18 @@ pub(crate) fn forget_losses() {
 mod tests {
     use std::io::Read;
     use std::os::unix::net::UnixStream;
-    use std::sync::Mutex;
     use std::time::{Duration, Instant};
 
     use super::*;
 
-    /// One test at a time: the count of losses is the process's.
-    static LOSSES: Mutex<()> = Mutex::new(());
+    /// A sink with a count of its own.
+    fn sink(file: File, manner: Manner) -> Sink {
+        Sink { lost: Box::leak(Box::default()), ..Sink::new(file, manner) }
+    }
 
     /// Each way of not waiting, on a pipe or a socket that is full, and then read again.
     #[test]
     fn a_reader_that_does_not_read_holds_nobody_up() {
-        let _one = LOSSES.lock().unwrap();
         for manner in [Manner::Asked, Manner::Reopened, Manner::Socket] {
             let (mut reader, file) = if matches!(manner, Manner::Socket) {
                 let (reader, writer) = UnixStream::pair().unwrap();
@@ -215,13 +217,14 @@ mod tests {
                 }
                 (File::from(reader), file)
             };
-            let sink = Sink::new(file, manner);
+            let sink = sink(file, manner);
             let began = Instant::now();
             let line = [[b'x'; 199].as_slice(), b"\n"].concat();
             for _ in 0..10_000 {
                 (&sink).write_all(&line).unwrap();
             }
-            assert!(LOST.load(Ordering::Relaxed) > 0, "{manner:?}");
+            let lost = sink.lost;
+            assert!(lost.load(Ordering::Relaxed) > 0, "{manner:?}");
             assert!(began.elapsed() < Duration::from_secs(30), "{manner:?}");
 
             let mut read = vec![0; 1 << 20];
@@ -234,7 +237,7 @@ mod tests {
             let mut last = text.lines().rev();
             assert_eq!(last.next(), Some("the last line"), "{manner:?}");
             assert!(last.next().unwrap().ends_with("lines of the log were lost"), "{manner:?}");
-            assert_eq!(LOST.load(Ordering::Relaxed), 0);
+            assert_eq!(lost.load(Ordering::Relaxed), 0);
         }
     }
 
@@ -244,9 +247,9 @@ mod tests {
     fn each_line_is_read_or_counted_as_lost() {
         const THREADS: usize = 16;
         const LINES: usize = 2_000;
-        let _one = LOSSES.lock().unwrap();
         let (reader, writer) = nix::unistd::pipe().unwrap();
-        let sink = Sink::new(writer.into(), Manner::Asked);
+        let sink = sink(writer.into(), Manner::Asked);
+        let lost_now = sink.lost;
         let slow = std::thread::spawn(move || {
             let (mut reader, mut text, mut piece) = (File::from(reader), Vec::new(), [0; 10_000]);
             while let Ok(read @ 1..) = reader.read(&mut piece) {
@@ -272,7 +275,7 @@ mod tests {
             text.lines().partition(|line| line.starts_with('x'));
         let lost =
             lost.iter().map(|line| line.split(' ').next().unwrap().parse::<usize>().unwrap());
-        let untold = usize::try_from(LOST.swap(0, Ordering::Relaxed)).unwrap();
+        let untold = usize::try_from(lost_now.swap(0, Ordering::Relaxed)).unwrap();
         let lost: Vec<usize> = lost.collect();
         assert!(!lost.is_empty(), "the reader was not slow");
         assert_eq!(written.len() + lost.iter().sum::<usize>() + untold, THREADS * LINES);
@@ -280,11 +283,9 @@ mod tests {
 
     #[test]
     fn a_reader_that_is_gone_is_no_error() {
-        let _one = LOSSES.lock().unwrap();
         let (reader, writer) = nix::unistd::pipe().unwrap();
         drop(reader);
-        let mut sink = &Sink::new(writer.into(), Manner::Plain);
+        let mut sink = &sink(writer.into(), Manner::Plain);
         sink.write_all(b"to nobody\n").unwrap();
-        forget_losses();
     }
 }

@@ -224,7 +224,6 @@ impl World {
     }
 
     pub(super) fn advance(&mut self, time: Duration) {
-        self.arbiter.deadline();
         self.now += time;
         self.feed(Event::Tick);
     }
