@@ -62,8 +62,6 @@ pub async fn post(
     Connection::open(address).await?.send(request).await
 }
 
-// === impl Connection ===
-
 impl Connection {
     /// Opens a connection.
     ///
@@ -115,8 +113,6 @@ impl Connection {
     }
 }
 
-// === impl Response ===
-
 impl Response {
     /// The body as text.
     ///
@@ -139,8 +135,6 @@ impl Response {
             .unwrap_or_else(|error| panic!("{error} in {:?}", self.body))
     }
 }
-
-// === impl Lost ===
 
 impl fmt::Display for Lost {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

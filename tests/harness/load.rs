@@ -34,8 +34,6 @@ pub struct Report {
     pub failed: Vec<String>,
 }
 
-// === impl Load ===
-
 impl Load {
     /// Starts `clients` clients that `GET path` from `address`.
     #[must_use]

@@ -90,8 +90,6 @@ pub fn binary(name: &str) -> PathBuf {
     profile.join(name)
 }
 
-// === impl Builder ===
-
 impl Builder {
     fn new(name: &'static str) -> Self {
         let folder = TempDir::with_prefix("farrier-").expect("a temporary folder");
@@ -178,8 +176,6 @@ impl Builder {
         Service { master, folder: self.folder, name: self.name }
     }
 }
-
-// === impl Service ===
 
 impl Service {
     /// The master's pid.

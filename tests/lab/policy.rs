@@ -62,8 +62,6 @@ struct Seconds(Duration);
 #[derive(Clone, Copy, Debug)]
 struct Limit(Option<Duration>);
 
-// === impl PolicyArgs ===
-
 impl PolicyArgs {
     pub(crate) fn policy(&self) -> Policy {
         let mut policy = Policy::default();
@@ -88,8 +86,6 @@ impl PolicyArgs {
     }
 }
 
-// === impl Seconds ===
-
 impl FromStr for Seconds {
     type Err = String;
 
@@ -98,8 +94,6 @@ impl FromStr for Seconds {
         time.map(Self).ok_or_else(|| "seconds as a number, 0 or more, are allowed".to_owned())
     }
 }
-
-// === impl Limit ===
 
 impl FromStr for Limit {
     type Err = String;

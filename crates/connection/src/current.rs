@@ -48,8 +48,6 @@ fn around<B: Backend>(pool: &Pool<B>) -> Option<Arc<Scope<B>>> {
     })
 }
 
-// === impl Entry ===
-
 impl Entry {
     /// The scope, made now if nothing asked for it before; `None` if it is another backend's.
     fn scope<B: Backend>(&mut self) -> Option<Arc<Scope<B>>> {
@@ -60,8 +58,6 @@ impl Entry {
         Arc::clone(self.scope.as_ref()?).downcast().ok()
     }
 }
-
-// === impl ScopeGuard ===
 
 impl<B: Backend> ScopeGuard<B> {
     /// For a request that begins; within another layer of the same pool it is that one's.

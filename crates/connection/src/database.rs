@@ -35,8 +35,6 @@ use crate::{AcquireError, Backend, Pool, current};
 /// ```
 pub struct Database<B: Backend>(pub(crate) Arc<Scope<B>>);
 
-// === impl Database ===
-
 impl<B: Backend> Database<B> {
     /// The handle of the request that is being served here, if a [`ConnectionLayer`] is around it.
     ///

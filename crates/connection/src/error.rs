@@ -50,8 +50,6 @@ pub enum AcquireError {
     NoRuntime,
 }
 
-// === impl AcquireError ===
-
 impl AcquireError {
     /// The status of the answer to the client.
     #[must_use]
@@ -149,8 +147,6 @@ pub struct StatementTimedOut {
     pub limit: Duration,
 }
 
-// === impl StatementTimedOut ===
-
 impl StatementTimedOut {
     /// For a backend: a statement was given up after `limit`.
     #[must_use]
@@ -187,8 +183,6 @@ impl Error for StatementTimedOut {}
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Poisoned;
-
-// === impl Poisoned ===
 
 impl Poisoned {
     /// For a backend.

@@ -67,8 +67,6 @@ enum Ending<B: Backend> {
     Held(Arc<Scope<B>>),
 }
 
-// === impl ConnectionLayer ===
-
 impl<B: Backend> ConnectionLayer<B> {
     /// A layer whose requests use `pool`.
     #[must_use]
@@ -121,8 +119,6 @@ impl<B: Backend> fmt::Debug for ConnectionLayer<B> {
     }
 }
 
-// === impl ConnectionService ===
-
 impl<S, B, Q, R> Service<Request<Q>> for ConnectionService<S, B>
 where
     S: Service<Request<Q>, Response = Response<R>>,
@@ -166,8 +162,6 @@ impl<S, B: Backend> fmt::Debug for ConnectionService<S, B> {
     }
 }
 
-// === impl ResponseFuture ===
-
 impl<F, B, R, E> Future for ResponseFuture<F, B>
 where
     F: Future<Output = Result<Response<R>, E>>,
@@ -200,8 +194,6 @@ impl<F, B: Backend> fmt::Debug for ResponseFuture<F, B> {
     }
 }
 
-// === impl ScopeEnd ===
-
 impl<B: Backend> Observer for ScopeEnd<B> {
     fn on_end(self, _: End) {
         let scope = match self.0 {
@@ -220,8 +212,6 @@ impl<B: Backend> fmt::Debug for ScopeEnd<B> {
         f.debug_struct("ScopeEnd").finish_non_exhaustive()
     }
 }
-
-// === impl Ending ===
 
 impl<B: Backend> Ending<B> {
     fn at_head(scope: Arc<Scope<B>>, hold: bool) -> Self {

@@ -48,8 +48,6 @@ pub enum Alteration {
     Lasting,
 }
 
-// === impl PlainStatements ===
-
 impl PlainStatements {
     /// Statements that begin with one of `beginnings`, of one word or two, and have none of the words
     /// `unless`; one that ends in `*` stands for all that begin like that.

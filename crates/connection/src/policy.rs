@@ -111,8 +111,6 @@ pub struct Policy {
     pub kill_cancelled: bool,
 }
 
-// === impl Policy ===
-
 impl Default for Policy {
     fn default() -> Self {
         Self {
@@ -151,105 +149,105 @@ impl Policy {
         }
     }
 
-    /// Sets [`max_connections`](Self#structfield.max_connections); 0 is taken as 1.
+    /// At most so many sessions at the server; 10 by default, 0 is taken as 1.
     #[must_use]
     pub fn max_connections(mut self, connections: usize) -> Self {
         self.max_connections = connections.max(1);
         self
     }
 
-    /// Sets [`max_age`](Self#structfield.max_age).
+    /// A connection is closed at this age; 300 s by default, `None` never, zero at the end of each request.
     #[must_use]
     pub fn max_age(mut self, age: impl Into<Option<Duration>>) -> Self {
         self.max_age = age.into();
         self
     }
 
-    /// Sets [`max_age_jitter`](Self#structfield.max_age_jitter), kept between 0 and 1.
+    /// Connections go up to this part of `max_age` sooner; 0.2 by default, kept between 0 and 1.
     #[must_use]
     pub fn max_age_jitter(mut self, part: f64) -> Self {
         self.max_age_jitter = if part.is_nan() { 0.0 } else { part.clamp(0.0, 1.0) };
         self
     }
 
-    /// Sets [`idle_timeout`](Self#structfield.idle_timeout).
+    /// A connection is closed that lies unused for so long; 600 s by default, `None` when the server would.
     #[must_use]
     pub fn idle_timeout(mut self, idle: impl Into<Option<Duration>>) -> Self {
         self.idle_timeout = idle.into();
         self
     }
 
-    /// Sets [`health_checks`](Self#structfield.health_checks).
+    /// A connection is checked that an earlier request used; on by default.
     #[must_use]
     pub fn health_checks(mut self, on: bool) -> Self {
         self.health_checks = on;
         self
     }
 
-    /// Sets [`health_check_bypass`](Self#structfield.health_check_bypass).
+    /// One that was used so recently is not checked; 0.5 s by default.
     #[must_use]
     pub fn health_check_bypass(mut self, window: Duration) -> Self {
         self.health_check_bypass = window;
         self
     }
 
-    /// Sets [`acquire_timeout`](Self#structfield.acquire_timeout).
+    /// A request waits no longer than this for its connection, in all; 5 s by default.
     #[must_use]
     pub fn acquire_timeout(mut self, limit: Duration) -> Self {
         self.acquire_timeout = limit;
         self
     }
 
-    /// Sets [`connect_timeout`](Self#structfield.connect_timeout).
+    /// An attempt to connect fails after this; 2 s by default.
     #[must_use]
     pub fn connect_timeout(mut self, limit: Duration) -> Self {
         self.connect_timeout = limit;
         self
     }
 
-    /// Sets [`statement_timeout`](Self#structfield.statement_timeout).
+    /// A statement ends with an error after this, and its connection with it; `None` by default, which is never.
     #[must_use]
     pub fn statement_timeout(mut self, limit: impl Into<Option<Duration>>) -> Self {
         self.statement_timeout = limit.into();
         self
     }
 
-    /// Sets [`check_timeout`](Self#structfield.check_timeout).
+    /// A health check fails after this; 1 s by default.
     #[must_use]
     pub fn check_timeout(mut self, limit: Duration) -> Self {
         self.check_timeout = limit;
         self
     }
 
-    /// Sets [`reset_timeout`](Self#structfield.reset_timeout).
+    /// A rollback or reset fails after this, and the connection is closed; 1 s by default.
     #[must_use]
     pub fn reset_timeout(mut self, limit: Duration) -> Self {
         self.reset_timeout = limit;
         self
     }
 
-    /// Sets [`close_timeout`](Self#structfield.close_timeout).
+    /// A close, and an attempt to end a cancelled session, is given up after this; 2 s by default.
     #[must_use]
     pub fn close_timeout(mut self, limit: Duration) -> Self {
         self.close_timeout = limit;
         self
     }
 
-    /// Sets [`max_waiting`](Self#structfield.max_waiting).
+    /// One request more than so many that wait is refused at once; 1,000 by default.
     #[must_use]
     pub fn max_waiting(mut self, requests: usize) -> Self {
         self.max_waiting = requests;
         self
     }
 
-    /// Sets [`max_connecting`](Self#structfield.max_connecting); 0 is taken as 1.
+    /// At most so many connects are under way; 4 by default, 0 is taken as 1.
     #[must_use]
     pub fn max_connecting(mut self, connections: usize) -> Self {
         self.max_connecting = connections.max(1);
         self
     }
 
-    /// Sets [`kill_cancelled`](Self#structfield.kill_cancelled).
+    /// A session whose operation was cancelled is ended at the server; on by default.
     #[must_use]
     pub fn kill_cancelled(mut self, on: bool) -> Self {
         self.kill_cancelled = on;

@@ -51,8 +51,6 @@ const FINISH_TIMEOUT: Duration = Duration::from_millis(250);
 /// ```
 pub struct Pool<B: Backend>(Arc<Shared<B>>);
 
-// === impl Pool ===
-
 impl<B: Backend> Pool<B> {
     /// A pool of connections to `backend`; opens none.
     #[must_use]

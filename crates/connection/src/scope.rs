@@ -41,8 +41,6 @@ type Place = &'static Location<'static>;
 /// A wait for another part of the same request is worth a word in the log after this.
 const NOTICE: Duration = Duration::from_millis(100);
 
-// === impl Borrowed ===
-
 impl<'a, B: Backend> Borrowed<'a, B> {
     fn pooled(&mut self) -> &mut Option<PooledConnection<B>> {
         self.connection.as_mut().expect(TURN)
@@ -80,8 +78,6 @@ impl<B: Backend> fmt::Debug for Borrowed<'_, B> {
         f.debug_struct("Borrowed").finish_non_exhaustive()
     }
 }
-
-// === impl Scope ===
 
 impl<B: Backend> Scope<B> {
     pub(crate) fn new(pool: Pool<B>) -> Self {

@@ -102,10 +102,10 @@ pub struct SideChannel<C: SideConnection> {
 struct Home<C: SideConnection> {
     pid: u32,
     runtime: runtime::Id,
-    shared: Arc<Shared<C>>,
+    shared: Arc<Channel<C>>,
 }
 
-struct Shared<C: SideConnection> {
+struct Channel<C: SideConnection> {
     options: Arc<C::Options>,
     orders: Mutex<Orders<C>>,
     /// Something has changed that a speaker may wait for.
@@ -116,7 +116,7 @@ struct Shared<C: SideConnection> {
 
 /// A running task that speaks to the server; its drop says that it runs no more.
 struct Running<C: SideConnection> {
-    shared: Arc<Shared<C>>,
+    shared: Arc<Channel<C>>,
     speaker: Speaker,
     side: Option<C>,
     /// It has said so; dropped otherwise, its runtime has ended.
@@ -138,8 +138,6 @@ enum Reply<S> {
     Present(Vec<S>),
     OtherServer,
 }
-
-// === impl SideChannel ===
 
 impl<C: SideConnection> SideChannel<C> {
     /// A channel whose connection is opened with `options`, when it is needed.
@@ -210,19 +208,19 @@ impl<C: SideConnection> SideChannel<C> {
         let shared = self.here()?;
         let (answer, answered) = oneshot::channel();
         shared.orders().take(session, kill, answer, Instant::now());
-        Shared::changed(&shared);
+        Channel::changed(&shared);
         let none = || C::Error::from(io::Error::other("there is no side connection"));
         answered.await.unwrap_or_else(|_| Err(none()))
     }
 
     /// What runs here, in this process and on this runtime.
-    fn here(&self) -> Result<Arc<Shared<C>>, C::Error> {
+    fn here(&self) -> Result<Arc<Channel<C>>, C::Error> {
         let runtime = Handle::try_current().map_err(io::Error::other)?.id();
         let mut home = self.home();
         if let Some(shared) = Home::of_this_runtime(home.as_ref()) {
             return Ok(shared);
         }
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(Channel {
             options: Arc::clone(&self.options),
             orders: Mutex::new(Orders::new(Instant::now())),
             changed: Notify::new(),
@@ -248,11 +246,9 @@ impl<C: SideConnection> fmt::Debug for SideChannel<C> {
     }
 }
 
-// === impl Home ===
-
 impl<C: SideConnection> Home<C> {
     /// `None` where the last orders came from another one.
-    fn of_this_runtime(home: Option<&Self>) -> Option<Arc<Shared<C>>> {
+    fn of_this_runtime(home: Option<&Self>) -> Option<Arc<Channel<C>>> {
         let here = Handle::try_current().ok()?.id();
         // No two runtimes have the same id, on both sides of a fork.
         let home = home.filter(|home| home.runtime == here)?;
@@ -272,9 +268,7 @@ impl<C: SideConnection> Drop for Home<C> {
     }
 }
 
-// === impl Shared ===
-
-impl<C: SideConnection> Shared<C> {
+impl<C: SideConnection> Channel<C> {
     /// Tells the speakers, and starts one that is wanted.
     fn changed(shared: &Arc<Self>) {
         let wanted = shared.orders().speaker_wanted();
@@ -306,8 +300,6 @@ async fn disconnect<C: SideConnection>(side: C) {
 fn late() -> io::Error {
     io::Error::new(io::ErrorKind::TimedOut, "the server does not answer")
 }
-
-// === impl Running ===
 
 impl<C: SideConnection> Running<C> {
     async fn run(mut self) {
@@ -412,7 +404,7 @@ impl<C: SideConnection> Running<C> {
             Ok(killed) => killed,
             Err(_) => {
                 self.shared.orders().is_slow(self.speaker);
-                Shared::changed(&self.shared);
+                Channel::changed(&self.shared);
                 killed.await
             }
         };

@@ -53,13 +53,13 @@ pub struct Status {
     pub closed: u64,
     /// Connections closed, by reason; those that never occurred are left out.
     pub closed_by: Vec<(CloseReason, u64)>,
-    /// Checkouts that got a connection.
+    /// Acquires that got a connection.
     pub acquired: u64,
-    /// Checkouts that had to wait.
+    /// Acquires that had to wait.
     pub waited: u64,
-    /// Checkouts that were given up at the deadline.
+    /// Acquires that were given up at the deadline.
     pub timeouts: u64,
-    /// Checkouts refused because the queue was full.
+    /// Acquires refused because the queue was full.
     pub rejected: u64,
     /// Health checks made.
     pub checks: u64,
@@ -99,8 +99,6 @@ pub(crate) struct Counters {
 #[derive(Debug, Default)]
 pub(crate) struct Counter(AtomicU64);
 
-// === impl CloseReason ===
-
 impl CloseReason {
     const ALL: [Self; 9] = [
         Self::Age,
@@ -115,8 +113,6 @@ impl CloseReason {
     ];
 }
 
-// === impl Status ===
-
 impl Status {
     /// How many connections were closed for `reason`.
     #[must_use]
@@ -124,8 +120,6 @@ impl Status {
         self.closed_by.iter().find(|(of, _)| *of == reason).map_or(0, |(_, count)| *count)
     }
 }
-
-// === impl Counters ===
 
 impl Counters {
     pub(crate) fn closed(&self, reason: CloseReason) {
@@ -159,8 +153,6 @@ impl Counters {
         }
     }
 }
-
-// === impl Counter ===
 
 impl Counter {
     pub(crate) fn add(&self) {

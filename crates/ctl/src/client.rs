@@ -113,8 +113,6 @@ pub(crate) enum Failure {
     Output(io::Error),
 }
 
-// === impl Client ===
-
 impl Client {
     /// # Errors
     ///
@@ -217,8 +215,6 @@ fn no_answer() -> io::Error {
 fn is_timeout(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted)
 }
-
-// === impl Failure ===
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -14,8 +14,6 @@ use http_body::{Body, Frame, SizeHint};
 #[derive(Clone, Debug, Default)]
 pub struct Answer(Bytes);
 
-// === impl Answer ===
-
 impl<T: Into<Bytes>> From<T> for Answer {
     fn from(bytes: T) -> Self {
         Self(bytes.into())

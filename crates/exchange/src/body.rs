@@ -37,8 +37,6 @@ enum Inner<B> {
     Answer(#[pin] Answer),
 }
 
-// === impl ResponseBody ===
-
 impl<B, O: Observer> ResponseBody<B, O> {
     /// The service's body; `exchange` is `None` if it is over already.
     #[inline]
@@ -108,8 +106,6 @@ impl<B, O: Observer> fmt::Debug for ResponseBody<B, O> {
     }
 }
 
-// === impl Exchange ===
-
 impl<O: Observer> Exchange<O> {
     /// Notes the head of the service's response and hands the exchange on to its body.
     ///
@@ -133,8 +129,6 @@ impl<O: Observer> Exchange<O> {
         response.map(|body| wrap(body, exchange))
     }
 }
-
-// === impl Inner ===
 
 impl<B> Body for Inner<B>
 where

@@ -123,8 +123,6 @@ enum RequestKind {
     Other,
 }
 
-// === impl Exchange ===
-
 impl<O: Observer> Exchange<O> {
     /// Begins an exchange; call it before the inner service is called.
     ///
@@ -262,8 +260,6 @@ impl<O: Observer + fmt::Debug> fmt::Debug for Exchange<O> {
     }
 }
 
-// === impl Watch ===
-
 impl<'a, O: Observer> Watch<'a, O> {
     #[inline]
     pub(crate) fn new(exchange: &'a mut Option<Exchange<O>>) -> Self {
@@ -290,8 +286,6 @@ impl<O: Observer> Drop for Watch<'_, O> {
         }
     }
 }
-
-// === impl Facts ===
 
 impl Facts {
     #[inline]

@@ -33,8 +33,6 @@ enum Inner<F> {
     Answer(Option<Response<Answer>>),
 }
 
-// === impl ResponseFuture ===
-
 impl<F, O: Observer> ResponseFuture<F, O> {
     /// Carries `exchange` through the service's future.
     #[inline]

@@ -38,8 +38,6 @@ pub struct InFlight<P: Pulse + ?Sized> {
     ticket: Ticket,
 }
 
-// === impl HeartbeatLayer ===
-
 impl<P: Pulse + ?Sized> HeartbeatLayer<P> {
     /// A layer that writes to `pulse`.
     #[must_use]
@@ -67,8 +65,6 @@ impl<P: ?Sized> fmt::Debug for HeartbeatLayer<P> {
         f.debug_struct("HeartbeatLayer").finish_non_exhaustive()
     }
 }
-
-// === impl Heartbeat ===
 
 impl<S, P, B, R> Service<Request<B>> for Heartbeat<S, P>
 where
@@ -103,8 +99,6 @@ impl<S: fmt::Debug, P: ?Sized> fmt::Debug for Heartbeat<S, P> {
         f.debug_struct("Heartbeat").field("inner", &self.inner).finish_non_exhaustive()
     }
 }
-
-// === impl InFlight ===
 
 impl<P: Pulse + ?Sized> Observer for InFlight<P> {
     fn on_end(self, end: End) {

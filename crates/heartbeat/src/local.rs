@@ -20,8 +20,6 @@ pub struct LocalPulse {
     finished: AtomicU64,
 }
 
-// === impl LocalPulse ===
-
 impl LocalPulse {
     /// A pulse in state [`State::Booting`].
     #[must_use]

@@ -54,8 +54,6 @@ struct Check {
     passes: Arc<dyn Fn() -> bool + Send + Sync>,
 }
 
-// === impl Livez ===
-
 impl<P: Pulse + ?Sized> Livez<P> {
     /// The liveness of the process that writes `pulse`.
     #[must_use]
@@ -97,8 +95,6 @@ impl<P: ?Sized> fmt::Debug for Livez<P> {
         f.debug_struct("Livez").field("late_after", &self.late_after).finish_non_exhaustive()
     }
 }
-
-// === impl Readyz ===
 
 impl<P: Pulse + ?Sized> Readyz<P> {
     /// The readiness of the process that writes `pulse`.
@@ -177,8 +173,6 @@ impl<P: ?Sized> fmt::Debug for Readyz<P> {
             .finish_non_exhaustive()
     }
 }
-
-// === impl Check ===
 
 impl Check {
     fn passes(&self) -> bool {

@@ -59,8 +59,6 @@ pub struct RequestHead<'a> {
     headers: &'a HeaderMap,
 }
 
-// === impl State ===
-
 impl State {
     /// The state as a number that stays the same in every later version, for shared memory.
     #[must_use]
@@ -100,8 +98,6 @@ impl fmt::Display for State {
     }
 }
 
-// === impl Ticket ===
-
 impl Ticket {
     /// The ticket of a request that is counted but has no entry.
     pub const NONE: Self = Self(None);
@@ -118,8 +114,6 @@ impl Ticket {
         self.0
     }
 }
-
-// === impl RequestHead ===
 
 impl<'a> RequestHead<'a> {
     /// The head of `request`.

@@ -35,8 +35,6 @@ enum Note {
     Ended(Ticket, Outcome, Option<StatusCode>),
 }
 
-// === impl Notes ===
-
 impl Notes {
     fn take(&self) -> Vec<Note> {
         std::mem::take(&mut self.0.lock().unwrap())

@@ -62,8 +62,6 @@ enum Style {
     Json,
 }
 
-// === impl AccessLog ===
-
 impl AccessLog {
     /// gunicorn's default: the combined log format.
     #[must_use]
@@ -183,8 +181,6 @@ fn pick(headers: &HeaderMap, names: &[HeaderName]) -> Vec<Option<HeaderValue>> {
     let last = |name| headers.get_all(name).iter().next_back().cloned();
     names.iter().map(last).collect()
 }
-
-// === impl Style ===
 
 impl Style {
     fn request_headers(&self) -> &[HeaderName] {

@@ -15,7 +15,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::hook::{AsStr, AsyncRequestHook, BoxError, Pre, RequestInfo, Unmatched};
-use crate::post::{Arrival, PostHook, ResponseBody, ResponseFuture, Shared, caught};
+use crate::post::{Arrival, LayerState, PostHook, ResponseBody, ResponseFuture, caught};
 
 /// A layer that calls an async `pre_request` before each request and a `post_request` after it.
 ///
@@ -32,7 +32,7 @@ pub struct AsyncRequestHookLayer<A, H, P = Unmatched> {
 pub struct AsyncRequestHookService<S, A, H, P = Unmatched> {
     inner: S,
     pre: Arc<A>,
-    shared: Arc<Shared<H, P>>,
+    shared: Arc<LayerState<H, P>>,
 }
 
 /// The response future of [`AsyncRequestHookService`].
@@ -108,8 +108,6 @@ pub fn from_async_hook<H: AsyncRequestHook>(
     AsyncRequestHookLayer::new(pre, post)
 }
 
-// === impl AsyncRequestHookLayer ===
-
 impl<A, H> AsyncRequestHookLayer<A, H> {
     pub(crate) fn new(pre: A, hook: H) -> Self {
         Self { pre: Arc::new(pre), hook: Arc::new(hook), as_str: None }
@@ -131,7 +129,7 @@ impl<S, A, H, P> Layer<S> for AsyncRequestHookLayer<A, H, P> {
     type Service = AsyncRequestHookService<S, A, H, P>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        let shared = Shared { hook: Arc::clone(&self.hook), as_str: self.as_str };
+        let shared = LayerState { hook: Arc::clone(&self.hook), as_str: self.as_str };
         AsyncRequestHookService { inner, pre: Arc::clone(&self.pre), shared: Arc::new(shared) }
     }
 }
@@ -147,8 +145,6 @@ impl<A, H, P> fmt::Debug for AsyncRequestHookLayer<A, H, P> {
         f.debug_struct("AsyncRequestHookLayer").finish_non_exhaustive()
     }
 }
-
-// === impl AsyncRequestHookService ===
 
 impl<S, A, H, P, B, R> Service<Request<B>> for AsyncRequestHookService<S, A, H, P>
 where
@@ -200,8 +196,6 @@ impl<S: fmt::Debug, A, H, P> fmt::Debug for AsyncRequestHookService<S, A, H, P> 
             .finish_non_exhaustive()
     }
 }
-
-// === impl AsyncResponseFuture ===
 
 impl<F, S, B, R, H, P> Future for AsyncResponseFuture<F, S, B, H, P>
 where
@@ -263,8 +257,6 @@ where
     }
 }
 
-// === impl AsyncPre ===
-
 impl<F, Fut, C> AsyncPre<C> for F
 where
     F: Fn(Parts) -> Fut + Send + Sync + 'static,
@@ -276,8 +268,6 @@ where
         self(request)
     }
 }
-
-// === impl AsyncHook ===
 
 impl<H: AsyncRequestHook> PostHook for AsyncHook<H> {
     type Context = H::Context;

@@ -53,8 +53,6 @@ where
     AsyncRequestHookLayer::new(pre_request, post)
 }
 
-// === impl FnPost ===
-
 impl<After, C> PostHook for FnPost<After, C>
 where
     After: Fn(C, &RequestInfo<'_>, &End) + Send + Sync + 'static,

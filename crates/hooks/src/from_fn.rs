@@ -49,8 +49,6 @@ where
     RequestHookLayer::new(FnHook { before: pre_request, after: post_request, context: PhantomData })
 }
 
-// === impl FnHook ===
-
 impl<Before, After, C> RequestHook for FnHook<Before, After, C>
 where
     Before: Fn(&mut Parts) -> Result<Pre<C>, BoxError> + Send + Sync + 'static,

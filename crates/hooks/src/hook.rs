@@ -138,8 +138,6 @@ pub(crate) struct Seen<P> {
 /// How a route's path is read from the extension that the router left.
 pub(crate) type AsStr<P> = fn(&P) -> &str;
 
-// === impl Seen ===
-
 impl<P: Clone + Send + Sync + 'static> Seen<P> {
     #[inline]
     pub(crate) fn of(request: &Parts, as_str: Option<AsStr<P>>) -> Self {

@@ -10,7 +10,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::hook::{AsStr, Pre, RequestHook, Unmatched};
-use crate::post::{Arrival, ResponseBody, ResponseFuture, Shared, caught};
+use crate::post::{Arrival, LayerState, ResponseBody, ResponseFuture, caught};
 
 /// A layer that calls a [`RequestHook`] around each request.
 ///
@@ -23,10 +23,8 @@ pub struct RequestHookLayer<H, P = Unmatched> {
 /// The service of [`RequestHookLayer`].
 pub struct RequestHookService<S, H, P = Unmatched> {
     inner: S,
-    shared: Arc<Shared<H, P>>,
+    shared: Arc<LayerState<H, P>>,
 }
-
-// === impl RequestHookLayer ===
 
 impl<H: RequestHook> RequestHookLayer<H> {
     /// A layer that calls `hook`.
@@ -56,7 +54,7 @@ impl<S, H, P> Layer<S> for RequestHookLayer<H, P> {
     type Service = RequestHookService<S, H, P>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        let shared = Shared { hook: Arc::clone(&self.hook), as_str: self.as_str };
+        let shared = LayerState { hook: Arc::clone(&self.hook), as_str: self.as_str };
         RequestHookService { inner, shared: Arc::new(shared) }
     }
 }
@@ -72,8 +70,6 @@ impl<H, P> fmt::Debug for RequestHookLayer<H, P> {
         f.debug_struct("RequestHookLayer").finish_non_exhaustive()
     }
 }
-
-// === impl RequestHookService ===
 
 impl<S, H, P, B, R> Service<Request<B>> for RequestHookService<S, H, P>
 where

@@ -41,18 +41,16 @@ pub type ResponseBody<B, H, P = Unmatched> = farrier_exchange::ResponseBody<B, P
 
 /// A request that came to the hook's layer.
 pub(crate) struct Arrival<H, P> {
-    shared: Arc<Shared<H, P>>,
+    shared: Arc<LayerState<H, P>>,
     seen: Seen<P>,
 }
 
 /// What the services of one layer and their requests have in common.
-pub(crate) struct Shared<H, P> {
+pub(crate) struct LayerState<H, P> {
     pub(crate) hook: Arc<H>,
     /// `None` where no matched path is asked for.
     pub(crate) as_str: Option<AsStr<P>>,
 }
-
-// === impl PostHook ===
 
 impl<H: RequestHook> PostHook for H {
     type Context = H::Context;
@@ -66,11 +64,9 @@ impl<H: RequestHook> PostHook for H {
     }
 }
 
-// === impl Arrival ===
-
 impl<H: PostHook, P: Clone + Send + Sync + 'static> Arrival<H, P> {
     #[inline]
-    pub(crate) fn new(shared: &Arc<Shared<H, P>>, request: &Parts) -> Self {
+    pub(crate) fn new(shared: &Arc<LayerState<H, P>>, request: &Parts) -> Self {
         Self { shared: Arc::clone(shared), seen: Seen::of(request, shared.as_str) }
     }
 }
@@ -127,8 +123,6 @@ fn internal_server_error() -> Response<Answer> {
         .insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     response
 }
-
-// === impl PostRequest ===
 
 impl<H: PostHook, P> Observer for PostRequest<H, P> {
     fn on_head(&mut self, status: StatusCode, headers: &HeaderMap) {

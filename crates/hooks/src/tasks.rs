@@ -52,8 +52,6 @@ struct Unfinished {
     done: bool,
 }
 
-// === impl Tasks ===
-
 impl Tasks {
     /// An empty set of tasks.
     #[must_use]
@@ -112,8 +110,6 @@ impl Tasks {
         }
     }
 }
-
-// === impl Unfinished ===
 
 impl Unfinished {
     fn begin(shared: &Arc<Shared>) -> Self {

@@ -42,8 +42,6 @@ pub struct MySql {
     wait_timeout: Option<Duration>,
 }
 
-// === impl MySql ===
-
 impl MySql {
     /// The database at `mysql://USER:PASSWORD@HOST:PORT/DATABASE`, with mysql_async's parameters.
     ///

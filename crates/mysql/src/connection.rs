@@ -78,8 +78,6 @@ enum Link {
     FailedOver,
 }
 
-// === impl MySqlConnection ===
-
 impl MySqlConnection {
     pub(crate) fn new(conn: Conn, about: About) -> Self {
         let autocommit =
@@ -397,8 +395,6 @@ impl<'a> ToConnection<'a, 'static> for &'a mut MySqlConnection {
         }
     }
 }
-
-// === impl Session ===
 
 impl Session {
     /// The check before every operation: once poisoned, the driver would serve an earlier one's

@@ -36,15 +36,11 @@ pub(crate) struct About {
     pub(crate) restore: Option<String>,
 }
 
-// === impl MySqlSessionId ===
-
 impl fmt::Display for MySqlSessionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.number.fmt(f)
     }
 }
-
-// === impl About ===
 
 impl About {
     /// Asks the server at the other end of `conn`, in one round trip.

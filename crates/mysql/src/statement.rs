@@ -66,8 +66,6 @@ pub(crate) fn alteration(sql: &[u8]) -> Alteration {
     if TRANSACTION.contains(sql) { Alteration::Nothing } else { PLAIN.alteration(sql) }
 }
 
-// === impl Statement ===
-
 macro_rules! by_text {
     ($($text:ty),* $(,)?) => {$(
         impl Statement for $text {

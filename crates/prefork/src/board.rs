@@ -1,7 +1,7 @@
 //! The board: memory that every worker writes and the master reads, also after SIGKILL.
 //!
 //! It is made before the first fork, so that all processes share it. A worker writes through its
-//! [`BoardPulse`]; nobody else writes its slot while it lives, but for the master's order to leave.
+//! [`BoardPulse`]; nobody else writes its row while it lives, but for the master's order to leave.
 
 use std::cmp::Reverse;
 use std::fmt;
@@ -17,9 +17,9 @@ use crate::settings::MAX_WORKERS;
 use crate::sys::{SharedMemory, shared_struct};
 
 /// Two generations of every worker, and some that are slow to leave.
-const SLOTS: usize = 2 * MAX_WORKERS + 64;
+const ROWS: usize = 2 * MAX_WORKERS + 64;
 
-/// Requests that a slot names; those beyond are only counted. One bit each in [`Slot::taken`].
+/// Requests that a row names; those beyond are only counted. One bit each in [`Row::taken`].
 const ENTRIES: usize = 64;
 
 /// Requests in flight that a log line names; of the rest it says how many there are.
@@ -31,7 +31,7 @@ const TEXT_WORDS: usize = 14;
 /// The shared memory of a master and its workers.
 #[derive(Debug)]
 pub(crate) struct Board {
-    slots: SharedMemory<Slot>,
+    rows: SharedMemory<Row>,
     /// What the times on the board count from: the monotonic clock is the same in every process.
     origin: Instant,
 }
@@ -40,8 +40,8 @@ shared_struct! {
     /// One process's part of the board.
     #[repr(C, align(128))]
     #[derive(Debug)]
-    pub(crate) struct Slot {
-        /// 0 while the slot is free; written by the master only.
+    pub(crate) struct Row {
+        /// 0 while the row is free; written by the master only.
         pid: AtomicI32,
         /// 1 once the master has told the process to leave; written by the master only.
         dismissed: AtomicU8,
@@ -71,9 +71,9 @@ shared_struct! {
     }
 }
 
-/// A slot's index on the board.
+/// A row's index on the board.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Seat(usize);
+pub(crate) struct RowId(usize);
 
 /// What the board says of a process.
 #[derive(Clone, Debug)]
@@ -94,81 +94,79 @@ pub(crate) struct RequestInFlight {
 }
 
 /// Requests in flight, for a log line.
-pub(crate) struct InFlight<'a>(pub(crate) &'a [RequestInFlight]);
+pub(crate) struct InFlightList<'a>(pub(crate) &'a [RequestInFlight]);
 
 /// A worker's [`Pulse`], on the board that it shares with the master.
 ///
 /// Every method is a few atomic operations on the worker's own cache lines; no system call, no lock.
 pub struct BoardPulse {
     board: Arc<Board>,
-    seat: Seat,
+    row: RowId,
 }
-
-// === impl Board ===
 
 impl Board {
     /// # Errors
     ///
     /// The kernel's: no memory, no descriptor.
     pub(crate) fn new() -> nix::Result<Self> {
-        Ok(Self { slots: SharedMemory::new(SLOTS)?, origin: Instant::now() })
+        Ok(Self { rows: SharedMemory::new(ROWS)?, origin: Instant::now() })
     }
 
-    /// Takes a free slot for a process that is about to be forked; `None` if there is none.
-    pub(crate) fn take(&self) -> Option<Seat> {
-        // Only the master takes and frees slots, and it has one thread.
-        let free = self.slots.iter().position(|slot| slot.pid.load(Ordering::Relaxed) == 0)?;
-        let slot = &self.slots[free];
-        slot.state.store(State::Booting.code(), Ordering::Relaxed);
-        slot.dismissed.store(0, Ordering::Relaxed);
-        slot.connections.store(0, Ordering::Relaxed);
-        slot.beat.store(self.now(), Ordering::Relaxed);
-        slot.started.store(0, Ordering::Relaxed);
-        slot.finished.store(0, Ordering::Relaxed);
-        for entry in &slot.entries {
+    /// Takes a free row for a process that is about to be forked; `None` if there is none.
+    pub(crate) fn take(&self) -> Option<RowId> {
+        // Only the master takes and frees rows, and it has one thread.
+        let free = self.rows.iter().position(|row| row.pid.load(Ordering::Relaxed) == 0)?;
+        let row = &self.rows[free];
+        row.state.store(State::Booting.code(), Ordering::Relaxed);
+        row.dismissed.store(0, Ordering::Relaxed);
+        row.connections.store(0, Ordering::Relaxed);
+        row.beat.store(self.now(), Ordering::Relaxed);
+        row.started.store(0, Ordering::Relaxed);
+        row.finished.store(0, Ordering::Relaxed);
+        for entry in &row.entries {
             entry.length.store(0, Ordering::Relaxed);
         }
-        slot.taken.store(0, Ordering::Relaxed);
-        slot.pid.store(-1, Ordering::Release);
-        Some(Seat(free))
+        row.taken.store(0, Ordering::Relaxed);
+        row.pid.store(-1, Ordering::Release);
+        Some(RowId(free))
     }
 
-    /// Notes whose the slot is.
-    pub(crate) fn occupy(&self, seat: Seat, pid: i32) {
-        self.slots[seat.0].pid.store(pid, Ordering::Release);
+    /// Notes whose the row is.
+    pub(crate) fn occupy(&self, row: RowId, pid: i32) {
+        self.rows[row.0].pid.store(pid, Ordering::Release);
     }
 
     /// Notes that the master tells the process to leave; before the signal that says so.
-    pub(crate) fn dismiss(&self, seat: Seat) {
-        self.slots[seat.0].dismissed.store(1, Ordering::Release);
+    pub(crate) fn dismiss(&self, row: RowId) {
+        self.rows[row.0].dismissed.store(1, Ordering::Release);
     }
 
-    /// Gives a slot back whose process is gone.
-    pub(crate) fn free(&self, seat: Seat) {
-        self.slots[seat.0].pid.store(0, Ordering::Release);
+    /// Gives a row back whose process is gone.
+    pub(crate) fn free(&self, row: RowId) {
+        self.rows[row.0].pid.store(0, Ordering::Release);
     }
 
-    pub(crate) fn read(&self, seat: Seat) -> Reading {
-        let slot = &self.slots[seat.0];
+    pub(crate) fn read(&self, row: RowId) -> Reading {
+        let row = &self.rows[row.0];
         // In this order: a request that ends in between must not make the difference negative.
-        let finished = slot.finished.load(Ordering::Acquire);
+        let finished = row.finished.load(Ordering::Acquire);
         Reading {
-            state: slot.state(),
-            beat: self.origin + Duration::from_nanos(slot.beat.load(Ordering::Relaxed)),
-            started: slot.started.load(Ordering::Relaxed),
+            state: row.state(),
+            beat: self.origin + Duration::from_nanos(row.beat.load(Ordering::Relaxed)),
+            started: row.started.load(Ordering::Relaxed),
             finished,
-            connections: slot.connections.load(Ordering::Relaxed),
+            connections: row.connections.load(Ordering::Relaxed),
         }
     }
 
     /// The requests in flight that have an entry, oldest first.
-    pub(crate) fn in_flight(&self, seat: Seat) -> Vec<RequestInFlight> {
-        let slot = &self.slots[seat.0];
-        let taken = slot.taken.load(Ordering::Acquire);
+    pub(crate) fn in_flight(&self, row: RowId) -> Vec<RequestInFlight> {
+        let row = &self.rows[row.0];
+        let taken = row.taken.load(Ordering::Acquire);
         let now = self.now();
         let mut found: Vec<_> = (0..ENTRIES)
             .filter(|index| taken & (1 << index) != 0)
-            .filter_map(|index| slot.entries[index].read(now))
+            .filter_map(|index| row.entries[index].read(now))
             .collect();
         found.sort_by_key(|request| Reverse(request.age));
         found
@@ -179,9 +177,7 @@ impl Board {
     }
 }
 
-// === impl Slot ===
-
-impl Slot {
+impl Row {
     fn state(&self) -> State {
         State::from_code(self.state.load(Ordering::Acquire)).unwrap_or_default()
     }
@@ -221,8 +217,6 @@ impl Slot {
     }
 }
 
-// === impl Entry ===
-
 impl Entry {
     fn write(&self, now: u64, method: &str, path: &str) {
         self.began.store(now, Ordering::Relaxed);
@@ -259,9 +253,7 @@ impl Entry {
     }
 }
 
-// === impl InFlight ===
-
-impl fmt::Display for InFlight<'_> {
+impl fmt::Display for InFlightList<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.0.is_empty() {
             return f.write_str("none noted");
@@ -277,21 +269,19 @@ impl fmt::Display for InFlight<'_> {
     }
 }
 
-// === impl BoardPulse ===
-
 impl BoardPulse {
-    pub(crate) fn new(board: Arc<Board>, seat: Seat) -> Self {
-        Self { board, seat }
+    pub(crate) fn new(board: Arc<Board>, row: RowId) -> Self {
+        Self { board, row }
     }
 
     /// The requests in flight that have an entry, oldest first.
     pub(crate) fn in_flight(&self) -> Vec<RequestInFlight> {
-        self.board.in_flight(self.seat)
+        self.board.in_flight(self.row)
     }
 
     /// Counts the open connections.
     pub(crate) fn note(&self, event: ConnectionEvent) {
-        let connections = &self.slot().connections;
+        let connections = &self.row().connections;
         match event {
             ConnectionEvent::Opened => connections.fetch_add(1, Ordering::Relaxed),
             ConnectionEvent::Closed => connections.fetch_sub(1, Ordering::Relaxed),
@@ -301,49 +291,49 @@ impl BoardPulse {
 
     /// Whether the master has told this worker to leave.
     pub(crate) fn is_dismissed(&self) -> bool {
-        self.slot().dismissed.load(Ordering::Acquire) != 0
+        self.row().dismissed.load(Ordering::Acquire) != 0
     }
 
-    fn slot(&self) -> &Slot {
-        &self.board.slots[self.seat.0]
+    fn row(&self) -> &Row {
+        &self.board.rows[self.row.0]
     }
 }
 
 impl Pulse for BoardPulse {
     fn beat(&self) {
-        self.slot().beat.store(self.board.now(), Ordering::Relaxed);
+        self.row().beat.store(self.board.now(), Ordering::Relaxed);
     }
 
     fn beat_age(&self) -> Duration {
-        let beat = self.slot().beat.load(Ordering::Relaxed);
+        let beat = self.row().beat.load(Ordering::Relaxed);
         Duration::from_nanos(self.board.now().saturating_sub(beat))
     }
 
     fn set_state(&self, state: State) {
-        self.slot().state.store(state.code(), Ordering::Release);
+        self.row().state.store(state.code(), Ordering::Release);
     }
 
     fn state(&self) -> State {
-        self.slot().state()
+        self.row().state()
     }
 
     // A request that begins or ends is a beat as well: behind many ready tasks the beat's own is late.
     fn begin(&self, request: RequestHead<'_>) -> Ticket {
         let now = self.board.now();
-        self.slot().beat.store(now, Ordering::Relaxed);
-        self.slot().begin(now, request.method().as_str(), request.path())
+        self.row().beat.store(now, Ordering::Relaxed);
+        self.row().begin(now, request.method().as_str(), request.path())
     }
 
     fn end(&self, ticket: Ticket, _: &End) {
         self.beat();
-        self.slot().end(ticket);
+        self.row().end(ticket);
     }
 }
 
 impl fmt::Debug for BoardPulse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("BoardPulse")
-            .field("seat", &self.seat.0)
+            .field("row", &self.row.0)
             .field("state", &self.state())
             .field("beat_age", &self.beat_age())
             .finish_non_exhaustive()

@@ -94,8 +94,6 @@ struct Refusal {
     error: String,
 }
 
-// === impl Control ===
-
 impl Control {
     /// # Errors
     ///
@@ -208,8 +206,6 @@ impl Control {
         self.file.remove();
     }
 }
-
-// === impl Client ===
 
 impl Client {
     fn new(stream: UnixStream, now: Instant) -> Self {
@@ -324,8 +320,6 @@ impl Client {
         Ok(())
     }
 }
-
-// === impl Reply ===
 
 impl Reply {
     pub(crate) fn ok(content: impl Serialize) -> Self {

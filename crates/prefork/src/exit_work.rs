@@ -17,8 +17,6 @@ struct Work {
     registered: &'static Location<'static>,
 }
 
-// === impl ExitWork ===
-
 impl ExitWork {
     #[track_caller]
     pub(crate) fn register(&self, future: impl Future<Output = ()> + Send + 'static) {

@@ -25,40 +25,38 @@ use crate::{log, stdout};
 #[must_use = "a launcher does nothing until it runs"]
 pub struct Launcher {
     name: String,
-    layers: Layers,
+    source: Source,
     prepare: Option<Prepare>,
     refused: Option<RefusedHook>,
 }
 
 /// Where the settings come from; they are resolved when the launcher runs.
-enum Layers {
+enum Source {
     Resolved(Settings),
     Flags { base: Settings, args: Args },
     CommandLine { base: Settings },
 }
 
-// === impl Launcher ===
-
 impl Launcher {
     /// A launcher with these settings as they are.
     pub fn new(settings: Settings) -> Self {
-        Self::with(program_name(), Layers::Resolved(settings))
+        Self::with(program_name(), Source::Resolved(settings))
     }
 
     /// A launcher for a program whose command line has nothing but the launcher's own flags.
     ///
     /// `name` stands in the usage text and in the log.
     pub fn from_args(name: impl Into<String>) -> Self {
-        Self::with(name.into(), Layers::CommandLine { base: Settings::default() })
+        Self::with(name.into(), Source::CommandLine { base: Settings::default() })
     }
 
     /// A launcher for a program that has parsed its command line itself: [`parse_args`](crate::parse_args).
     pub fn with_args(args: Args) -> Self {
-        Self::with(program_name(), Layers::Flags { base: Settings::default(), args })
+        Self::with(program_name(), Source::Flags { base: Settings::default(), args })
     }
 
-    fn with(name: String, layers: Layers) -> Self {
-        Self { name, layers, prepare: None, refused: None }
+    fn with(name: String, source: Source) -> Self {
+        Self { name, source, prepare: None, refused: None }
     }
 
     /// Changes the defaults; the settings file, the environment and the flags are stronger.
@@ -69,9 +67,9 @@ impl Launcher {
     /// # drop(launcher);
     /// ```
     pub fn defaults(mut self, change: impl FnOnce(&mut Settings)) -> Self {
-        match &mut self.layers {
-            Layers::Resolved(settings) => change(settings),
-            Layers::Flags { base, .. } | Layers::CommandLine { base } => change(base),
+        match &mut self.source {
+            Source::Resolved(settings) => change(settings),
+            Source::Flags { base, .. } | Source::CommandLine { base } => change(base),
         }
         self
     }
@@ -129,8 +127,8 @@ impl Launcher {
         S::Error: Into<BoxError>,
         B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
     {
-        let Self { name, layers, prepare, refused } = self;
-        let settings = match layers.resolve(&name) {
+        let Self { name, source, prepare, refused } = self;
+        let settings = match source.resolve(&name) {
             Ok(settings) => settings,
             Err(code) => return code,
         };
@@ -173,9 +171,7 @@ impl fmt::Debug for Launcher {
     }
 }
 
-// === impl Layers ===
-
-impl Layers {
+impl Source {
     fn resolve(self, name: &str) -> Result<Settings, ExitCode> {
         let (base, args) = match self {
             Self::Resolved(settings) => return Ok(settings),

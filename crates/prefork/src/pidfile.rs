@@ -41,8 +41,6 @@ const LIVING: libc::off_t = 1;
 /// How long another master may take to write its pidfile.
 const WRITTEN: Duration = Duration::from_secs(2);
 
-// === impl Pidfile ===
-
 impl Pidfile {
     /// Writes the pid to `path`, over a file that no living server has locked.
     ///

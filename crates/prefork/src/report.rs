@@ -7,8 +7,6 @@ pub(crate) enum Report {
     Failure(String),
 }
 
-// === impl Report ===
-
 impl Report {
     /// Bytes; a pipe takes so many at once or none (PIPE_BUF), so that neither side waits.
     pub(crate) const LONGEST: usize = 4096;

@@ -1,11 +1,11 @@
-//! The launcher's settings: their names, units, defaults, and the layers that they come from.
+//! The launcher's settings: their names, units, defaults, and the sources that they come from.
 
 mod args;
 mod error;
 mod file;
 mod given;
-mod layers;
 mod origin;
+mod sources;
 mod table;
 mod value;
 

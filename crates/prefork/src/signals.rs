@@ -70,8 +70,6 @@ pub(crate) struct Signals(SignalFd);
 #[derive(Debug)]
 pub(crate) struct WorkerSignals(SignalDelivery<UnixStream, SignalOnly>);
 
-// === impl Signals ===
-
 impl Signals {
     /// All that could end it: the orders, the deaths of children, and what it only logs.
     ///
@@ -109,8 +107,6 @@ impl AsFd for Signals {
         self.0.as_fd()
     }
 }
-
-// === impl WorkerSignals ===
 
 impl WorkerSignals {
     /// Not SIGCHLD: children of a worker are the app's.

@@ -62,8 +62,6 @@ pub(crate) struct BindError {
     error: io::Error,
 }
 
-// === impl MasterListener ===
-
 impl MasterListener {
     /// Binds every address.
     ///
@@ -277,8 +275,6 @@ fn clear_stale(path: &Path) -> io::Result<()> {
     }
 }
 
-// === impl SocketFile ===
-
 impl SocketFile {
     pub(crate) fn remove(&self) {
         match fs::symlink_metadata(&self.path) {
@@ -292,8 +288,6 @@ impl SocketFile {
         }
     }
 }
-
-// === impl BindError ===
 
 impl BindError {
     pub(crate) fn control(path: &Path, error: io::Error) -> Self {

@@ -24,20 +24,20 @@ use crate::audit::SingleThreaded;
 /// # Safety
 ///
 /// The type consists of atomics only (and padding), and all zeroes are a valid value of it.
-pub(crate) unsafe trait Shared: Sync {}
+pub(crate) unsafe trait SharedValue: Sync {}
 
 // SAFETY: an atomic integer, which may be zero.
-unsafe impl Shared for AtomicU8 {}
+unsafe impl SharedValue for AtomicU8 {}
 // SAFETY: the same.
-unsafe impl Shared for AtomicI32 {}
+unsafe impl SharedValue for AtomicI32 {}
 // SAFETY: the same.
-unsafe impl Shared for AtomicU32 {}
+unsafe impl SharedValue for AtomicU32 {}
 // SAFETY: the same.
-unsafe impl Shared for AtomicU64 {}
+unsafe impl SharedValue for AtomicU64 {}
 // SAFETY: nothing but such values.
-unsafe impl<T: Shared, const N: usize> Shared for [T; N] {}
+unsafe impl<T: SharedValue, const N: usize> SharedValue for [T; N] {}
 
-/// Defines a struct that is [`Shared`], as each of its fields is; a field that is not does not compile.
+/// Defines a struct that is [`SharedValue`], as each of its fields is; a field that is not does not compile.
 macro_rules! shared_struct {
     (
         $(#[$attribute:meta])*
@@ -51,8 +51,8 @@ macro_rules! shared_struct {
         }
 
         #[expect(unsafe_code, reason = "sys.rs has the argument")]
-        // SAFETY: each field is `Shared`, which the bounds demand.
-        unsafe impl $crate::sys::Shared for $name where $($type: $crate::sys::Shared,)* {}
+        // SAFETY: each field is `SharedValue`, which the bounds demand.
+        unsafe impl $crate::sys::SharedValue for $name where $($type: $crate::sys::SharedValue,)* {}
     };
 }
 pub(crate) use shared_struct;
@@ -137,9 +137,7 @@ pub(crate) fn exit_now(code: i32) -> ! {
     unsafe { libc::_exit(code) }
 }
 
-// === impl SharedMemory ===
-
-impl<T: Shared> SharedMemory<T> {
+impl<T: SharedValue> SharedMemory<T> {
     /// Maps `length` values, all zeroes; pages that nobody touches cost nothing.
     ///
     /// # Errors
@@ -160,12 +158,12 @@ impl<T: Shared> SharedMemory<T> {
     }
 }
 
-impl<T: Shared> Deref for SharedMemory<T> {
+impl<T: SharedValue> Deref for SharedMemory<T> {
     type Target = [T];
 
     fn deref(&self) -> &[T] {
         // SAFETY: the mapping holds `length` values for as long as `self` lives, is page-aligned, and began
-        // as zeroes, which are valid; `Shared` values change only through atomics, in every process.
+        // as zeroes, which are valid; `SharedValue` values change only through atomics, in every process.
         unsafe { slice::from_raw_parts(self.start.as_ptr(), self.length) }
     }
 }
@@ -178,11 +176,11 @@ impl<T> Drop for SharedMemory<T> {
     }
 }
 
-// SAFETY: it owns its mapping, and the values are usable from any thread (`Shared: Sync`).
-unsafe impl<T: Shared> Send for SharedMemory<T> {}
+// SAFETY: it owns its mapping, and the values are usable from any thread (`SharedValue: Sync`).
+unsafe impl<T: SharedValue> Send for SharedMemory<T> {}
 
 // SAFETY: only shared references to `Sync` values are handed out.
-unsafe impl<T: Shared> Sync for SharedMemory<T> {}
+unsafe impl<T: SharedValue> Sync for SharedMemory<T> {}
 
 impl<T> fmt::Debug for SharedMemory<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

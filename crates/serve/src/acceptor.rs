@@ -31,8 +31,6 @@ pub(crate) struct Acceptor {
     places: Places,
 }
 
-// === impl Acceptor ===
-
 impl Acceptor {
     pub(crate) fn new(listeners: Vec<Listener>, places: Places) -> Self {
         Self { listeners, next: 0, places }

@@ -44,7 +44,7 @@ pub(crate) struct Limits {
 pub(crate) struct Activity {
     accepted: Instant,
     /// Requests that were begun, and chunks of their responses that were not yet written.
-    in_flight: AtomicUsize,
+    pending: AtomicUsize,
     /// Whether a request was ever begun.
     served: AtomicBool,
     /// Whether the last request has a body.
@@ -94,7 +94,7 @@ pub(crate) enum Waiting {
 
 /// A request of a connection until the last byte of its response is with the kernel, or it is dropped.
 #[derive(Debug)]
-pub(crate) struct InFlight(Arc<Activity>);
+pub(crate) struct Pending(Arc<Activity>);
 
 /// What the connection's task finds when it looks.
 #[derive(Debug, PartialEq, Eq)]
@@ -107,13 +107,11 @@ pub(crate) enum Finding {
     Slow,
 }
 
-// === impl Activity ===
-
 impl Activity {
     pub(crate) fn new() -> Arc<Self> {
         Arc::new(Self {
             accepted: Instant::now(),
-            in_flight: AtomicUsize::new(0),
+            pending: AtomicUsize::new(0),
             served: AtomicBool::new(false),
             has_body: AtomicBool::new(false),
             stalled: AtomicBool::new(false),
@@ -136,12 +134,12 @@ impl Activity {
     }
 
     /// Notes a request whose head was read.
-    pub(crate) fn begin(self: &Arc<Self>, has_body: bool) -> InFlight {
+    pub(crate) fn begin(self: &Arc<Self>, has_body: bool) -> Pending {
         self.served.store(true, Relaxed);
         self.too_slow.store(false, Relaxed);
         self.has_body.store(has_body, Relaxed);
-        self.in_flight.fetch_add(1, Relaxed);
-        InFlight(Arc::clone(self))
+        self.pending.fetch_add(1, Relaxed);
+        Pending(Arc::clone(self))
     }
 
     /// Whether a request was ever begun.
@@ -162,7 +160,7 @@ impl Activity {
             return self.wait(Waiting::Idle);
         }
         self.tail.heard(bytes);
-        if self.in_flight.load(Relaxed) == 0 {
+        if self.pending.load(Relaxed) == 0 {
             match self.last_waiting() {
                 // The time for the first head counts from the accept.
                 Waiting::Silent => self.waiting.store(Waiting::Speaking as u8, Relaxed),
@@ -193,7 +191,7 @@ impl Activity {
 
     /// Notes what is about to be written.
     pub(crate) fn says(&self, bytes: &[u8]) {
-        if self.in_flight.load(Relaxed) > 0 || self.is_http2() {
+        if self.pending.load(Relaxed) > 0 || self.is_http2() {
             return;
         }
         if let Some(status) = wire::status(bytes) {
@@ -304,7 +302,7 @@ impl Activity {
     /// What the connection waits for; `None` while a request is in flight or its response is on the way, and
     /// when the connection waits for no request any more.
     pub(crate) fn waiting(&self) -> Option<Waiting> {
-        let busy = self.in_flight.load(Ordering::Acquire) > 0
+        let busy = self.pending.load(Ordering::Acquire) > 0
             || self.stalled.load(Relaxed)
             || self.is_closing()
             || self.is_upgraded();
@@ -320,7 +318,7 @@ impl Activity {
 
     /// Whether a request of HTTP/1 is in flight.
     pub(crate) fn is_answering(&self) -> bool {
-        self.in_flight.load(Ordering::Acquire) > 0 && !self.is_http2() && !self.is_upgraded()
+        self.pending.load(Ordering::Acquire) > 0 && !self.is_http2() && !self.is_upgraded()
     }
 
     /// Notes whether hyper has to hear yet that the client has closed its sending half.
@@ -381,22 +379,20 @@ impl Activity {
     }
 }
 
-// === impl InFlight ===
-
-impl InFlight {
+impl Pending {
     pub(crate) fn activity(&self) -> &Activity {
         &self.0
     }
 }
 
-impl Clone for InFlight {
+impl Clone for Pending {
     fn clone(&self) -> Self {
-        self.0.in_flight.fetch_add(1, Relaxed);
+        self.0.pending.fetch_add(1, Relaxed);
         Self(Arc::clone(&self.0))
     }
 }
 
-impl Drop for InFlight {
+impl Drop for Pending {
     fn drop(&mut self) {
         let Self(activity) = self;
         // Behind a request without a body there can only be a next head, and hyper has it already. Where a
@@ -406,7 +402,7 @@ impl Drop for InFlight {
             || activity.tail.is_end_of_head();
         // Before the count: whoever reads zero must not see the idle time of an earlier pause.
         activity.wait(if may_be_idle { Waiting::Idle } else { Waiting::Speaking });
-        activity.in_flight.fetch_sub(1, Ordering::Release);
+        activity.pending.fetch_sub(1, Ordering::Release);
     }
 }
 

@@ -58,8 +58,6 @@ pub(crate) struct Accepted {
     pub(crate) counted: OwnedSemaphorePermit,
 }
 
-// === impl Protocol ===
-
 impl Protocol {
     pub(crate) fn new(
         limits: Limits,

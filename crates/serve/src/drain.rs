@@ -39,8 +39,6 @@ pub(crate) enum Phase {
     Cut,
 }
 
-// === impl Drain ===
-
 impl Drain {
     /// A handle that has told nobody to stop yet.
     #[must_use]
@@ -54,7 +52,7 @@ impl Drain {
     }
 
     /// Cuts every connection, also in the midst of a soft drain.
-    pub fn stop_now(&self) {
+    pub fn stop_quick(&self) {
         self.raise(Level::Quick);
     }
 

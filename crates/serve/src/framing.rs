@@ -59,8 +59,6 @@ struct Seen {
     coding: bool,
 }
 
-// === impl Framing ===
-
 impl Framing {
     pub(crate) fn new() -> Self {
         Self { part: Part::Head(Seen::default()), line: [0; KEPT], length: 0, last: 0 }
@@ -153,15 +151,11 @@ impl Framing {
     }
 }
 
-// === impl Unclear ===
-
 impl From<Unclear> for io::Error {
     fn from(unclear: Unclear) -> Self {
         Self::new(io::ErrorKind::InvalidData, unclear.why)
     }
 }
-
-// === impl Seen ===
 
 impl Seen {
     fn take(&mut self, line: &[u8]) -> Result<(), &'static str> {

@@ -46,8 +46,6 @@ struct Frames {
     payload: usize,
 }
 
-// === impl HeldPong ===
-
 impl HeldPong {
     /// Takes the answer out of what was read into `buf` after its first `before` bytes.
     ///
@@ -82,8 +80,6 @@ impl fmt::Debug for HeldPong {
         f.debug_struct("HeldPong").field("frames", &self.frames).finish_non_exhaustive()
     }
 }
-
-// === impl Frames ===
 
 impl Frames {
     fn advance(&mut self, mut bytes: &[u8]) {

@@ -30,8 +30,6 @@ struct Waits {
     written: usize,
 }
 
-// === impl HalfClose ===
-
 impl HalfClose {
     pub(crate) fn new(limit: Duration) -> Self {
         Self { limit, waits: None }
@@ -57,8 +55,6 @@ impl HalfClose {
         over
     }
 }
-
-// === impl Waits ===
 
 impl Waits {
     fn new(limit: Duration, activity: &Activity) -> Self {

@@ -13,7 +13,7 @@ use hyper::service::Service;
 use hyper_util::service::{TowerToHyperService, TowerToHyperServiceFuture};
 use pin_project::pin_project;
 
-use crate::activity::{Activity, InFlight};
+use crate::activity::{Activity, Pending};
 use crate::hook::Hook;
 use crate::listener::Peer;
 use crate::refused::Refused;
@@ -32,7 +32,7 @@ pub(crate) struct Handler<S> {
 pub(crate) struct ResponseFuture<F> {
     #[pin]
     inner: Inner<F>,
-    in_flight: Option<InFlight>,
+    pending: Option<Pending>,
     version: Version,
     connect: bool,
 }
@@ -49,7 +49,7 @@ enum Inner<F> {
 pub(crate) struct ResponseBody<B> {
     #[pin]
     inner: Option<B>,
-    in_flight: Option<InFlight>,
+    pending: Option<Pending>,
 }
 
 /// Bytes of a body, which hyper drops when they are written. On HTTP/2 that can be long after the end of the
@@ -57,10 +57,8 @@ pub(crate) struct ResponseBody<B> {
 #[derive(Debug)]
 pub(crate) struct Chunk<D> {
     data: D,
-    _in_flight: Option<InFlight>,
+    _in_flight: Option<Pending>,
 }
-
-// === impl Handler ===
 
 impl<S> Handler<S> {
     pub(crate) fn new(
@@ -84,23 +82,21 @@ where
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         let version = request.version();
-        let in_flight = Some(self.activity.begin(!request.body().is_end_stream()));
+        let pending = Some(self.activity.begin(!request.body().is_end_stream()));
         let connect = *request.method() == Method::CONNECT;
         if let Some(hook) = &self.invalid {
             if let Err(invalid) = validate(&request, self.activity.is_ambiguous()) {
                 invalid.refused(self.peer).tell(hook);
                 let inner = Inner::Refused(invalid.status);
-                return ResponseFuture { inner, in_flight, version, connect };
+                return ResponseFuture { inner, pending, version, connect };
             }
         }
         adopt_authority(&mut request);
         request.extensions_mut().insert(self.peer);
         let inner = Inner::Service(self.service.call(request));
-        ResponseFuture { inner, in_flight, version, connect }
+        ResponseFuture { inner, pending, version, connect }
     }
 }
-
-// === impl ResponseFuture ===
 
 impl<F, B, E> Future for ResponseFuture<F>
 where
@@ -115,7 +111,7 @@ where
         let inner = match this.inner.project() {
             InnerProjection::Service(inner) => inner,
             InnerProjection::Refused(status) => {
-                let mut response = without_body(*status, this.in_flight.take());
+                let mut response = without_body(*status, this.pending.take());
                 if http1 {
                     close_after(&mut response, *this.version);
                 }
@@ -123,15 +119,15 @@ where
             }
         };
         let mut response = ready!(inner.poll(cx))?;
-        let mut in_flight = this.in_flight.take();
+        let mut pending = this.pending.take();
         let status = response.status();
         let switches = http1 && status == StatusCode::SWITCHING_PROTOCOLS;
         if status.is_informational() && !switches {
             tracing::error!(%status, "a service answered with an interim status: the client gets 500");
-            let response = without_body(StatusCode::INTERNAL_SERVER_ERROR, in_flight);
+            let response = without_body(StatusCode::INTERNAL_SERVER_ERROR, pending);
             return Poll::Ready(Ok(response));
         }
-        if let Some(activity) = in_flight.as_ref().map(InFlight::activity) {
+        if let Some(activity) = pending.as_ref().map(Pending::activity) {
             // RFC 9110 section 15.2.2, and section 9.3.6 for CONNECT.
             let upgrades = switches || (*this.connect && status.is_success());
             let ends_by_close = || {
@@ -141,12 +137,12 @@ where
             };
             if http1 && upgrades {
                 activity.note_upgrade();
-                in_flight = None;
+                pending = None;
             } else if http1 && (activity.is_draining() || ends_by_close()) {
                 close_after(&mut response, *this.version);
             }
         }
-        Poll::Ready(Ok(response.map(|inner| ResponseBody { inner: Some(inner), in_flight })))
+        Poll::Ready(Ok(response.map(|inner| ResponseBody { inner: Some(inner), pending })))
     }
 }
 
@@ -159,13 +155,11 @@ fn close_after<B>(response: &mut Response<B>, version: Version) {
     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
 }
 
-fn without_body<B>(status: StatusCode, in_flight: Option<InFlight>) -> Response<ResponseBody<B>> {
-    let mut response = Response::new(ResponseBody { inner: None, in_flight });
+fn without_body<B>(status: StatusCode, pending: Option<Pending>) -> Response<ResponseBody<B>> {
+    let mut response = Response::new(ResponseBody { inner: None, pending });
     *response.status_mut() = status;
     response
 }
-
-// === impl ResponseBody ===
 
 impl<B: Body> Body for ResponseBody<B> {
     type Data = Chunk<B::Data>;
@@ -180,7 +174,7 @@ impl<B: Body> Body for ResponseBody<B> {
             return Poll::Ready(None);
         };
         let frame = ready!(inner.poll_frame(cx));
-        let chunk = |data| Chunk { data, _in_flight: this.in_flight.clone() };
+        let chunk = |data| Chunk { data, _in_flight: this.pending.clone() };
         Poll::Ready(frame.map(|frame| frame.map(|frame| frame.map_data(chunk))))
     }
 
@@ -192,8 +186,6 @@ impl<B: Body> Body for ResponseBody<B> {
         self.inner.as_ref().map_or(SizeHint::with_exact(0), Body::size_hint)
     }
 }
-
-// === impl Chunk ===
 
 impl<D: Buf> Buf for Chunk<D> {
     fn remaining(&self) -> usize {

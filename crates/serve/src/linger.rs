@@ -23,8 +23,6 @@ pub(crate) struct Linger {
     end: Pin<Box<Sleep>>,
 }
 
-// === impl Linger ===
-
 impl Linger {
     /// `more` says whether to wait even if nothing has come by now.
     pub(crate) fn new(more: bool) -> Self {

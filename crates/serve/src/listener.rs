@@ -35,8 +35,6 @@ pub enum Peer {
     Unix,
 }
 
-// === impl Listener ===
-
 impl Listener {
     pub(crate) fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(Stream, Peer)>> {
         match self {
@@ -94,8 +92,6 @@ impl TryFrom<std::os::unix::net::UnixListener> for Listener {
         UnixListener::from_std(listener).map(Self::Unix)
     }
 }
-
-// === impl Peer ===
 
 impl Peer {
     /// The client's address; `None` on a Unix socket.

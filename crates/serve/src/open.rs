@@ -21,8 +21,6 @@ pub(crate) struct Open {
     _counted: OwnedSemaphorePermit,
 }
 
-// === impl Open ===
-
 impl Open {
     pub(crate) fn new(events: Hook<ConnectionEvent>, counted: OwnedSemaphorePermit) -> Self {
         events.call(&ConnectionEvent::Opened);

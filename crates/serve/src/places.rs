@@ -1,4 +1,4 @@
-//! The places for connections, `worker_connections` of them, and who gives one up when all are taken.
+//! The places for connections, `max_connections` of them, and who gives one up when all are taken.
 
 use std::future;
 use std::io;
@@ -62,8 +62,6 @@ struct Served {
     activity: Arc<Activity>,
     task: Waker,
 }
-
-// === impl Places ===
 
 impl Places {
     pub(crate) fn new(limit: u32) -> Self {
@@ -132,10 +130,9 @@ impl Places {
     fn warn(&mut self) {
         if self.warned.is_none_or(|warned| warned.elapsed() >= SILENCE) {
             self.warned = Some(Instant::now());
-            let worker_connections = self.limit;
             tracing::warn!(
-                worker_connections,
-                "the limit is reached, and clients wait for a place"
+                limit = self.limit,
+                "as many connections are open as may be, and clients wait for a place"
             );
         }
     }
@@ -164,8 +161,6 @@ async fn somebody_waits(listeners: &[Listener], start: Instant) -> io::Result<()
 fn watch(listener: &Listener) -> io::Result<AsyncFd<OwnedFd>> {
     AsyncFd::with_interest(listener.as_fd().try_clone_to_owned()?, Interest::READABLE)
 }
-
-// === impl Holder ===
 
 impl Holder {
     /// Notes that a connection is served from now on, by the task of this `task`, which is always the same.

@@ -46,8 +46,6 @@ pub enum RefusedReason {
     InvalidFraming,
 }
 
-// === impl Refused ===
-
 impl Refused {
     /// A request whose connection ended with `error` after hyper wrote `status`, if it was refused.
     pub(crate) fn from_end(
@@ -99,8 +97,6 @@ impl fmt::Display for Refused {
         write!(f, ": {}", self.detail)
     }
 }
-
-// === impl RefusedReason ===
 
 impl fmt::Display for RefusedReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

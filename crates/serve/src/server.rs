@@ -41,7 +41,7 @@ pub struct Server<S> {
     keepalive: Duration,
     half_close_timeout: Duration,
     header_read_timeout: Duration,
-    worker_connections: usize,
+    max_connections: usize,
     drain_idle: Duration,
     graceful_timeout: Duration,
     tolerant: bool,
@@ -59,8 +59,6 @@ pub struct Drained {
     pub cut: usize,
 }
 
-// === impl Server ===
-
 impl<S> Server<S> {
     /// A server of `service` on all of `listeners`, with the limits that the setters name.
     pub fn new<L: Into<Listener>>(listeners: impl IntoIterator<Item = L>, service: S) -> Self {
@@ -70,7 +68,7 @@ impl<S> Server<S> {
             keepalive: Duration::from_secs(5),
             half_close_timeout: Duration::from_millis(100),
             header_read_timeout: Duration::from_secs(10),
-            worker_connections: 1000,
+            max_connections: 1000,
             drain_idle: Duration::from_secs(2),
             graceful_timeout: Duration::from_secs(30),
             tolerant: false,
@@ -119,7 +117,7 @@ impl<S> Server<S> {
         self
     }
 
-    /// How many connections may be open at once; 1,000 unless set, at least one.
+    /// How many connections may be open at once (gunicorn's `worker_connections`); 1,000 unless set, at least one.
     ///
     /// A connection counts until its last byte is written, an upgraded one until it is closed. At the limit the
     /// server stops accepting: what comes then waits in the kernel's queue, where another process that shares
@@ -134,15 +132,15 @@ impl<S> Server<S> {
     ///
     /// It counts connections, not requests: an HTTP/2 connection carries as many streams at once as hyper
     /// allows unless told otherwise (200 with hyper 1.12).
-    pub fn worker_connections(mut self, limit: usize) -> Self {
-        self.worker_connections = limit;
+    pub fn max_connections(mut self, limit: usize) -> Self {
+        self.max_connections = limit;
         self
     }
 
     /// How long a draining server keeps idle connections for one more request; 2 seconds unless set.
     ///
     /// It should exceed the time that clients pause between two requests. It is also how long connections
-    /// are taken from the listeners' queues when [`worker_connections`](Self::worker_connections) are open.
+    /// are taken from the listeners' queues when [`max_connections`](Self::max_connections) are open.
     /// No longer than [`graceful_timeout`](Self::graceful_timeout), which ends idle connections too.
     pub fn drain_idle(mut self, time: Duration) -> Self {
         self.drain_idle = time;
@@ -229,7 +227,7 @@ impl<S> Server<S> {
     /// [`drain_idle`](Self::drain_idle), also if it never looks before it writes and never retries:
     ///
     /// 1. The server accepts what is in the listeners' queues at this moment and lets go of the listeners.
-    ///    When [`worker_connections`](Self::worker_connections) are open it goes on for up to `drain_idle`,
+    ///    When [`max_connections`](Self::max_connections) are open it goes on for up to `drain_idle`,
     ///    as places become free: if no other process shares the listeners, the kernel resets what is left.
     /// 2. Each further HTTP/1 response carries `Connection: close`; HTTP/2 connections get a GOAWAY at
     ///    once, and requests that cross it are served. An idle HTTP/1 connection stays open, because its
@@ -238,7 +236,7 @@ impl<S> Server<S> {
     /// 3. Connections that stay idle for `drain_idle` are closed. It counts from the begin of the drain, or
     ///    from the end of a response whose head had left before and did not say `close`. Requests in flight
     ///    and upgraded connections go on.
-    /// 4. After [`graceful_timeout`](Self::graceful_timeout), or at once on [`Drain::stop_now`], what is
+    /// 4. After [`graceful_timeout`](Self::graceful_timeout), or at once on [`Drain::stop_quick`], what is
     ///    left is cut and counted.
     ///
     /// It returns as soon as no connection is left. An accept that fails (too many open files) is logged
@@ -261,7 +259,7 @@ impl<S> Server<S> {
     ///   idleness: only hyper knows where the body ended.
     /// - When a service answers and leaves the request's body to a task that reads on for longer than
     ///   [`keepalive`](Self::keepalive) or [`header_read_timeout`](Self::header_read_timeout), or than a
-    ///   second at the limit of [`worker_connections`](Self::worker_connections), the HTTP/1 connection is
+    ///   second at the limit of [`max_connections`](Self::max_connections), the HTTP/1 connection is
     ///   closed at the end of that body, though its client was not told.
     /// - An HTTP/2 client that is silent for two seconds after GOAWAY, does not answer the PING that comes
     ///   with it, and waits for no response, is disconnected.
@@ -280,7 +278,7 @@ impl<S> Server<S> {
         S::Error: Into<BoxError>,
         B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
     {
-        let limit = u32::try_from(self.worker_connections.max(1)).unwrap_or(u32::MAX);
+        let limit = u32::try_from(self.max_connections.max(1)).unwrap_or(u32::MAX);
         // A place is given back with the last byte, before the connection is closed.
         let open = Arc::new(Semaphore::new(MOST_OPEN as usize));
         let phases = watch::Sender::new(Phase::Serving);
@@ -366,7 +364,7 @@ impl<S> fmt::Debug for Server<S> {
             .field("keepalive", &self.keepalive)
             .field("half_close_timeout", &self.half_close_timeout)
             .field("header_read_timeout", &self.header_read_timeout)
-            .field("worker_connections", &self.worker_connections)
+            .field("max_connections", &self.max_connections)
             .field("drain_idle", &self.drain_idle)
             .field("graceful_timeout", &self.graceful_timeout)
             .finish_non_exhaustive()

@@ -55,8 +55,6 @@ macro_rules! with_stream {
     };
 }
 
-// === impl Socket ===
-
 impl Socket {
     pub(crate) fn new(
         stream: Stream,
@@ -224,8 +222,6 @@ impl fmt::Debug for Socket {
         f.debug_struct("Socket").field("stream", &self.stream).finish_non_exhaustive()
     }
 }
-
-// === impl Cut ===
 
 impl Cut {
     fn new(phase: watch::Receiver<Phase>) -> Self {

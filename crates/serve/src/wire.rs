@@ -25,8 +25,6 @@ pub(crate) fn status(bytes: &[u8]) -> Option<StatusCode> {
     StatusCode::from_bytes(status).ok()
 }
 
-// === impl Preface ===
-
 impl Preface {
     /// Notes the next bytes of the connection.
     pub(crate) fn heard(&self, bytes: &[u8]) {
@@ -47,8 +45,6 @@ impl Preface {
         usize::from(self.0.load(Relaxed)) == HTTP2_PREFACE.len()
     }
 }
-
-// === impl Tail ===
 
 impl Tail {
     /// Notes the next bytes of the connection.

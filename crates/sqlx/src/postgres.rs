@@ -45,8 +45,6 @@ pub struct Postgres {
     side: SideChannel<PgSide>,
 }
 
-// === impl Postgres ===
-
 impl Postgres {
     /// The database at `postgres://USER:PASSWORD@HOST:PORT/DATABASE`, with sqlx's parameters.
     ///

@@ -48,8 +48,6 @@ pub struct Session<DB: Engine> {
     pub(crate) watch: Watch,
 }
 
-// === impl Session ===
-
 impl<DB: Engine> Session<DB> {
     pub(crate) fn new(connection: DB::Connection) -> Self {
         Self {
@@ -202,8 +200,6 @@ struct Seen<DB: Database> {
     statement: Option<DB::Statement>,
     persistent: bool,
 }
-
-// === impl Seen ===
 
 impl<DB: Database> Seen<DB> {
     fn of<'q>(mut query: impl Execute<'q, DB>) -> Self {

@@ -53,8 +53,6 @@ pub struct Sqlite {
     in_memory: bool,
 }
 
-// === impl Sqlite ===
-
 impl Sqlite {
     /// The database at `sqlite:FILE`, `sqlite://FILE` or `sqlite::memory:`, with sqlx's parameters.
     ///

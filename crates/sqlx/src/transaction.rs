@@ -85,8 +85,6 @@ impl<DB: Engine> Session<DB> {
     }
 }
 
-// === impl Transaction ===
-
 impl<'c, DB: Engine> Transaction<'c, DB> {
     pub(crate) async fn begin(
         session: &'c mut Session<DB>,
@@ -196,8 +194,6 @@ impl<DB: Engine> Drop for Transaction<'_, DB> {
         }
     }
 }
-
-// === impl TransactionAborted ===
 
 impl fmt::Display for TransactionAborted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -64,8 +64,6 @@ pub(crate) struct Watched<'e, DB, S> {
     engine: PhantomData<fn() -> DB>,
 }
 
-// === impl Watch ===
-
 impl Watch {
     /// Runs an operation of a handler's, for no longer than the limit.
     pub(crate) async fn limited<DB: Engine, T>(
@@ -134,8 +132,6 @@ fn poisoned() -> Error {
 fn timed_out(limit: Duration) -> Error {
     Error::AnyDriverError(Box::new(StatementTimedOut::new(limit)))
 }
-
-// === impl Watched ===
 
 impl<'e, DB, S> Watched<'e, DB, S> {
     /// The rows, or in their place why they are not asked for.

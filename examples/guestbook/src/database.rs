@@ -29,8 +29,6 @@ pub(crate) struct Unusable {
     allowed: &'static str,
 }
 
-// === impl Database ===
-
 impl Database {
     /// The pool for the database at `url`; it opens nothing before its first use.
     pub(crate) fn at(url: &str) -> Result<Self, Unusable> {
@@ -67,7 +65,7 @@ fn pool<S: Store>(store: S) -> Pool<S> {
 pub(crate) async fn prepare<S: Store>(pool: Pool<S>, url: String) -> Result<(), Unusable> {
     let unusable = |error: &dyn Error| Unusable {
         url: masked(&url),
-        why: innermost(error),
+        why: with_causes(error),
         allowed: "the URL of a database that can be reached and written",
     };
     let mut connection = pool.acquire_once().await.map_err(|error| unusable(&error))?;
@@ -78,7 +76,7 @@ pub(crate) async fn prepare<S: Store>(pool: Pool<S>, url: String) -> Result<(), 
 }
 
 /// What an error says, down to its first cause.
-fn innermost(error: &dyn Error) -> String {
+fn with_causes(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
@@ -101,8 +99,6 @@ fn masked(url: &str) -> String {
         None => url.to_owned(),
     }
 }
-
-// === impl Unusable ===
 
 impl fmt::Display for Unusable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

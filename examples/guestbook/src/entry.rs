@@ -43,8 +43,6 @@ pub(crate) enum Refused {
     Control { field: &'static str },
 }
 
-// === impl NewEntry ===
-
 impl NewEntry {
     /// Surrounding white space does not count, and line ends are a browser's `\r\n` or a program's `\n`.
     pub(crate) fn parse(author: &str, message: &str) -> Result<Self, Refused> {
@@ -71,8 +69,6 @@ fn field(field: &'static str, text: &str, limit: usize) -> Result<String, Refuse
     Ok(text)
 }
 
-// === impl Refused ===
-
 impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -85,8 +81,6 @@ impl fmt::Display for Refused {
         }
     }
 }
-
-// === impl Created ===
 
 impl Created {
     pub(crate) fn now() -> Self {

@@ -28,8 +28,6 @@ pub(crate) enum NotStored<E> {
     TooLate,
 }
 
-// === impl Writers ===
-
 impl Writers {
     /// As many as the database allows.
     pub(crate) fn new<S: Store>() -> Self {

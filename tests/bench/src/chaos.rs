@@ -162,8 +162,6 @@ async fn chaos(args: &Args) -> Result<(), Error> {
     Ok(())
 }
 
-// === The routes ===
-
 async fn variable(Path(n): Path<u64>, db: Database<MySql>) -> response::Result<String> {
     let mut connection = db.get().await?;
     let before = connection.query_first("SELECT @n").await;
@@ -199,8 +197,6 @@ async fn slow(Path(n): Path<u64>, db: Database<MySql>) -> response::Result<Strin
     let read: Option<(u64, u8)> = read.map_err(statement_failed)?;
     Ok(read.unwrap_or_default().0.to_string())
 }
-
-// === The clients ===
 
 async fn client(address: SocketAddr, numbers: Arc<AtomicU64>, until: Instant) -> Seen {
     let mut seen = Seen::default();
@@ -249,8 +245,6 @@ async fn provoke(server: &mut MariaDb, until: Instant) -> Done {
     done
 }
 
-// === The end ===
-
 /// Whether every connection that was opened is closed or idle, soon.
 async fn balance(pool: &Pool<MySql>) -> bool {
     let balanced = async {
@@ -275,8 +269,6 @@ async fn rows(pool: &Pool<MySql>) -> Result<(u64, u64), Error> {
     Ok((left, connection.query_first(sql).await?.unwrap_or_default()))
 }
 
-// === impl Seen ===
-
 impl Seen {
     fn failed(&mut self, status: u16) {
         *self.failed.entry(status).or_default() += 1;
@@ -292,8 +284,6 @@ impl Seen {
         }
     }
 }
-
-// === impl Watch ===
 
 impl Watch {
     /// Looks each millisecond, over one connection of another user, while there is a server.
@@ -319,8 +309,6 @@ impl Watch {
         Ok(())
     }
 }
-
-// === impl Figure ===
 
 impl Row for Figure {
     const HEADS: &'static [&'static str] = &["what", "count"];

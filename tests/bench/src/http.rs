@@ -79,8 +79,6 @@ pub(crate) fn serve(args: &ServeArgs<Variant>) -> Result<(), Error> {
     Ok(())
 }
 
-// === impl Variant ===
-
 impl Variant {
     fn is_tolerated(self) -> bool {
         matches!(self, Self::GetTolerated | Self::ChunkedTolerated)
@@ -97,8 +95,6 @@ impl Variant {
         }
     }
 }
-
-// === impl Cost ===
 
 impl Row for Cost {
     const HEADS: &'static [&'static str] = &["request", "instructions", "allocations"];

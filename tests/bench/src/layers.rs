@@ -92,8 +92,6 @@ pub(crate) fn serve(args: &ServeArgs<Variant>) -> Result<(), Error> {
     Ok(())
 }
 
-// === impl Variant ===
-
 impl Variant {
     fn router(self) -> Result<Router, Error> {
         let router = Router::new().route("/", get(async || "Hello, World!"));
@@ -142,8 +140,6 @@ fn heartbeat() -> HeartbeatLayer<LocalPulse> {
 async fn pass(request: Request, next: Next) -> Response {
     next.run(request).await
 }
-
-// === impl Cost ===
 
 impl Row for Cost {
     const HEADS: &'static [&'static str] =

@@ -164,8 +164,6 @@ async fn load(address: SocketAddr, rate: u32, requests: usize) -> Vec<Seen> {
     all.join_all().await
 }
 
-// === impl Way ===
-
 impl Way {
     /// Lets the server go and come back.
     async fn pass(self, server: &mut MariaDb, start: Instant) -> Away {
@@ -185,16 +183,12 @@ impl Way {
     }
 }
 
-// === impl Away ===
-
 impl Away {
     /// Whether a statement may have been under way when the server went.
     fn cut_off(self, sent: Duration) -> bool {
         sent <= self.gone && sent + STATEMENT >= self.from
     }
 }
-
-// === impl Outcome ===
 
 impl Outcome {
     fn of(way: Way, away: Away, seen: &[Seen]) -> Self {

@@ -62,8 +62,6 @@ pub(crate) fn statement_failed(_: mysql_async::Error) -> StatusCode {
     StatusCode::INTERNAL_SERVER_ERROR
 }
 
-// === impl Service ===
-
 impl Service {
     pub(crate) async fn start(
         server: &MariaDb,
@@ -76,20 +74,18 @@ impl Service {
         let address = listener.local_addr()?;
         let drain = Drain::new();
         // All who wait for the database are in here, and none in the kernel's queue.
-        let server = Server::new([listener], app).worker_connections(10_000);
+        let server = Server::new([listener], app).max_connections(10_000);
         let serving = tokio::spawn(server.serve(drain.clone()));
         Ok(Self { address, pool, drain, serving })
     }
 
     pub(crate) async fn stop(self) -> Result<(), Error> {
-        self.drain.stop_now();
+        self.drain.stop_quick();
         self.serving.await?;
         self.pool.close().await;
         Ok(())
     }
 }
-
-// === impl Answer ===
 
 impl Answer {
     fn parse(response: &str) -> Option<Self> {

@@ -28,8 +28,6 @@ pub(crate) enum Start {
     NotYet,
 }
 
-// === impl Keeper ===
-
 impl Keeper {
     /// Starts `server` in `dir` and waits until `judge` finds its log good; `None` if its port was taken.
     ///

@@ -22,8 +22,6 @@ pub struct MariaDb {
     keeper: Option<Keeper>,
 }
 
-// === impl MariaDb ===
-
 impl MariaDb {
     /// The server that the tests of this process share.
     pub fn shared() -> &'static Self {

@@ -21,8 +21,6 @@ pub struct Postgres {
     _keeper: Keeper,
 }
 
-// === impl Postgres ===
-
 impl Postgres {
     /// The server that the tests of this process share.
     ///

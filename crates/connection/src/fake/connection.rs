@@ -33,8 +33,6 @@ pub(super) enum State {
     Dead,
 }
 
-// === impl FakeConnection ===
-
 impl FakeConnection {
     /// The server's number of this session.
     #[must_use]
@@ -145,8 +143,6 @@ pub(super) struct Operation<'a> {
     pub(super) connection: &'a mut FakeConnection,
     pub(super) before: State,
 }
-
-// === impl Operation ===
 
 impl Operation<'_> {
     async fn answered(self) -> Result<Self, FakeError> {

@@ -92,8 +92,6 @@ pub(super) struct Session {
     pub(super) deserted: bool,
 }
 
-// === impl Fake ===
-
 impl Fake {
     /// A server that answers everything at once.
     #[must_use]
@@ -199,8 +197,6 @@ impl Fake {
     }
 }
 
-// === impl Server ===
-
 impl Server {
     fn living(&self) -> impl Iterator<Item = u64> {
         let now = Instant::now();
@@ -219,8 +215,6 @@ impl Server {
         }
     }
 }
-
-// === impl FakeError ===
 
 impl fmt::Display for FakeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

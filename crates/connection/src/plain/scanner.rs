@@ -48,8 +48,6 @@ pub(super) enum Token<'a> {
     Suspect,
 }
 
-// === impl Scanner ===
-
 impl<'a> Scanner<'a> {
     /// The ways in which `sql` can be read: what a backslash does depends on the server's settings.
     pub(super) fn ways(sql: &'a [u8], syntax: Syntax) -> impl Iterator<Item = Self> {

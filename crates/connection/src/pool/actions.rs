@@ -28,8 +28,6 @@ pub(super) struct Waiting<B: Backend> {
     pub(super) receiver: Receiver<B>,
 }
 
-// === impl Shared ===
-
 impl<B: Backend> Shared<B> {
     /// An idle connection, or a place in the queue; `first` is for who had a connection already.
     pub(super) fn acquire(
@@ -230,8 +228,6 @@ fn fail<B: Backend>(waiters: Vec<Sender<B>>, error: &AcquireError) {
         let _ = waiter.send(Err(error.clone()));
     }
 }
-
-// === impl Waiting ===
 
 impl<B: Backend> Drop for Waiting<B> {
     fn drop(&mut self) {

@@ -12,8 +12,6 @@ pub(super) struct Home {
     pub(super) runtime: Handle,
 }
 
-// === impl Home ===
-
 impl Home {
     /// Looks whether what runs here may use the pool, of which `slots` connections belong to `home`; a home to
     /// move to, if there is nothing that keeps it.

@@ -25,8 +25,6 @@ pub(super) struct Live<C> {
     pub(super) uses: u64,
 }
 
-// === impl Live ===
-
 impl<C> Live<C> {
     /// Why it must not be given out any more, where generations before `trusted` are not.
     pub(super) fn outlived(&self, now: Instant, trusted: u64) -> Option<CloseReason> {

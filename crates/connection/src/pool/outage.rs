@@ -59,16 +59,12 @@ struct Failing {
     prober: Option<Attempt>,
 }
 
-// === impl Attempt ===
-
 impl Attempt {
     pub(super) fn next(&mut self) -> Self {
         self.0 += 1;
         *self
     }
 }
-
-// === impl Outage ===
 
 impl Outage {
     /// Somebody asks for a connection: what lies too far back says nothing about now.
@@ -159,16 +155,12 @@ impl Outage {
     }
 }
 
-// === impl LogLimits ===
-
 impl LogLimits {
     /// Counts a failure; how many of its kind to log now, if the last time was long enough ago.
     pub(super) fn count(&mut self, failure: Failure, now: Instant) -> Option<u64> {
         self.0[failure as usize].count(now)
     }
 }
-
-// === impl LogLimit ===
 
 impl LogLimit {
     fn count(&mut self, now: Instant) -> Option<u64> {

@@ -76,8 +76,6 @@ pub(super) struct Occupied<B: Backend> {
 /// request, take [`Database`](crate::Database).
 pub struct PooledConnection<B: Backend>(Option<Occupied<B>>);
 
-// === impl Shared ===
-
 impl<B: Backend> Shared<B> {
     pub(super) fn new(backend: B, policy: Policy) -> Self {
         let policy = backend.constrain(policy).normalized();
@@ -176,8 +174,6 @@ impl<B: Backend> Drop for Shared<B> {
     }
 }
 
-// === impl Guarded ===
-
 impl<B: Backend> Guarded<B> {
     /// A closed pool without connections keeps nothing of its runtime.
     pub(super) fn leave_home(&mut self) -> Option<Home> {
@@ -185,15 +181,11 @@ impl<B: Backend> Guarded<B> {
     }
 }
 
-// === impl Maintaining ===
-
 impl<B: Backend> Drop for Maintaining<B> {
     fn drop(&mut self) {
         self.0.maintaining.fetch_sub(1, Ordering::Relaxed);
     }
 }
-
-// === impl Slot ===
 
 impl<B: Backend> Slot<B> {
     /// For a slot that the caller has counted in the pool's state.
@@ -244,8 +236,6 @@ impl<B: Backend> Drop for Slot<B> {
         }
     }
 }
-
-// === impl PooledConnection ===
 
 impl<B: Backend> PooledConnection<B> {
     pub(super) fn new(occupied: Occupied<B>) -> Self {

@@ -92,8 +92,6 @@ pub(super) enum Reaping {
     Sooner,
 }
 
-// === impl State ===
-
 impl<C, W> State<C, W> {
     pub(super) fn new(policy: &Policy) -> Self {
         Self {

@@ -155,7 +155,7 @@ pub(super) async fn close<B: Backend>(
         tracing::debug!(?limit, "closing a connection took too long");
     }
     if let Some(session) = session.filter(|_| cut_off && shared.policy.kill_cancelled) {
-        end_at_server(&shared, &session).await;
+        kill_session(&shared, &session).await;
     }
     tracing::debug!(?reason, uses = live.uses, "a connection was closed");
     slot.closed(reason);
@@ -167,7 +167,7 @@ pub(super) async fn close<B: Backend>(
 ///
 /// While that is not known the slot stays taken, or there would be more sessions than slots. Little
 /// is lost by it: a server that does not let itself be told takes no new connection either.
-async fn end_at_server<B: Backend>(shared: &Shared<B>, session: &B::SessionId) {
+async fn kill_session<B: Backend>(shared: &Shared<B>, session: &B::SessionId) {
     let limit = shared.policy.close_timeout;
     for earlier in 0.. {
         match timeout(limit, shared.backend.interrupt(session)).await {
@@ -227,8 +227,6 @@ pub(super) async fn reap<B: Backend>(mut reaper: Reaper<B>, first: Instant) {
     }
 }
 
-// === impl Connecting ===
-
 impl<B: Backend> Connecting<B> {
     pub(super) fn new(slot: Slot<B>, attempt: Attempt) -> Self {
         Self { shared: slot.shared(), attempt, slot: Some(slot) }
@@ -250,8 +248,6 @@ impl<B: Backend> Drop for Connecting<B> {
         self.shared.lock().state.connecting_over(self.attempt);
     }
 }
-
-// === impl Reaper ===
 
 impl<B: Backend> Reaper<B> {
     pub(super) fn new(shared: &Arc<Shared<B>>) -> Self {

@@ -93,8 +93,6 @@ pub(super) enum Next<S> {
     End,
 }
 
-// === impl Orders ===
-
 impl<C: SideConnection> Orders<C> {
     pub(super) fn new(now: Instant) -> Self {
         Self {
@@ -372,8 +370,6 @@ impl<C: SideConnection> Orders<C> {
         })
     }
 }
-
-// === impl Speaking ===
 
 impl<C: SideConnection> Speaking<C> {
     fn is_killing(&self) -> bool {

@@ -14,8 +14,6 @@ pub(crate) struct Log {
 #[derive(Clone, Debug, Default)]
 struct Text(Arc<Mutex<Vec<u8>>>);
 
-// === impl Log ===
-
 impl Log {
     pub(crate) fn here() -> Self {
         let text = Text::default();

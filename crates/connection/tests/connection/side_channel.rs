@@ -40,8 +40,6 @@ enum Answers {
 
 struct Side(Server);
 
-// === impl Server ===
-
 impl Server {
     fn with(sessions: impl IntoIterator<Item = u32>) -> Self {
         let server = Self::default();
@@ -124,8 +122,6 @@ impl Drop for Side {
         self.0.state().open -= 1;
     }
 }
-
-// === tests ===
 
 fn channel(server: &Server) -> SideChannel<Side> {
     SideChannel::new(server.clone())

@@ -80,8 +80,6 @@ struct Live {
     bytes: u64,
 }
 
-// === impl Actor ===
-
 impl Future for Actor {
     type Output = Result<Response<Self>, &'static str>;
 
@@ -149,8 +147,6 @@ impl Body for Actor {
         }
     }
 }
-
-// === impl Live ===
 
 impl Live {
     fn start(id: usize, script: Script, ends: &Ends) -> Self {

@@ -14,8 +14,6 @@ pub(super) struct Date {
     pub(super) micros: u32,
 }
 
-// === impl Date ===
-
 impl Date {
     /// From the time since 1970 (the calendar counted in eras of 400 years that begin in March).
     pub(super) fn of(since_1970: Duration) -> Self {

@@ -58,8 +58,6 @@ pub struct FormatError {
     pub position: usize,
 }
 
-// === impl Format ===
-
 impl Format {
     /// What gunicorn logs by default.
     pub(super) fn combined() -> Self {
@@ -189,8 +187,6 @@ fn index(names: &mut Vec<HeaderName>, name: &str) -> Option<usize> {
     }))
 }
 
-// === impl Piece ===
-
 impl Piece {
     /// Writes nothing for what is absent.
     fn write(&self, line: &Line<'_>, text: &mut String) -> fmt::Result {
@@ -269,8 +265,6 @@ fn raw_uri<'a>(request: &RequestInfo<'a>) -> Cow<'a, str> {
         _ => uri.to_string().into(),
     }
 }
-
-// === impl FormatError ===
 
 impl fmt::Display for FormatError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

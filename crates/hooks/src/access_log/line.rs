@@ -26,8 +26,6 @@ pub(super) struct Line<'a> {
     pub(super) end: &'a End,
 }
 
-// === impl Line ===
-
 impl Line<'_> {
     /// The value of the format's request header of this index.
     pub(super) fn request_header(&self, index: usize) -> Option<&[u8]> {

@@ -44,8 +44,6 @@ struct Record {
     posts: Arc<Mutex<Vec<Post>>>,
 }
 
-// === impl Diary ===
-
 impl Diary {
     fn note(&self, line: impl Into<String>) {
         self.0.lock().expect("not poisoned").push(line.into());
@@ -65,8 +63,6 @@ impl Diary {
         self.take()
     }
 }
-
-// === impl Record ===
 
 impl Record {
     fn layer(&self) -> RequestHookLayer<Self, MatchedPath> {

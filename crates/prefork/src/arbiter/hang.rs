@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::machine::{Arbiter, Phase};
 use super::member::{Member, Stage};
-use super::orders::{Action, Pid, Strike, Why};
+use super::orders::{Action, Pid, Why, WorkerSignal};
 use crate::ends;
 
 impl Arbiter {
@@ -28,7 +28,11 @@ impl Arbiter {
         if let Phase::Preparing { pid: Some(pid), deadline: Some(deadline) } = self.phase {
             if now >= deadline {
                 self.phase = Phase::Preparing { pid: Some(pid), deadline: None };
-                actions.push(Action::Signal { pid, signal: Strike::Kill, why: Why::NotPrepared });
+                actions.push(Action::Signal {
+                    pid,
+                    signal: WorkerSignal::Kill,
+                    why: Why::NotPrepared,
+                });
             }
         }
         for slot in &mut self.slots {
@@ -50,7 +54,7 @@ impl Arbiter {
                     never_ready.push(member.clone());
                 }
                 member.stage = Stage::Killed;
-                actions.push(Action::Signal { pid, signal: Strike::Kill, why });
+                actions.push(Action::Signal { pid, signal: WorkerSignal::Kill, why });
             }
         }
         for member in never_ready {
@@ -89,7 +93,7 @@ impl Arbiter {
         late.into_iter().filter(beyond_doubt).collect()
     }
 
-    /// A worker is hung: its replacement, then what is known of it, then the first strike.
+    /// A worker is hung: its replacement, then what is known of it, then the first signal.
     fn abort(&mut self, pid: Pid, now: Instant, actions: &mut Vec<Action>) {
         let Some(mut member) = self.workers.remove(&pid) else {
             return;
@@ -105,7 +109,7 @@ impl Arbiter {
         }
         self.workers.insert(pid, member);
         self.settle(now, actions);
-        actions.push(Action::Testify { pid, silent });
-        actions.push(Action::Signal { pid, signal: Strike::Abort, why: Why::Hung });
+        actions.push(Action::LogHung { pid, silent });
+        actions.push(Action::Signal { pid, signal: WorkerSignal::Abort, why: Why::Hung });
     }
 }

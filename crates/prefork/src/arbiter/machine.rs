@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use super::member::{Member, SlotState, Stage};
-use super::orders::{Action, Event, Limits, Order, Pid, Strike, Why};
+use super::orders::{Action, Event, Limits, Order, Pid, Why, WorkerSignal};
 use crate::ends;
 use crate::settings::MAX_WORKERS;
 
@@ -71,8 +71,6 @@ pub(super) struct Trial {
     /// How many workers there should be once it is proven, if the reload changes that.
     pub(super) target: Option<usize>,
 }
-
-// === impl Arbiter ===
 
 impl Arbiter {
     /// A master that has not forked yet; its first event makes it begin.
@@ -309,7 +307,7 @@ impl Arbiter {
                 ready_at: None,
             };
             self.workers.insert(pid, member);
-            actions.push(Action::Signal { pid, signal: Strike::Term, why: Why::Stop });
+            actions.push(Action::Signal { pid, signal: WorkerSignal::Term, why: Why::Stop });
         }
         self.phase = Phase::Stopping { quick, verdict };
         self.dismiss_all(quick, now, actions);
@@ -318,7 +316,7 @@ impl Arbiter {
     pub(super) fn dismiss_all(&mut self, quick: bool, now: Instant, actions: &mut Vec<Action>) {
         for (&pid, member) in &mut self.workers {
             if quick {
-                member.leave_at_once(pid, now, actions);
+                member.leave_quick(pid, now, actions);
             } else {
                 member.leave(pid, Why::Stop, now, actions);
             }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::orders::{Action, Limits, Pid, Strike, Why};
+use super::orders::{Action, Limits, Pid, Why, WorkerSignal};
 use crate::ends;
 
 /// Failures in a row that are made good at once: of a worker that was never ready, and of one that died
@@ -60,8 +60,6 @@ pub(super) struct SlotState {
     pub(super) spawning: bool,
 }
 
-// === impl Member ===
-
 impl Member {
     pub(super) fn is_healthy(&self, now: Instant) -> bool {
         self.ready_at.is_some_and(|since| now.duration_since(since) >= HEALTHY)
@@ -72,23 +70,21 @@ impl Member {
         if self.stage.is_active() {
             let deadline = now + self.limits.graceful_timeout + ends::MASTER_MARGIN;
             self.stage = Stage::Leaving { deadline, quick: false };
-            actions.push(Action::Signal { pid, signal: Strike::Term, why });
+            actions.push(Action::Signal { pid, signal: WorkerSignal::Term, why });
         }
     }
 
     /// Tells it to leave at once, also when it drains already.
-    pub(super) fn leave_at_once(&mut self, pid: Pid, now: Instant, actions: &mut Vec<Action>) {
+    pub(super) fn leave_quick(&mut self, pid: Pid, now: Instant, actions: &mut Vec<Action>) {
         let deadline = match self.stage {
             Stage::Leaving { deadline, quick: false } => deadline.min(now + ends::MASTER_QUICK),
             Stage::Booting { .. } | Stage::Ready => now + ends::MASTER_QUICK,
             Stage::Leaving { quick: true, .. } | Stage::Aborting { .. } | Stage::Killed => return,
         };
         self.stage = Stage::Leaving { deadline, quick: true };
-        actions.push(Action::Signal { pid, signal: Strike::Quit, why: Why::Stop });
+        actions.push(Action::Signal { pid, signal: WorkerSignal::Quit, why: Why::Stop });
     }
 }
-
-// === impl Stage ===
 
 impl Stage {
     /// Whether it serves or is going to.
@@ -104,8 +100,6 @@ impl Stage {
         }
     }
 }
-
-// === impl SlotState ===
 
 impl SlotState {
     pub(super) fn may_spawn(&self) -> bool {

@@ -66,9 +66,9 @@ pub(crate) enum Action {
     /// Fork a worker; the answer is [`Event::Spawned`] or [`Event::SpawnFailed`].
     Spawn { slot: usize, generation: u64 },
     /// Log what a hung worker is working on: it is about to be killed.
-    Testify { pid: Pid, silent: Duration },
+    LogHung { pid: Pid, silent: Duration },
     /// Send a signal.
-    Signal { pid: Pid, signal: Strike, why: Why },
+    Signal { pid: Pid, signal: WorkerSignal, why: Why },
     /// Read the settings again; the answer is [`Event::Reread`].
     Reread,
     /// The settings of the generation that failed to start, in this slot, are void.
@@ -81,7 +81,7 @@ pub(crate) enum Action {
 
 /// The signals that a master sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Strike {
+pub(crate) enum WorkerSignal {
     /// SIGTERM: drain and leave.
     Term,
     /// SIGQUIT: leave at once.
@@ -108,8 +108,6 @@ pub(crate) enum Why {
     /// Its heartbeat is late.
     Hung,
 }
-
-// === impl Limits ===
 
 impl Limits {
     pub(crate) fn of(settings: &Settings) -> Self {

@@ -182,8 +182,8 @@ fn a_hung_worker_is_replaced_explained_aborted_and_killed() {
             world.log[..],
             [
                 Action::Spawn { slot: 0, .. },
-                Action::Testify { pid, .. },
-                Action::Signal { pid: struck, signal: Strike::Abort, why: Why::Hung },
+                Action::LogHung { pid, .. },
+                Action::Signal { pid: struck, signal: WorkerSignal::Abort, why: Why::Hung },
             ] if pid == hung && struck == hung
         ),
         "{:?}",
@@ -214,8 +214,8 @@ fn two_that_hang_have_the_gap_each() {
         let now = world.now;
         for action in world.log.drain(..) {
             match action {
-                Action::Signal { pid, signal: Strike::Abort, .. } => aborted.insert(pid, now),
-                Action::Signal { pid, signal: Strike::Kill, .. } => killed.insert(pid, now),
+                Action::Signal { pid, signal: WorkerSignal::Abort, .. } => aborted.insert(pid, now),
+                Action::Signal { pid, signal: WorkerSignal::Kill, .. } => killed.insert(pid, now),
                 _ => None,
             };
         }
@@ -485,7 +485,7 @@ fn a_worker_that_is_forked_while_the_order_to_stop_comes_is_told_too() {
         let actions = arbiter.handle(Event::Order(Order::Stop { quick }), now);
         assert_eq!((arbiter.phase(), actions.len()), (stopping(quick), 0));
         let actions = arbiter.handle(Event::Spawned { pid: 7, slot: 0, generation: 1 }, now);
-        let signal = if quick { Strike::Quit } else { Strike::Term };
+        let signal = if quick { WorkerSignal::Quit } else { WorkerSignal::Term };
         assert_eq!(actions, [Action::Signal { pid: 7, signal, why: Why::Stop }]);
         assert_eq!(arbiter.phase(), stopping(quick));
         arbiter.handle(Event::Gone { pid: 7, success: true }, now);
@@ -514,8 +514,8 @@ fn a_drain_that_hangs_near_its_end_is_not_aborted_in_haste() {
         matches!(
             signals[..],
             [
-                Action::Signal { signal: Strike::Term, why: Why::Replaced, .. },
-                Action::Signal { signal: Strike::Kill, why: Why::GraceOver, .. },
+                Action::Signal { signal: WorkerSignal::Term, why: Why::Replaced, .. },
+                Action::Signal { signal: WorkerSignal::Kill, why: Why::GraceOver, .. },
             ]
         ),
         "{signals:?}"
@@ -560,7 +560,7 @@ fn new_limits_judge_new_workers() {
     let told = world.processes[&old[0]].told_at;
     assert_eq!(told, Some(world.now));
     world.advance(GRACE - Duration::from_secs(1));
-    assert_eq!(world.processes[&old[0]].signals, [Strike::Term], "its grace is the old one");
+    assert_eq!(world.processes[&old[0]].signals, [WorkerSignal::Term], "its grace is the old one");
 }
 
 /// The number changes with a generation that is proven.

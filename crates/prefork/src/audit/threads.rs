@@ -16,8 +16,6 @@ const BETWEEN_LOOKS: Duration = Duration::from_millis(10);
 #[derive(Debug)]
 pub(crate) struct SingleThreaded(());
 
-// === impl SingleThreaded ===
-
 impl SingleThreaded {
     /// Looks for other threads; their names if there are some that stay.
     ///

@@ -49,8 +49,6 @@ enum Manner {
     Socket,
 }
 
-// === impl Sink ===
-
 impl Sink {
     /// What is at `path`, a new file if there is nothing. What it is decides, not how it is called:
     /// `/dev/stdout` may be a pipe.

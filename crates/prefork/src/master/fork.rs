@@ -62,7 +62,7 @@ impl Master<'_> {
         let own = self.own.as_ref().ok_or("a child does not fork workers")?;
         let alive = own.alive.try_clone()?;
         let (reader, report) = unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
-        let seat = self.board.take().ok_or("the board is full")?;
+        let row = self.board.take().ok_or("the board is full")?;
         match self.fork() {
             Ok(Forked::Child) => {
                 drop(reader);
@@ -73,7 +73,7 @@ impl Master<'_> {
                     generation,
                     master: self.pid,
                     board: Arc::clone(&self.board),
-                    seat,
+                    row,
                     settings,
                     listeners,
                     report,
@@ -83,15 +83,15 @@ impl Master<'_> {
             }
             Ok(Forked::Parent(pid)) => {
                 let pid = pid.as_raw();
-                self.board.occupy(seat, pid);
+                self.board.occupy(row, pid);
                 let started = SystemTime::now();
                 let child =
-                    Child { slot, generation, seat, started, report: Some(reader), failure: None };
+                    Child { slot, generation, row, started, report: Some(reader), failure: None };
                 self.children.insert(pid, child);
                 Ok(pid)
             }
             Err(error) => {
-                self.board.free(seat);
+                self.board.free(row);
                 Err(error)
             }
         }

@@ -8,7 +8,7 @@ use std::time::Instant;
 use nix::poll::{PollFd, PollFlags};
 
 use super::state::{Master, Own};
-use super::workers::strike;
+use super::workers::send_signal;
 use crate::arbiter::{Action, Event, Phase, Verdict, Why};
 use crate::ends;
 use crate::pidfile::Pidfile;
@@ -103,8 +103,8 @@ impl Master<'_> {
                     Event::SpawnFailed { slot }
                 }
             }),
-            Action::Testify { pid, silent } => {
-                self.testify(pid, silent);
+            Action::LogHung { pid, silent } => {
+                self.log_hung(pid, silent);
                 None
             }
             Action::Signal { pid, signal, why } => {
@@ -113,12 +113,12 @@ impl Master<'_> {
                     self.close_listeners();
                 }
                 if let Some(child) = self.children.get(&pid) {
-                    self.board.dismiss(child.seat);
+                    self.board.dismiss(child.row);
                     if matches!(why, Why::BootTimeout | Why::Hung) {
                         self.note_exit(child.slot, why.to_string());
                     }
                 }
-                strike(pid, signal, why);
+                send_signal(pid, signal, why);
                 None
             }
             Action::Reread => Some(Event::Reread(self.reload_begins())),

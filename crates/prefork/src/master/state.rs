@@ -9,7 +9,7 @@ use nix::fcntl::OFlag;
 use nix::unistd::{self, getpid};
 
 use crate::arbiter::{Arbiter, Limits, Pid};
-use crate::board::{Board, Seat};
+use crate::board::{Board, RowId};
 use crate::control::Control;
 use crate::pidfile::Pidfile;
 use crate::settings::Settings;
@@ -60,15 +60,13 @@ pub(super) struct Own {
 pub(super) struct Child {
     pub(super) slot: usize,
     pub(super) generation: u64,
-    pub(super) seat: Seat,
+    pub(super) row: RowId,
     pub(super) started: SystemTime,
     /// Where it says that it is ready, or why it will not be; `None` once it did.
     pub(super) report: Option<OwnedFd>,
     /// Why its app could not be started.
     pub(super) failure: Option<String>,
 }
-
-// === impl Master ===
 
 impl<'a> Master<'a> {
     /// Takes what a master holds: signals, pidfile, sockets. Nothing is forked yet.
@@ -138,8 +136,6 @@ impl<'a> Master<'a> {
         })
     }
 }
-
-// === impl Own ===
 
 impl Own {
     /// What an audit would find; children drop it all with [`Own`].

@@ -134,7 +134,7 @@ impl Master<'_> {
 
     fn worker_status(&self, pid: Pid, child: &Child) -> Option<WorkerStatus> {
         let (slot, generation, stage) = self.arbiter.worker(pid)?;
-        let reading = self.board.read(child.seat);
+        let reading = self.board.read(child.row);
         let state = match stage {
             Stage::Booting { .. } => "booting",
             // A worker that somebody else sent SIGTERM drains without the master's order.
@@ -143,7 +143,7 @@ impl Master<'_> {
             Stage::Aborting { .. } => "hung",
             Stage::Killed => "killed",
         };
-        let oldest = self.board.in_flight(child.seat).into_iter().next();
+        let oldest = self.board.in_flight(child.row).into_iter().next();
         Some(WorkerStatus {
             slot,
             pid,

@@ -8,7 +8,7 @@ use nix::sys::signal::Signal;
 
 use super::state::{Child, Master};
 use crate::arbiter::{Pid, Stage, Why};
-use crate::board::InFlight;
+use crate::board::InFlightList;
 use crate::worker::status;
 
 /// How a process ended.
@@ -21,11 +21,11 @@ pub(super) enum Ending {
 
 impl Master<'_> {
     /// Says how a worker ended, and which requests it took with it.
-    pub(super) fn write_obituary(&self, pid: Pid, child: &Child, ending: Ending) {
+    pub(super) fn log_exit(&self, pid: Pid, child: &Child, ending: Ending) {
         let Child { slot, generation, .. } = *child;
-        let served = self.board.read(child.seat).finished;
-        let lost = self.board.in_flight(child.seat);
-        let lost = InFlight(&lost);
+        let served = self.board.read(child.row).finished;
+        let lost = self.board.in_flight(child.row);
+        let lost = InFlightList(&lost);
         match self.arbiter.worker(pid).map(|(_, _, stage)| stage) {
             Some(Stage::Leaving { .. }) if ending.is_success() && lost.0.is_empty() => {
                 tracing::info!(worker = pid, slot, generation, served, "worker left");
@@ -72,18 +72,18 @@ impl Master<'_> {
     }
 
     /// What is known of a hung worker, before it is killed.
-    pub(super) fn testify(&self, pid: Pid, silent: Duration) {
+    pub(super) fn log_hung(&self, pid: Pid, silent: Duration) {
         let Some(child) = self.children.get(&pid) else {
             return;
         };
-        let in_flight = self.board.in_flight(child.seat);
+        let in_flight = self.board.in_flight(child.row);
         tracing::error!(
             worker = pid,
             slot = child.slot,
             generation = child.generation,
             "worker timeout: no heartbeat for {:.1} s; in flight: {}",
             silent.as_secs_f64(),
-            InFlight(&in_flight)
+            InFlightList(&in_flight)
         );
     }
 }

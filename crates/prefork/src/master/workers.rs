@@ -8,7 +8,7 @@ use nix::unistd;
 
 use super::state::Master;
 use super::words::Ending;
-use crate::arbiter::{Event, Pid, Stage, Strike, Why};
+use crate::arbiter::{Event, Pid, Stage, Why, WorkerSignal};
 use crate::report::Report;
 use crate::sys;
 
@@ -16,7 +16,7 @@ impl Master<'_> {
     pub(super) fn take_beats(&mut self) {
         let now = Instant::now();
         for (&pid, child) in &self.children {
-            let at = self.board.read(child.seat).beat;
+            let at = self.board.read(child.row).beat;
             self.arbiter.handle(Event::Beat { pid, at }, now);
         }
     }
@@ -69,7 +69,7 @@ impl Master<'_> {
     pub(super) fn reap(&mut self) {
         loop {
             match sys::reap() {
-                Ok(Some((pid, status))) => self.bury(pid, Ending::of(status)),
+                Ok(Some((pid, status))) => self.reaped(pid, Ending::of(status)),
                 Ok(None) | Err(Errno::ECHILD) => return,
                 Err(Errno::EINTR) => {}
                 Err(error) => {
@@ -80,7 +80,7 @@ impl Master<'_> {
         }
     }
 
-    fn bury(&mut self, pid: Pid, ending: Ending) {
+    fn reaped(&mut self, pid: Pid, ending: Ending) {
         if self.preparing == Some(pid) {
             self.preparing = None;
             if !ending.is_success() {
@@ -90,8 +90,8 @@ impl Master<'_> {
         // It may have reported and died between two turns.
         self.take_report(pid);
         if let Some(child) = self.children.remove(&pid) {
-            self.write_obituary(pid, &child, ending);
-            self.board.free(child.seat);
+            self.log_exit(pid, &child, ending);
+            self.board.free(child.row);
             let stage = self.arbiter.worker(pid).map(|(_, _, stage)| stage);
             if matches!(stage, Some(Stage::Booting { .. } | Stage::Ready)) {
                 let how = child.failure.unwrap_or_else(|| ending.to_string());
@@ -109,16 +109,20 @@ impl Master<'_> {
 }
 
 /// Sends a signal to a process that this master has not reaped, so the pid is still its own.
-pub(super) fn strike(pid: Pid, strike: Strike, why: Why) {
-    let signal = match strike {
-        Strike::Term => Signal::SIGTERM,
-        Strike::Quit => Signal::SIGQUIT,
-        Strike::Abort => Signal::SIGABRT,
-        Strike::Kill => Signal::SIGKILL,
+pub(super) fn send_signal(pid: Pid, which: WorkerSignal, why: Why) {
+    let signal = match which {
+        WorkerSignal::Term => Signal::SIGTERM,
+        WorkerSignal::Quit => Signal::SIGQUIT,
+        WorkerSignal::Abort => Signal::SIGABRT,
+        WorkerSignal::Kill => Signal::SIGKILL,
     };
-    match strike {
-        Strike::Term | Strike::Quit => tracing::debug!(process = pid, "{signal}: {why}"),
-        Strike::Abort | Strike::Kill => tracing::warn!(process = pid, "{signal}: {why}"),
+    match which {
+        WorkerSignal::Term | WorkerSignal::Quit => {
+            tracing::debug!(process = pid, "{signal}: {why}");
+        }
+        WorkerSignal::Abort | WorkerSignal::Kill => {
+            tracing::warn!(process = pid, "{signal}: {why}");
+        }
     }
     match kill(unistd::Pid::from_raw(pid), signal) {
         // Dead and not yet reaped counts as there; gone altogether it cannot be.

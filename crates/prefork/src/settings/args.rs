@@ -7,7 +7,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command, FromArgMatches, Parser};
 
 use super::error::SettingsError;
 use super::given::{CONFIG, Given};
-use super::layers::process_variable;
+use super::sources::process_variable;
 use super::table::{KEYS, Key, Settings};
 use crate::complain::complain;
 
@@ -69,8 +69,6 @@ pub(super) fn one_line(error: &clap::Error) -> String {
     message
 }
 
-// === impl Args ===
-
 impl Args {
     /// The flags of the process's own command line, for a program that has none but these.
     ///
@@ -97,7 +95,7 @@ impl Args {
     ///
     /// The first wrong setting.
     pub fn settings_over(&self, base: Settings) -> Result<Settings, SettingsError> {
-        Settings::layered(base, &self.given, process_variable)
+        Settings::resolved(base, &self.given, process_variable)
     }
 
     fn take(&mut self, matches: &ArgMatches, name: &'static str) {
@@ -163,7 +161,7 @@ impl Key {
         let arg = if self.many {
             arg.action(ArgAction::Append)
         } else {
-            // The last one wins, as everywhere in the layers.
+            // The last one wins, as everywhere in the sources.
             arg.action(ArgAction::Set).overrides_with(self.name)
         };
         let arg = match self.short {

@@ -49,8 +49,6 @@ pub enum SettingsError {
     },
 }
 
-// === impl SettingsError ===
-
 impl SettingsError {
     pub(super) fn file(path: &Path, origin: Option<Origin>, reason: impl Into<String>) -> Self {
         Self::File { path: path.to_owned(), origin, reason: reason.into() }

@@ -5,11 +5,9 @@ use std::collections::BTreeMap;
 /// The name under which the settings file is given.
 pub(super) const CONFIG: &str = "config";
 
-/// The values that were given, by the setting's name; everything else is left to the other layers.
+/// The values that were given, by the setting's name; everything else is left to the other sources.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Given(BTreeMap<&'static str, Vec<String>>);
-
-// === impl Given ===
 
 impl Given {
     /// The settings file.

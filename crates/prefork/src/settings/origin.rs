@@ -23,8 +23,6 @@ pub(super) struct Raw {
     pub(super) origin: Origin,
 }
 
-// === impl Origin ===
-
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

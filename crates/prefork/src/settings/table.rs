@@ -15,7 +15,7 @@ const BEATS_PER_TIMEOUT: u32 = 4;
 const LONGEST_BEAT: Duration = Duration::from_secs(1);
 const SHORTEST_BEAT: Duration = Duration::from_millis(10);
 
-/// A setting as the layers see it.
+/// A setting as the sources see it.
 pub(super) struct Key {
     pub(super) name: &'static str,
     pub(super) short: Option<char>,
@@ -42,8 +42,8 @@ macro_rules! settings {
         /// The launcher's settings, resolved.
         ///
         /// [`Settings::default`] holds the defaults; a program changes what it wants and hands them to
-        /// [`Launcher::new`](crate::Launcher::new), or lets the outer layers override them with
-        /// [`Args::settings_over`](crate::Args::settings_over). The layers, from the weakest: these defaults, the program's own, the
+        /// [`Launcher::new`](crate::Launcher::new), or lets the outer sources override them with
+        /// [`Args::settings_over`](crate::Args::settings_over). The sources, from the weakest: these defaults, the program's own, the
         /// variables `WEB_CONCURRENCY` and `PORT`, `farrier.toml`, the environment, the command line. A
         /// setting has the same name in each: `graceful_timeout`, `FARRIER_GRACEFUL_TIMEOUT`,
         /// `--graceful-timeout`. Durations are written in seconds, such as `30` or `0.5`.
@@ -138,8 +138,6 @@ pub(super) struct Recipe {
     pub(super) given: Given,
 }
 
-// === impl Settings ===
-
 impl Settings {
     /// The settings that differ in `new` although only a restart can change them.
     pub(crate) fn fixed_until_restart(&self, new: &Self) -> Vec<&'static str> {
@@ -167,8 +165,6 @@ impl Settings {
         })
     }
 }
-
-// === impl Key ===
 
 impl Key {
     pub(super) fn flag(&self) -> String {

@@ -20,8 +20,8 @@ fn args(flags: &[&str]) -> Args {
     Cli::try_parse_from([&["app"], flags].concat()).unwrap().launcher
 }
 
-/// The layers with this environment, and no file beside the test.
-fn layered(flags: &[&str], environment: &[(&str, &str)]) -> Result<Settings, SettingsError> {
+/// The sources with this environment, and no file beside the test.
+fn resolved(flags: &[&str], environment: &[(&str, &str)]) -> Result<Settings, SettingsError> {
     over(Settings::default(), flags, environment)
 }
 
@@ -34,7 +34,7 @@ fn over(
         let found = environment.iter().find(|(key, _)| *key == name);
         found.map(|(_, value)| OsString::from(value))
     };
-    Settings::layered(base, &args(flags).given, variable)
+    Settings::resolved(base, &args(flags).given, variable)
 }
 
 fn file(content: &str) -> (tempfile::TempDir, String) {
@@ -51,7 +51,7 @@ fn the_parser_is_consistent() {
 }
 
 #[test]
-fn later_layers_win() {
+fn later_sources_win() {
     let (_folder, path) = file("workers = 3\ntimeout = 3.5\nkeepalive = 3\nbacklog = 3\n");
     let mut base = Settings::default();
     (base.workers, base.timeout) = (2, Duration::from_secs(2));
@@ -71,7 +71,7 @@ fn later_layers_win() {
 
 #[test]
 fn an_empty_variable_is_unset() {
-    let settings = layered(&[], &[("FARRIER_WORKERS", ""), ("PORT", "")]).unwrap();
+    let settings = resolved(&[], &[("FARRIER_WORKERS", ""), ("PORT", "")]).unwrap();
     assert_eq!(settings.workers, 1);
     assert_eq!(settings.bind, [Bind::default()]);
 }
@@ -79,16 +79,16 @@ fn an_empty_variable_is_unset() {
 #[test]
 fn the_platforms_variables_are_weaker_than_all_that_names_farrier() {
     let platform = [("WEB_CONCURRENCY", "4"), ("PORT", "9000")];
-    let settings = layered(&[], &platform).unwrap();
+    let settings = resolved(&[], &platform).unwrap();
     assert_eq!(settings.workers, 4);
     assert_eq!(settings.bind, [Bind::Tcp("0.0.0.0".into(), 9000)]);
 
     let (_folder, path) = file("workers = 2\nbind = '[::1]:1'\n");
-    let settings = layered(&["-c", &path], &platform).unwrap();
+    let settings = resolved(&["-c", &path], &platform).unwrap();
     assert_eq!(settings.workers, 2);
     assert_eq!(settings.bind, [Bind::Tcp("::1".into(), 1)]);
 
-    let refused = layered(&[], &[("WEB_CONCURRENCY", "many")]).unwrap_err().to_string();
+    let refused = resolved(&[], &[("WEB_CONCURRENCY", "many")]).unwrap_err().to_string();
     assert!(refused.contains("WEB_CONCURRENCY") && refused.contains("many"), "{refused}");
 }
 
@@ -96,27 +96,27 @@ fn the_platforms_variables_are_weaker_than_all_that_names_farrier() {
 fn several_binds_come_from_everywhere() {
     let both = [Bind::Tcp("127.0.0.1".into(), 1), Bind::Unix("/run/s".into())];
     let flags = ["-b", "127.0.0.1:1", "--bind", "unix:/run/s"];
-    assert_eq!(layered(&flags, &[]).unwrap().bind, both);
+    assert_eq!(resolved(&flags, &[]).unwrap().bind, both);
     let variable = [("FARRIER_BIND", "127.0.0.1:1, unix:/run/s")];
-    assert_eq!(layered(&[], &variable).unwrap().bind, both);
+    assert_eq!(resolved(&[], &variable).unwrap().bind, both);
     let (_folder, path) = file("bind = ['127.0.0.1:1', 'unix:/run/s']");
-    assert_eq!(layered(&["-c", &path], &[]).unwrap().bind, both);
+    assert_eq!(resolved(&["-c", &path], &[]).unwrap().bind, both);
 }
 
 #[test]
 fn gunicorns_flags_are_understood() {
     let flags =
         ["-w", "3", "-t", "2", "-p", "/run/pid", "--keep-alive", "7", "--log-level", "debug"];
-    let settings = layered(&flags, &[]).unwrap();
+    let settings = resolved(&flags, &[]).unwrap();
     assert_eq!((settings.workers, settings.timeout.as_secs()), (3, 2));
     assert_eq!(settings.keepalive.as_secs(), 7);
     assert_eq!(settings.loglevel, LogLevel::Debug);
     assert_eq!(settings.control_path().as_deref(), Some(Path::new("/run/pid.sock")));
-    assert_eq!(layered(&["-w", "3", "-w", "4"], &[]).unwrap().workers, 4, "the last one wins");
+    assert_eq!(resolved(&["-w", "3", "-w", "4"], &[]).unwrap().workers, 4, "the last one wins");
 }
 
 #[test]
-fn every_setting_can_be_named_in_every_layer() {
+fn every_setting_can_be_named_in_every_source() {
     for key in KEYS {
         let value = match (key.show)(&Settings::default()) {
             value if value.is_empty() => "/tmp/x".to_owned(),
@@ -124,11 +124,11 @@ fn every_setting_can_be_named_in_every_layer() {
         };
         let flag = format!("--{}={value}", key.flag());
         let written = |settings: Settings| (key.show)(&settings);
-        assert_eq!(written(layered(&[&flag], &[]).unwrap()), value, "{flag}");
+        assert_eq!(written(resolved(&[&flag], &[]).unwrap()), value, "{flag}");
         let variable = key.variable();
-        assert_eq!(written(layered(&[], &[(&variable, &value)]).unwrap()), value, "{variable}");
+        assert_eq!(written(resolved(&[], &[(&variable, &value)]).unwrap()), value, "{variable}");
         let (_folder, path) = file(&format!("{} = '{value}'", key.name));
-        assert_eq!(written(layered(&["-c", &path], &[]).unwrap()), value, "{}", key.name);
+        assert_eq!(written(resolved(&["-c", &path], &[]).unwrap()), value, "{}", key.name);
     }
 }
 
@@ -158,9 +158,9 @@ fn a_wrong_value_is_named_with_what_is_allowed_and_where_it_stands() {
         let flag = format!("--{}={value}", key.flag());
         let variable = key.variable();
         for (error, place) in [
-            (layered(&[&flag], &[]).unwrap_err(), format!("--{}", key.flag())),
-            (layered(&[], &[(&variable, value)]).unwrap_err(), variable.clone()),
-            (layered(&["-c", &path], &[]).unwrap_err(), format!("{path}, line 3")),
+            (resolved(&[&flag], &[]).unwrap_err(), format!("--{}", key.flag())),
+            (resolved(&[], &[(&variable, value)]).unwrap_err(), variable.clone()),
+            (resolved(&["-c", &path], &[]).unwrap_err(), format!("{path}, line 3")),
         ] {
             let text = error.to_string();
             for part in [name, value, key.allowed, &place] {
@@ -178,7 +178,7 @@ fn a_variable_that_is_no_text_is_named() {
     for name in ["FARRIER_PIDFILE", "FARRIER_CONFIG", "WEB_CONCURRENCY"] {
         let value = std::ffi::OsStr::from_bytes(b"/run/\xff");
         let variable = |asked: &str| (asked == name).then(|| value.to_owned());
-        let text = Settings::layered(Settings::default(), &args(&[]).given, variable)
+        let text = Settings::resolved(Settings::default(), &args(&[]).given, variable)
             .unwrap_err()
             .to_string();
         assert!(text.contains(name) && text.contains("/run/") && text.contains("UTF-8"), "{text}");
@@ -207,28 +207,28 @@ fn what_the_program_sets_is_checked_too() {
 #[test]
 fn a_wrong_file_is_named_with_the_line() {
     let (_folder, path) = file("workers = 2\nworker = 3\n");
-    let text = layered(&["-c", &path], &[]).unwrap_err().to_string();
+    let text = resolved(&["-c", &path], &[]).unwrap_err().to_string();
     assert!(text.contains("line 2") && text.contains("workers"), "{text}");
 
     let (_folder, path) = file("workers = 2\nworkers = = 3\n");
-    let text = layered(&["-c", &path], &[]).unwrap_err().to_string();
+    let text = resolved(&["-c", &path], &[]).unwrap_err().to_string();
     assert!(text.contains("line 2") && text.lines().count() == 1, "{text}");
 
-    let text = layered(&["-c", "/nowhere/farrier.toml"], &[]).unwrap_err().to_string();
+    let text = resolved(&["-c", "/nowhere/farrier.toml"], &[]).unwrap_err().to_string();
     assert!(text.contains("/nowhere/farrier.toml") && text.contains("--config"), "{text}");
-    let text = layered(&[], &[("FARRIER_CONFIG", "/nowhere/f")]).unwrap_err().to_string();
+    let text = resolved(&[], &[("FARRIER_CONFIG", "/nowhere/f")]).unwrap_err().to_string();
     assert!(text.contains("/nowhere/f") && text.contains("FARRIER_CONFIG"), "{text}");
 
     let (_folder, path) = file("workers = [1, 2]\n");
-    layered(&["-c", &path], &[]).unwrap_err();
+    resolved(&["-c", &path], &[]).unwrap_err();
     let (_folder, path) = file("bind = []\n");
-    layered(&["-c", &path], &[]).unwrap_err();
+    resolved(&["-c", &path], &[]).unwrap_err();
 }
 
 #[test]
 fn tables_belong_to_the_program() {
     let (_folder, path) = file("workers = 2\n[app]\ngreeting = 'hi'\n");
-    assert_eq!(layered(&["-c", &path], &[]).unwrap().workers, 2);
+    assert_eq!(resolved(&["-c", &path], &[]).unwrap().workers, 2);
 }
 
 /// Behaviour L38.

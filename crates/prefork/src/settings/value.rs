@@ -133,8 +133,6 @@ pub enum Bind {
     Unix(PathBuf),
 }
 
-// === impl Bind ===
-
 impl Bind {
     const DEFAULT_PORT: u16 = 8000;
 
@@ -200,8 +198,6 @@ pub enum LogLevel {
     /// gunicorn's highest level: here the same as [`Error`](Self::Error).
     Critical,
 }
-
-// === impl LogLevel ===
 
 impl LogLevel {
     fn parse(text: &str) -> Option<Self> {

@@ -20,8 +20,6 @@ pub struct Worker {
     pub(super) exit_work: Arc<ExitWork>,
 }
 
-// === impl Worker ===
-
 impl Worker {
     /// The worker's place, from 0 to `workers` - 1; a replacement has its predecessor's.
     #[must_use]

@@ -22,7 +22,7 @@ use tower_service::Service;
 use super::handle::Worker;
 use super::process::{self, chain, panicked, status};
 use super::watch::Watch;
-use crate::board::{Board, BoardPulse, InFlight, Seat};
+use crate::board::{Board, BoardPulse, InFlightList, RowId};
 use crate::ends;
 use crate::report::Report;
 use crate::settings::Settings;
@@ -36,7 +36,7 @@ pub(crate) struct Seed {
     pub(crate) generation: u64,
     pub(crate) master: Pid,
     pub(crate) board: Arc<Board>,
-    pub(crate) seat: Seat,
+    pub(crate) row: RowId,
     pub(crate) settings: Arc<Settings>,
     /// As the master has them, and by the fork this process too.
     pub(crate) listeners: Vec<MasterListener>,
@@ -74,7 +74,7 @@ where
     let worker = Worker {
         slot: seed.slot,
         generation: seed.generation,
-        pulse: Arc::new(BoardPulse::new(seed.board, seed.seat)),
+        pulse: Arc::new(BoardPulse::new(seed.board, seed.row)),
         drain: Drain::new(),
         settings: seed.settings,
         exit_work: Arc::default(),
@@ -148,7 +148,7 @@ where
                         let cut = worker.pulse.in_flight();
                         let connections = serving.await.cut;
                         if connections > 0 {
-                            tracing::warn!(connections, "cut {why}: {}", InFlight(&cut));
+                            tracing::warn!(connections, "cut {why}: {}", InFlightList(&cut));
                         }
                     }
                     _ = serving.as_mut() => {}
@@ -203,7 +203,7 @@ where
         .header_read_timeout(settings.header_read_timeout)
         .half_close_timeout(settings.half_close_timeout)
         .tolerate_invalid_requests(settings.tolerate_invalid_requests)
-        .worker_connections(settings.worker_connections)
+        .max_connections(settings.worker_connections)
         .drain_idle(settings.drain_idle)
         .graceful_timeout(settings.graceful_timeout)
         .on_connection({

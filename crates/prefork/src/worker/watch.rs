@@ -32,8 +32,6 @@ pub(super) struct Watch {
     deadline: Option<Instant>,
 }
 
-// === impl Watch ===
-
 impl Watch {
     /// `done` ends when the fresh thread does.
     pub(super) fn new(
@@ -84,7 +82,7 @@ impl Watch {
                             self.told_alone
                                 .get_or_insert_with(|| Instant::now() + ends::TOLD_ALONE);
                         }
-                        Ok(Signal::SIGINT | Signal::SIGQUIT) => self.stop_now(),
+                        Ok(Signal::SIGINT | Signal::SIGQUIT) => self.stop_quick(),
                         Ok(order) if signals::is_order(order) => {
                             tracing::debug!(signal = %order, "ignored: this signal is for the master");
                         }
@@ -158,10 +156,10 @@ impl Watch {
             Some(Instant::now() + self.worker.settings.graceful_timeout + ends::WORKER_MARGIN);
     }
 
-    fn stop_now(&mut self) {
+    fn stop_quick(&mut self) {
         self.leave_if_booting();
         self.worker.pulse.set_state(State::Draining);
-        self.worker.drain.stop_now();
+        self.worker.drain.stop_quick();
         let deadline = Instant::now() + ends::WORKER_QUICK;
         self.deadline = Some(self.deadline.map_or(deadline, |before| before.min(deadline)));
     }

@@ -358,7 +358,7 @@ async fn idle_connections_do_not_count_as_cut() {
     // By the time of its answer the half head was read.
     idle.get("/").await.unwrap();
 
-    server.drain.stop_now();
+    server.drain.stop_quick();
     in_flight.answer().await.unwrap_err();
     assert_eq!(server.drained().await.cut, 2);
     drop(silent);
@@ -379,7 +379,7 @@ async fn a_quick_stop_cuts_at_once_also_within_a_soft_drain() {
             server.drain.start();
             stopped_accepting(&server).await;
         }
-        server.drain.stop_now();
+        server.drain.stop_quick();
         server.drain.start();
         in_flight.answer().await.unwrap_err();
         assert!(soon(socket.next()).await.is_none_or(|message| message.is_err()));

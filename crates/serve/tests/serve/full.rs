@@ -1,4 +1,4 @@
-//! A server at `worker_connections`, and clients that wait for a place.
+//! A server at `max_connections`, and clients that wait for a place.
 
 use std::io;
 use std::sync::{Arc, Mutex};
@@ -44,7 +44,7 @@ async fn long() {
 
 #[tokio::test]
 async fn a_newcomer_gets_the_place_of_the_connection_that_is_idle_for_longest() {
-    let server = start(|server| server.worker_connections(3)).await;
+    let server = start(|server| server.max_connections(3)).await;
     let mut first = idle(&server).await;
     let began = Instant::now();
     let mut second = idle(&server).await;
@@ -63,7 +63,7 @@ async fn a_newcomer_gets_the_place_of_the_connection_that_is_idle_for_longest() 
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_newcomer_costs_one_connection() {
-    let server = start(|server| server.worker_connections(4)).await;
+    let server = start(|server| server.max_connections(4)).await;
     let mut clients = Vec::new();
     for _ in 0..4 {
         clients.push(idle(&server).await);
@@ -85,7 +85,7 @@ async fn each_newcomer_costs_one_connection() {
 
 #[tokio::test]
 async fn with_nobody_waiting_idle_connections_stay() {
-    let server = start(|server| server.worker_connections(2)).await;
+    let server = start(|server| server.max_connections(2)).await;
     let mut clients = [idle(&server).await, idle(&server).await];
     for _ in 0..2 {
         long().await;
@@ -97,7 +97,7 @@ async fn with_nobody_waiting_idle_connections_stay() {
 
 #[tokio::test]
 async fn only_idle_connections_make_room() {
-    let server = start(|server| server.worker_connections(6)).await;
+    let server = start(|server| server.max_connections(6)).await;
     let mut silent = server.client().await;
     let mut in_flight = server.client().await;
     in_flight.request("/gate").await.unwrap();
@@ -141,7 +141,7 @@ async fn only_idle_connections_make_room() {
 
 #[tokio::test]
 async fn an_idle_http2_connection_is_told_to_go() {
-    let server = start(|server| server.worker_connections(1)).await;
+    let server = start(|server| server.max_connections(1)).await;
     let (client, connection) = connect_http2(server.addr).await;
     let mut client = soon(client.ready()).await.unwrap();
     let request = Request::get("http://test/").body(()).unwrap();
@@ -158,7 +158,7 @@ async fn an_idle_http2_connection_is_told_to_go() {
 #[tokio::test]
 async fn one_that_cannot_leave_does_not_keep_the_next_one_from_it() {
     let (app, mut uploads) = early_answers();
-    let server = start_app(app, |server| server.worker_connections(2));
+    let server = start_app(app, |server| server.max_connections(2));
     let mut uploads_on = server.client().await;
     let head = "POST / HTTP/1.1\r\nhost: test\r\ncontent-length: 4\r\n\r\n";
     uploads_on.send(head).await.unwrap();
@@ -178,7 +178,7 @@ async fn a_full_server_says_so_once_in_a_while() {
     let writer = log.clone();
     let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone()).finish();
     let _default = tracing::subscriber::set_default(subscriber);
-    let server = start(|server| server.worker_connections(2)).await;
+    let server = start(|server| server.max_connections(2)).await;
     let _idle = [idle(&server).await, idle(&server).await];
     assert_eq!(log.text(), "", "nobody waits");
 
@@ -187,21 +187,19 @@ async fn a_full_server_says_so_once_in_a_while() {
     }
     let text = log.text();
     assert_eq!(text.lines().count(), 1, "{text}");
-    assert!(text.contains("WARN") && text.contains("worker_connections=2"), "{text}");
+    assert!(text.contains("WARN") && text.contains("max_connections=2"), "{text}");
 }
 
 /// Its rules are its own: an idle connection may send one more request.
 #[tokio::test]
 async fn a_drain_does_not_make_room() {
-    let server = start(|server| server.worker_connections(1)).await;
+    let server = start(|server| server.max_connections(1)).await;
     let mut idle = idle(&server).await;
     let _newcomer = newcomer(&server).await;
     server.drain.start();
     long().await;
     assert!(idle.get("/").await.expect("it was not closed").closes());
 }
-
-// === impl Log ===
 
 impl Log {
     fn text(&self) -> String {

@@ -22,7 +22,7 @@ struct Killed(Child);
 #[tokio::test]
 async fn beyond_worker_connections_clients_wait_in_the_queue_for_whoever_accepts_next() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let full = start_on(&listener, "full", |server| server.worker_connections(1));
+    let full = start_on(&listener, "full", |server| server.max_connections(1));
     let mut first = full.client().await;
     assert_eq!(first.get("/").await.unwrap().body, "full");
     let mut queued = full.client().await;
@@ -67,7 +67,7 @@ async fn connections_are_accepted_no_faster_than_they_are_begun_to_be_served() {
 
 #[tokio::test]
 async fn a_place_is_free_again_when_its_connection_closes() {
-    let server = start(|server| server.worker_connections(1)).await;
+    let server = start(|server| server.max_connections(1)).await;
     let mut first = server.client().await;
     first.get("/").await.unwrap();
     let mut second = server.client().await;
@@ -79,7 +79,7 @@ async fn a_place_is_free_again_when_its_connection_closes() {
 /// Nobody else would: when the last listener of an address closes, the kernel resets its queue.
 #[tokio::test]
 async fn the_last_server_takes_what_is_queued_as_places_become_free() {
-    let server = start(|server| server.worker_connections(2)).await;
+    let server = start(|server| server.max_connections(2)).await;
     let mut busy = server.client().await;
     busy.request("/gate").await.unwrap();
     let mut idle = server.client().await;
@@ -107,7 +107,7 @@ async fn the_last_server_takes_what_is_queued_as_places_become_free() {
 #[tokio::test]
 async fn what_is_queued_beyond_drain_idle_is_left_to_whoever_shares_the_listener() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let old = start_on(&listener, "old", |server| server.worker_connections(1).drain_idle(MOMENT));
+    let old = start_on(&listener, "old", |server| server.max_connections(1).drain_idle(MOMENT));
     let mut busy = old.client().await;
     busy.request("/gate").await.unwrap();
     old.gate.arrived(1).await;
@@ -269,8 +269,6 @@ async fn serve_with_few_files() {
     // Killed long before, unless the test that started it died.
     let _ = tokio::time::timeout(6 * SOON, serve).await;
 }
-
-// === impl Killed ===
 
 impl Drop for Killed {
     fn drop(&mut self) {

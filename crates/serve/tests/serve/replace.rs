@@ -140,8 +140,6 @@ async fn over_http2(addr: SocketAddr, paths: &'static [&'static str], count: Arc
     }
 }
 
-// === impl Count ===
-
 impl Count {
     /// Notes how a request for `path` has ended, and returns whether it failed.
     fn note<E: Debug>(&self, path: &str, body: Result<Vec<u8>, E>) -> bool {

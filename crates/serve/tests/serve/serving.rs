@@ -214,7 +214,7 @@ async fn a_client_that_has_closed_its_sending_half_may_read_slowly() {
 async fn a_listener_that_is_shut_down_from_outside_is_left_alone() {
     for draining in [false, true] {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let server = start_on(&listener, "only", |server| server.worker_connections(2));
+        let server = start_on(&listener, "only", |server| server.max_connections(2));
         let mut client = server.client().await;
         assert_eq!(client.get("/").await.unwrap().status, 200);
         let mut in_flight = server.client().await;

@@ -216,7 +216,7 @@ fn drip(mut client: Client) -> JoinHandle<()> {
 #[tokio::test]
 async fn a_client_that_drips_its_head_keeps_no_place_and_no_server() {
     let set = |server: Server<Router>| server.header_read_timeout(MOMENT);
-    let server = start(|server| set(server).worker_connections(1)).await;
+    let server = start(|server| set(server).max_connections(1)).await;
     let drips = dripping(&server).await;
     assert_eq!(server.client().await.get("/").await.unwrap().status, 200);
     soon(drips).await.unwrap();
@@ -231,7 +231,7 @@ async fn a_client_that_drips_its_head_keeps_no_place_and_no_server() {
 /// What is read only to be thrown away needs no place, and ends.
 #[tokio::test]
 async fn a_client_that_drips_on_after_its_refusal_keeps_no_place_and_no_server() {
-    let server = start(|server| server.worker_connections(1)).await;
+    let server = start(|server| server.max_connections(1)).await;
     let mut client = server.client().await;
     client.send("NO REQUEST AT ALL\r\n\r\n").await.unwrap();
     assert_eq!(client.answer().await.unwrap().status, 400);

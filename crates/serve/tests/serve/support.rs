@@ -250,8 +250,6 @@ pub(crate) async fn stopped_accepting(server: &Running) {
     soon(async { while TcpStream::connect(server.addr).await.is_ok() {} }).await;
 }
 
-// === impl Running ===
-
 impl Running {
     pub(crate) async fn client(&self) -> Client {
         Client::connect(self.addr).await
@@ -272,8 +270,6 @@ impl Running {
     }
 }
 
-// === impl Gate ===
-
 impl Gate {
     async fn pass(&self) -> &'static str {
         let opened = self.open.notified();
@@ -291,8 +287,6 @@ impl Gate {
         self.open.notify_waiters();
     }
 }
-
-// === impl Client ===
 
 impl Client {
     pub(crate) async fn connect(addr: SocketAddr) -> Self {
@@ -364,8 +358,6 @@ impl Client {
         Ok(())
     }
 }
-
-// === impl Answer ===
 
 impl Answer {
     pub(crate) fn closes(&self) -> bool {

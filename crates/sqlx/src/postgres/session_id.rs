@@ -30,8 +30,6 @@ macro_rules! micros {
 }
 pub(super) use micros;
 
-// === impl PgSessionId ===
-
 impl PgSessionId {
     /// Asks the server at the other end, in one round trip; also how long it lets the session lie
     /// unused.
@@ -68,8 +66,6 @@ impl fmt::Display for PgSessionId {
         self.pid.fmt(f)
     }
 }
-
-// === impl ServerStart ===
 
 impl ServerStart {
     pub(super) async fn ask(connection: &mut PgConnection) -> Result<Option<Self>, Error> {

@@ -21,8 +21,6 @@ pub struct SqliteSessionId {
     ended: watch::Receiver<()>,
 }
 
-// === impl SqliteSessionId ===
-
 impl SqliteSessionId {
     /// From now on the statements of `connection` can be stopped.
     pub(super) async fn of(connection: &mut SqliteConnection) -> Result<Self, Error> {

@@ -48,8 +48,6 @@ const ATTACHED: &str = "SELECT format('DETACH \"%w\"', name) FROM pragma_databas
 #[derive(Clone, Debug)]
 pub(super) struct Settings(String);
 
-// === impl Settings ===
-
 impl Settings {
     pub(super) async fn of(connection: &mut SqliteConnection) -> Result<Self, Error> {
         // Another store for temporary objects drops those that there are.

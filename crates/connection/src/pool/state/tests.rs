@@ -83,8 +83,6 @@ struct World {
     answered: BTreeSet<u64>,
 }
 
-// === impl World ===
-
 impl World {
     fn new(policy: Policy) -> Self {
         let policy = policy.normalized();

@@ -48,8 +48,6 @@ pub(crate) struct Case {
     pub(crate) bytes: u64,
 }
 
-// === impl Case ===
-
 impl Case {
     /// How it ends, and how many bytes of its body the server takes.
     pub(crate) fn ending(&self, version: Version) -> (Outcome, u64) {

@@ -27,7 +27,7 @@ pub(super) struct Process {
     pub(super) obeys: bool,
     pub(super) told_at: Option<Instant>,
     pub(super) aborted_at: Option<Instant>,
-    pub(super) signals: Vec<Strike>,
+    pub(super) signals: Vec<WorkerSignal>,
 }
 
 impl World {
@@ -86,7 +86,7 @@ impl World {
                     continue;
                 }
                 Action::Reread => Event::Reread(self.file.clone()),
-                Action::Testify { pid, .. } => {
+                Action::LogHung { pid, .. } => {
                     assert!(self.processes.contains_key(&pid));
                     continue;
                 }
@@ -114,12 +114,12 @@ impl World {
         self.next_pid
     }
 
-    pub(super) fn signal(&mut self, pid: Pid, signal: Strike, why: Why) {
+    pub(super) fn signal(&mut self, pid: Pid, signal: WorkerSignal, why: Why) {
         let target = self.arbiter.target();
         let process = self.processes.get(&pid).expect("signals go to processes that live");
         assert!(!process.signals.contains(&signal), "{pid} gets {signal:?} twice");
         let (slot, generation) = (process.slot, process.generation);
-        if signal == Strike::Term && why == Why::Replaced && process.ready && slot < target {
+        if signal == WorkerSignal::Term && why == Why::Replaced && process.ready && slot < target {
             let successor = self.processes.iter().any(|(&other, candidate)| {
                 other != pid
                     && candidate.slot == slot
@@ -133,8 +133,8 @@ impl World {
         if let Some(process) = self.processes.get_mut(&pid) {
             process.signals.push(signal);
             match (signal, process.aborted_at) {
-                (Strike::Abort, _) => process.aborted_at = Some(now),
-                (Strike::Kill, Some(aborted_at)) => {
+                (WorkerSignal::Abort, _) => process.aborted_at = Some(now),
+                (WorkerSignal::Kill, Some(aborted_at)) => {
                     assert!(now - aborted_at >= ABORT_GAP, "{pid} has less than the gap");
                 }
                 _ => {}
@@ -151,7 +151,7 @@ impl World {
                 self.arbiter.worker(pid).is_some() || process.slot == usize::MAX,
                 "{pid} is forgotten"
             );
-            let struck = process.signals.contains(&Strike::Kill);
+            let struck = process.signals.contains(&WorkerSignal::Kill);
             if let Some(told_at) = process.told_at {
                 let late = self.now.duration_since(told_at) > GRACE + MASTER_MARGIN;
                 assert!(struck || !late, "{pid} has more than its grace");
@@ -168,7 +168,7 @@ impl World {
 
     pub(super) fn ready(&mut self, pid: Pid) {
         if let Some(process) = self.processes.get_mut(&pid) {
-            if process.slot != usize::MAX && !process.signals.contains(&Strike::Kill) {
+            if process.slot != usize::MAX && !process.signals.contains(&WorkerSignal::Kill) {
                 process.ready = true;
                 self.feed(Event::Ready(pid));
             }
@@ -199,7 +199,7 @@ impl World {
                 let process = &self.processes[&pid];
                 let leaves = match process.signals.iter().max() {
                     None => false,
-                    Some(Strike::Kill) => true,
+                    Some(WorkerSignal::Kill) => true,
                     Some(_) => process.obeys,
                 };
                 if process.beats {

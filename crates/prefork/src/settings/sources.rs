@@ -1,4 +1,4 @@
-//! The layers that settings come from.
+//! The sources that settings come from.
 //!
 //! Later ones win: the defaults, what the program sets in code, the platform's `WEB_CONCURRENCY` and `PORT`,
 //! `farrier.toml`, the environment, the command line.
@@ -16,22 +16,20 @@ use super::table::{KEYS, Key, Recipe, Settings};
 /// The settings file that is read when no other is named, if it exists.
 const DEFAULT_FILE: &str = "farrier.toml";
 
-// === impl Settings ===
-
 impl Settings {
-    /// Reads the layers again; settings that were set only in code come back as they are.
+    /// Reads the sources again; settings that were set only in code come back as they are.
     ///
     /// # Errors
     ///
     /// The first wrong setting; `self` is as before.
     pub(crate) fn reread(&self) -> Result<Self, SettingsError> {
         match &self.recipe {
-            Some(recipe) => Self::layered(recipe.base.clone(), &recipe.given, process_variable),
+            Some(recipe) => Self::resolved(recipe.base.clone(), &recipe.given, process_variable),
             None => Ok(self.clone()),
         }
     }
 
-    /// Looks at what the program set in code, past every other check: it is what the other layers could
+    /// Looks at what the program set in code, past every other check: it is what the other sources could
     /// have set, or it is wrong.
     ///
     /// # Errors
@@ -48,8 +46,8 @@ impl Settings {
         Ok(())
     }
 
-    /// The layers over `base`; `variable` reads the environment.
-    pub(super) fn layered(
+    /// The sources over `base`; `variable` reads the environment.
+    pub(super) fn resolved(
         base: Self,
         given: &Given,
         variable: impl Fn(&str) -> Option<OsString>,
@@ -128,8 +126,6 @@ impl Settings {
         })
     }
 }
-
-// === impl Raw ===
 
 impl Raw {
     fn split(key: &Key, value: &str, origin: Origin) -> Self {
