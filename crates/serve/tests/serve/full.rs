@@ -187,7 +187,7 @@ async fn a_full_server_says_so_once_in_a_while() {
     }
     let text = log.text();
     assert_eq!(text.lines().count(), 1, "{text}");
-    assert!(text.contains("WARN") && text.contains("max_connections=2"), "{text}");
+    assert!(text.contains("WARN") && text.contains("limit=2"), "{text}");
 }
 
 /// Its rules are its own: an idle connection may send one more request.
