@@ -1,4 +1,7 @@
 //! Slow work after a response, tracked so that a worker can wait for it before it exits.
+//!
+//! tokio-util's `TaskTracker` counts as well, but says nothing of work that panics or is cut off: the guard that does
+//! say so is most of what is here, and counts by the way.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -6,7 +6,6 @@ mod facts;
 mod leaving;
 mod model;
 mod stacks;
-mod support;
 mod table;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,6 +13,7 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
 use farrier_exchange::{End, Exchange, Observer, ResponseBody, ResponseFuture};
+use farrier_test_ends as support;
 use http::{Request, Response};
 use http_body::Body;
 use tower_layer::Layer;

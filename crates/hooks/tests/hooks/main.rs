@@ -7,9 +7,6 @@ mod grpc;
 mod logged;
 mod nesting;
 mod signals;
-#[expect(dead_code, reason = "the exchange's own tests use the rest")]
-#[path = "../../../exchange/tests/exchange/support/mod.rs"]
-mod support;
 mod table;
 mod tasks;
 
@@ -19,6 +16,7 @@ use axum::extract::MatchedPath;
 use farrier_hooks::{
     AsyncRequestHook, BoxError, End, Pre, RequestHook, RequestHookLayer, RequestInfo,
 };
+use farrier_test_ends as support;
 use http::request::Parts;
 use http::{HeaderMap, StatusCode};
 

@@ -1,5 +1,12 @@
-//! What the end-of-response tests share: the app whose responses end in every way, a server for it on a
-//! loopback socket, and clients that see the bytes.
+//! An app whose responses end in every way, a server for it on a loopback socket, and clients that see the bytes.
+
+#![forbid(unsafe_code)]
+#![expect(
+    clippy::exhaustive_enums,
+    clippy::exhaustive_structs,
+    clippy::missing_panics_doc,
+    reason = "for tests of this repository, whose failures are panics"
+)]
 
 use std::convert::Infallible;
 use std::future;
@@ -26,31 +33,40 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 /// Longer than any test takes, unless something hangs.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
+pub const DEADLINE: Duration = Duration::from_secs(20);
 
 /// Where the layer stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Place {
+pub enum Place {
     /// Nowhere: what the client gets without it.
     Bare,
+    /// `Router::layer`.
     RouterLayer,
+    /// `Router::route_layer`, which fallbacks do not pass.
     RouteLayer,
+    /// Around the whole router: nothing is routed yet.
     AroundRouter,
 }
 
 /// One way in which a response ends.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Case {
-    pub(crate) method: &'static str,
-    pub(crate) path: &'static str,
-    pub(crate) outcome: Outcome,
-    pub(crate) status: Option<u16>,
-    pub(crate) bytes: u64,
+pub struct Case {
+    /// Of the request.
+    pub method: &'static str,
+    /// Of the request.
+    pub path: &'static str,
+    /// As a layer sees it.
+    pub outcome: Outcome,
+    /// `None` if there is no head.
+    pub status: Option<u16>,
+    /// Of the body.
+    pub bytes: u64,
 }
 
 impl Case {
     /// How it ends, and how many bytes of its body the server takes.
-    pub(crate) fn ending(&self, version: Version) -> (Outcome, u64) {
+    #[must_use]
+    pub fn ending(&self, version: Version) -> (Outcome, u64) {
         match (self.path, version == Version::HTTP_2) {
             // HTTP/1 has no way to send a body with 204 or 304; hyper sends it over HTTP/2.
             ("/no-content-with-body" | "/not-modified-with-body", true) => (self.outcome, 9),
@@ -64,7 +80,7 @@ impl Case {
 }
 
 /// The responses that end by themselves; those that a client must leave are tested one by one.
-pub(crate) const CASES: &[Case] = &[
+pub const CASES: &[Case] = &[
     case("GET", "/full", Outcome::Finished, 200, 5),
     case("HEAD", "/full", Outcome::Finished, 200, 0),
     case("GET", "/empty", Outcome::Finished, 200, 0),
@@ -101,7 +117,7 @@ const fn case(
 }
 
 /// The app whose responses end in every way.
-pub(crate) fn app() -> Router {
+pub fn app() -> Router {
     Router::new()
         .route("/full", get(|| async { "hello" }))
         .route("/echo", post(|body: Bytes| async { body }))
@@ -216,7 +232,7 @@ async fn websocket(upgrade: WebSocketUpgrade) -> Response<Body> {
 }
 
 /// Serves `router` with `layer` in `place`.
-pub(crate) async fn serve_placed<L, A, R>(router: Router, layer: L, place: Place) -> SocketAddr
+pub async fn serve_placed<L, A, R>(router: Router, layer: L, place: Place) -> SocketAddr
 where
     L: Layer<Route> + Layer<Router, Service = A> + Clone + Send + Sync + 'static,
     <L as Layer<Route>>::Service: Service<
@@ -249,7 +265,7 @@ where
 }
 
 /// Serves a tower service on a free loopback port, HTTP/1 and HTTP/2, until the runtime ends.
-pub(crate) async fn serve<S, B>(service: S) -> SocketAddr
+pub async fn serve<S, B>(service: S) -> SocketAddr
 where
     S: Service<
             hyper::Request<hyper::body::Incoming>,
@@ -281,7 +297,7 @@ where
 
 /// Sends `request` as it stands and returns all that comes back until the server closes, without
 /// the line that depends on the clock.
-pub(crate) async fn raw(address: SocketAddr, request: &str) -> String {
+pub async fn raw(address: SocketAddr, request: &str) -> String {
     let mut socket = TcpStream::connect(address).await.expect("the server listens");
     socket.write_all(request.as_bytes()).await.expect("the server reads");
     let mut response = Vec::new();
@@ -296,7 +312,8 @@ pub(crate) async fn raw(address: SocketAddr, request: &str) -> String {
 }
 
 /// A request of its own connection.
-pub(crate) fn request(method: &str, path: &str, version: Version) -> String {
+#[must_use]
+pub fn request(method: &str, path: &str, version: Version) -> String {
     match version {
         Version::HTTP_10 => format!("{method} {path} HTTP/1.0\r\nhost: test\r\n\r\n"),
         _ => format!(
@@ -306,13 +323,13 @@ pub(crate) fn request(method: &str, path: &str, version: Version) -> String {
 }
 
 /// One request over HTTP/2; everything that the client sees of the response, or of its failure.
-pub(crate) async fn over_h2(address: SocketAddr, method: &str, path: &str) -> String {
+pub async fn over_h2(address: SocketAddr, method: &str, path: &str) -> String {
     let request = hyper::Request::builder().method(method).uri(format!("http://test{path}"));
     send_h2(address, request.body(Body::empty()).expect("a request")).await
 }
 
 /// As [`over_h2`], with any request.
-pub(crate) async fn send_h2(address: SocketAddr, request: hyper::Request<Body>) -> String {
+pub async fn send_h2(address: SocketAddr, request: hyper::Request<Body>) -> String {
     let socket = TcpStream::connect(address).await.expect("the server listens");
     let (mut client, connection) =
         hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(socket))
@@ -351,7 +368,7 @@ pub(crate) async fn send_h2(address: SocketAddr, request: hyper::Request<Body>) 
 }
 
 /// A request over HTTP/1.1 whose response the client has begun to read; dropping it is leaving.
-pub(crate) async fn begin(address: SocketAddr, path: &str, until: &str) -> TcpStream {
+pub async fn begin(address: SocketAddr, path: &str, until: &str) -> TcpStream {
     let mut socket = TcpStream::connect(address).await.expect("the server listens");
     let request = request("GET", path, Version::HTTP_11);
     socket.write_all(request.as_bytes()).await.expect("the server reads");
@@ -360,7 +377,7 @@ pub(crate) async fn begin(address: SocketAddr, path: &str, until: &str) -> TcpSt
 }
 
 /// Reads until `until` has come.
-pub(crate) async fn read_until(socket: &mut TcpStream, until: &str) -> String {
+pub async fn read_until(socket: &mut TcpStream, until: &str) -> String {
     let mut response = Vec::new();
     tokio::time::timeout(DEADLINE, async {
         while !String::from_utf8_lossy(&response).contains(until) {
