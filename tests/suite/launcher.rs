@@ -1,5 +1,4 @@
-//! The launcher's promises, provoked on lab. Numbers are those of the behaviour list on gunicorn that
-//! farrier keeps to (parity, or better where it says so).
+//! The launcher's promises, provoked on lab.
 
 use std::collections::HashSet;
 use std::fs;

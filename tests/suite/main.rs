@@ -13,4 +13,5 @@ mod launcher;
 mod orphans;
 mod pipes;
 mod readme;
+mod recycling;
 mod rooms;

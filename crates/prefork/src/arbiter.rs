@@ -12,7 +12,7 @@ mod roll;
 
 pub(crate) use self::machine::{Arbiter, Phase, Verdict};
 pub(crate) use self::member::Stage;
-pub(crate) use self::orders::{Action, Event, Limits, Order, Pid, Why, WorkerSignal};
+pub(crate) use self::orders::{Action, Due, Event, Limits, Order, Pid, Why, WorkerSignal};
 
 #[cfg(test)]
 mod tests;

@@ -68,6 +68,16 @@
 //! master can bind their addresses; who still waits in a queue is disconnected then. Only if every worker is
 //! stopped (SIGSTOP) or is kept from running do the addresses stay taken.
 //!
+//! # Recycling
+//!
+//! With `max_requests`, `max_lifetime` or `max_rss` a worker that has served, lived or grown so much is replaced: against
+//! memory that only a new process gives back. One worker at a time, the one that is due for longest first, and as in
+//! a reload its successor is ready before it is told to leave. So none is missing meanwhile, also when all are due at
+//! once or a successor cannot start; a worker has its `max_requests`, and what comes until it is told. (gunicorn ends
+//! it first.) `max_requests_jitter` and up to a tenth of `max_lifetime` are drawn for each, so that workers which were
+//! started together do not go together. `max_rss` counts what `ps` shows as RSS, what a worker shares with the master
+//! included; it is looked at once a second. A worker keeps the limits that it was started with.
+//!
 //! # Exit codes
 //!
 //! 0: stopped. 1: a wrong setting, an address that cannot be bound, a failed preparation. 3: no worker of

@@ -4,6 +4,7 @@
 
 mod fork;
 mod orders;
+mod recycling;
 mod reload;
 mod run;
 mod state;

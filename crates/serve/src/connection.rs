@@ -108,7 +108,8 @@ impl Protocol {
             half_close,
         );
         let invalid = (!self.tolerant).then(|| self.refused.clone());
-        let handler = Handler::new(service, peer, Arc::clone(&activity), invalid);
+        let handler =
+            Handler::new(service, peer, Arc::clone(&activity), invalid, self.events.clone());
         let io = TokioIo::new(socket);
         let mut connection = pin!(self.builder.serve_connection_with_upgrades(io, handler));
         let mut look = pin!(time::sleep(self.limits.keepalive.min(self.limits.header_read)));

@@ -16,6 +16,7 @@ use pin_project::pin_project;
 use crate::activity::{Activity, Pending};
 use crate::hook::Hook;
 use crate::listener::Peer;
+use crate::open::ConnectionEvent;
 use crate::refused::Refused;
 use crate::validate::{adopt_authority, validate};
 
@@ -26,6 +27,7 @@ pub(crate) struct Handler<S> {
     activity: Arc<Activity>,
     /// Who is told of invalid requests; `None` if they are served.
     invalid: Option<Hook<Refused>>,
+    events: Hook<ConnectionEvent>,
 }
 
 #[pin_project]
@@ -66,8 +68,9 @@ impl<S> Handler<S> {
         peer: Peer,
         activity: Arc<Activity>,
         invalid: Option<Hook<Refused>>,
+        events: Hook<ConnectionEvent>,
     ) -> Self {
-        Self { service: TowerToHyperService::new(service), peer, activity, invalid }
+        Self { service: TowerToHyperService::new(service), peer, activity, invalid, events }
     }
 }
 
@@ -91,6 +94,7 @@ where
                 return ResponseFuture { inner, pending, version, connect };
             }
         }
+        self.events.call(&ConnectionEvent::Request);
         adopt_authority(&mut request);
         request.extensions_mut().insert(self.peer);
         let inner = Inner::Service(self.service.call(request));

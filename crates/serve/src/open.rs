@@ -1,4 +1,4 @@
-//! What is told of each connection: that it was opened, and that it is closed.
+//! What is told of each connection: that it was opened, each request on it, and that it is closed.
 
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -10,6 +10,8 @@ use crate::hook::Hook;
 pub enum ConnectionEvent {
     /// It was accepted.
     Opened,
+    /// A request on it is given to the service.
+    Request,
     /// It is closed; if it was upgraded, by whoever had it then.
     Closed,
 }

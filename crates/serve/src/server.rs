@@ -198,7 +198,8 @@ impl<S> Server<S> {
         self
     }
 
-    /// Calls `hook` when a connection was accepted and when it is closed, once each: to count what is open.
+    /// Calls `hook` when a connection was accepted, with each request on it that the service is given, and when it is
+    /// closed: to count what is open and what is served.
     ///
     /// It is called on the runtime: it must not block. A panic in it is caught and logged.
     ///

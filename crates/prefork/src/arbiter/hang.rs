@@ -1,10 +1,10 @@
-//! Deadlines that pass: who hangs, who is too slow to boot or to leave.
+//! Deadlines that pass: who hangs, who is too slow to boot or to leave, who is too old.
 
 use std::time::Instant;
 
 use super::machine::{Arbiter, Phase};
 use super::member::{Member, Stage};
-use super::orders::{Action, Pid, Why, WorkerSignal};
+use super::orders::{Action, Due, Pid, Why, WorkerSignal};
 use crate::ends;
 
 impl Arbiter {
@@ -40,6 +40,11 @@ impl Arbiter {
         }
         for pid in self.hung(now) {
             self.abort(pid, now, actions);
+        }
+        let old = |member: &Member| member.expires.is_some_and(|expires| now >= expires);
+        let old = self.workers.iter().filter(|(_, member)| old(member)).map(|(&pid, _)| pid);
+        for pid in old.collect::<Vec<_>>() {
+            self.due(pid, Due::Lifetime, now, actions);
         }
         let mut never_ready = Vec::new();
         for (&pid, member) in &mut self.workers {

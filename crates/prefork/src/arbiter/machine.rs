@@ -1,10 +1,10 @@
 //! The state of a master, the life of each worker in it, and the orders of operators.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::member::{Member, SlotState, Stage};
-use super::orders::{Action, Event, Limits, Order, Pid, Why, WorkerSignal};
+use super::orders::{Action, Due, Event, Limits, Order, Pid, Why, WorkerSignal};
 use crate::ends;
 use crate::settings::MAX_WORKERS;
 
@@ -101,10 +101,13 @@ impl Arbiter {
             Event::Unprepared => {
                 self.phase = Phase::Stopping { quick: true, verdict: Verdict::NotPrepared };
             }
-            Event::Spawned { pid, slot, generation } => self.spawned(pid, slot, generation, now),
+            Event::Spawned { pid, slot, generation, lifetime } => {
+                self.spawned(pid, slot, generation, lifetime, now);
+            }
             Event::SpawnFailed { slot } => self.spawn_failed(slot, now),
             Event::Ready(pid) => self.ready(pid, now, &mut actions),
             Event::Gone { pid, success } => self.gone(pid, success, now, &mut actions),
+            Event::Due { pid, why } => self.due(pid, why, now, &mut actions),
             Event::Beat { pid, at } => {
                 if let Some(member) = self.workers.get_mut(&pid) {
                     if at > member.beat {
@@ -132,7 +135,8 @@ impl Arbiter {
         };
         let workers = self.workers.values().flat_map(|member| {
             let judged = Self::late_at(member).map(|late| member.suspect.unwrap_or(late));
-            [member.stage.deadline(), judged].into_iter().flatten()
+            let expires = member.expires.filter(|_| member.due.is_none());
+            [member.stage.deadline(), judged, expires].into_iter().flatten()
         });
         let slots = self.slots.iter().filter_map(|slot| slot.retry_at);
         workers.chain(slots).chain(preparing).min()
@@ -171,7 +175,14 @@ impl Arbiter {
         }
     }
 
-    fn spawned(&mut self, pid: Pid, slot: usize, generation: u64, now: Instant) {
+    fn spawned(
+        &mut self,
+        pid: Pid,
+        slot: usize,
+        generation: u64,
+        lifetime: Option<Duration>,
+        now: Instant,
+    ) {
         if let Some(slot) = self.slots.get_mut(slot) {
             slot.spawning = false;
             slot.retry_at = None;
@@ -187,8 +198,19 @@ impl Arbiter {
             beat: now,
             suspect: None,
             ready_at: None,
+            expires: lifetime.map(|lifetime| now + lifetime),
+            due: None,
         };
         self.workers.insert(pid, member);
+    }
+
+    /// Once; a worker that leaves already has its successor.
+    pub(super) fn due(&mut self, pid: Pid, why: Due, now: Instant, actions: &mut Vec<Action>) {
+        let Some(member) = self.workers.get_mut(&pid) else { return };
+        if member.stage.is_active() && member.due.is_none() {
+            member.due = Some((now, why));
+            actions.push(Action::LogDue { pid, why });
+        }
     }
 
     fn spawn_failed(&mut self, slot: usize, now: Instant) {
@@ -305,6 +327,8 @@ impl Arbiter {
                 beat: now,
                 suspect: None,
                 ready_at: None,
+                expires: None,
+                due: None,
             };
             self.workers.insert(pid, member);
             actions.push(Action::Signal { pid, signal: WorkerSignal::Term, why: Why::Stop });

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::orders::{Action, Limits, Pid, Why, WorkerSignal};
+use super::orders::{Action, Due, Limits, Pid, Why, WorkerSignal};
 use crate::ends;
 
 /// Failures in a row that are made good at once: of a worker that was never ready, and of one that died
@@ -30,6 +30,10 @@ pub(super) struct Member {
     /// The beat is late; if there is none until then, the worker is hung.
     pub(super) suspect: Option<Instant>,
     pub(super) ready_at: Option<Instant>,
+    /// When it will be due by its age.
+    pub(super) expires: Option<Instant>,
+    /// Since when, and why, it is to be recycled.
+    pub(super) due: Option<(Instant, Due)>,
 }
 
 /// What a worker process is doing, as the master sees it.

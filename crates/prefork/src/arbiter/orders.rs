@@ -27,14 +27,16 @@ pub(crate) enum Event {
     Preparing(Pid),
     /// The preparing process could not be forked.
     Unprepared,
-    /// A worker was forked, as an [`Action::Spawn`] asked.
-    Spawned { pid: Pid, slot: usize, generation: u64 },
+    /// A worker was forked, as an [`Action::Spawn`] asked, and is due after `lifetime`.
+    Spawned { pid: Pid, slot: usize, generation: u64, lifetime: Option<Duration> },
     /// A worker could not be forked.
     SpawnFailed { slot: usize },
     /// A worker reported that it serves.
     Ready(Pid),
     /// A process is gone and reaped; `success` is its exit status 0.
     Gone { pid: Pid, success: bool },
+    /// A worker has served or grown as much as it may.
+    Due { pid: Pid, why: Due },
     /// The last beat of a worker, from the board.
     Beat { pid: Pid, at: Instant },
     /// An order, by signal or by the control socket.
@@ -67,6 +69,8 @@ pub(crate) enum Action {
     Spawn { slot: usize, generation: u64 },
     /// Log what a hung worker is working on: it is about to be killed.
     LogHung { pid: Pid, silent: Duration },
+    /// Log that a worker is to be recycled, when its turn comes.
+    LogDue { pid: Pid, why: Due },
     /// Send a signal.
     Signal { pid: Pid, signal: WorkerSignal, why: Why },
     /// Read the settings again; the answer is [`Event::Reread`].
@@ -92,6 +96,17 @@ pub(crate) enum WorkerSignal {
     Kill,
 }
 
+/// Why a worker is recycled: replaced though nothing is wrong with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Due {
+    /// It has begun `max_requests`, and its jitter.
+    Requests,
+    /// It is `max_lifetime` old, less its jitter.
+    Lifetime,
+    /// It holds more memory than `max_rss`.
+    Memory,
+}
+
 /// Why a signal is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Why {
@@ -99,6 +114,8 @@ pub(crate) enum Why {
     Stop,
     /// There is a newer worker in its slot, or no use for the slot.
     Replaced,
+    /// It is due, and its successor serves.
+    Recycled(Due),
     /// It did not leave in its time.
     GraceOver,
     /// It did not become ready in its time.

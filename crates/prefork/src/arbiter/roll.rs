@@ -72,9 +72,10 @@ impl Arbiter {
 
     fn settle_run(&mut self, now: Instant, actions: &mut Vec<Action>) {
         for slot in 0..self.slots.len() {
-            // The newest of the slot that serves; whoever is older goes. Never the other way round.
+            // The newest of the slot that serves; whoever is older, or due, goes. Never the other way round.
             let serving = self.active(slot).filter(|(_, member)| member.stage == Stage::Ready);
-            let best = serving.max_by_key(|(pid, member)| (member.generation, *pid));
+            let best =
+                serving.max_by_key(|(pid, member)| (member.generation, member.due.is_none(), *pid));
             if let Some((best, newest)) = best.map(|(pid, member)| (pid, member.generation)) {
                 self.retire(now, actions, |pid, member| {
                     member.slot == slot
@@ -94,6 +95,7 @@ impl Arbiter {
             member.slot >= target || given_up
         });
         self.roll(actions);
+        self.recycle(actions);
         if self.unfinished && !self.rolling() && self.is_complete() {
             self.unfinished = false;
             actions.push(Action::Reloaded { generation: self.generation });
@@ -132,6 +134,26 @@ impl Arbiter {
         }
     }
 
+    /// As a reload does, for one worker that is due, the one that is so for longest; a reload replaces them anyway.
+    fn recycle(&mut self, actions: &mut Vec<Action>) {
+        let booting = |slot: usize| {
+            let boots = |(_, member): (Pid, &Member)| matches!(member.stage, Stage::Booting { .. });
+            self.slots[slot].spawning || self.active(slot).any(boots)
+        };
+        let slots = 0..self.slots.len();
+        if self.rolling() || slots.clone().any(booting) {
+            return;
+        }
+        let since = |slot: usize| {
+            let due =
+                self.active(slot).filter_map(|(_, member)| member.due).map(|(since, _)| since);
+            due.min().filter(|_| self.slots[slot].may_spawn()).map(|since| (since, slot))
+        };
+        if let Some((_, slot)) = slots.filter_map(since).min() {
+            self.spawn(slot, actions);
+        }
+    }
+
     /// Whether workers of an older generation still wait for their replacement.
     pub(super) fn rolling(&self) -> bool {
         self.trial.is_some()
@@ -164,7 +186,8 @@ impl Arbiter {
     ) {
         for (&pid, member) in &mut self.workers {
             if member.stage.is_active() && which(pid, member) {
-                member.leave(pid, Why::Replaced, now, actions);
+                let why = member.due.map_or(Why::Replaced, |(_, why)| Why::Recycled(why));
+                member.leave(pid, why, now, actions);
             }
         }
     }

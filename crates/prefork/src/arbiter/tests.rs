@@ -285,6 +285,65 @@ fn a_reload_replaces_slot_by_slot_and_each_old_one_after_its_successor() {
     assert!(!world.arbiter.reloading());
 }
 
+/// Behaviour L47: those that are due are replaced one after the other, each told when its successor serves, longest due first.
+#[test]
+fn recycling_makes_before_it_breaks_one_slot_at_a_time() {
+    let mut world = World::running(3);
+    let first = world.pids();
+    for index in [2, 0, 1] {
+        world.now += Duration::from_millis(1);
+        world.feed(Event::Due { pid: first[index], why: Due::Requests });
+        world.feed(Event::Due { pid: first[index], why: Due::Memory });
+    }
+    for (round, index) in [2, 0, 1].into_iter().enumerate() {
+        assert_eq!(world.spawns.len(), 3 + round + 1, "one boots");
+        assert_eq!(world.spawns.last().unwrap().1, index);
+        let told = world.processes[&first[index]].told_at;
+        assert_eq!(told, None, "not before its successor serves");
+        world.ready(*world.pids().last().unwrap());
+        assert!(world.processes[&first[index]].told_at.is_some());
+        assert_eq!(world.serving().len(), 3, "none is missing at any time");
+    }
+    assert_eq!(world.spawns.len(), 6);
+    let because = |action: &&Action| {
+        matches!(action, Action::Signal { why: Why::Recycled(Due::Requests), .. })
+    };
+    assert_eq!(world.log.iter().filter(because).count(), 3, "why was said first is the reason");
+}
+
+/// Behaviour L48: a successor that never serves costs nothing but tries, ever more rarely.
+#[test]
+fn a_worker_that_is_due_stays_until_its_successor_serves() {
+    let mut world = World::running(2);
+    let first = world.pids();
+    world.forks_fail = true;
+    world.feed(Event::Due { pid: first[0], why: Due::Memory });
+    world.live(Duration::from_secs(60));
+    let tries = world.log.iter().filter(|action| matches!(action, Action::Spawn { .. })).count();
+    assert!((2 + 5..2 + 15).contains(&tries), "{tries}");
+    assert_eq!(world.pids(), first);
+    world.forks_fail = false;
+    world.live(LONGEST_BACKOFF + Duration::from_secs(1));
+    assert!(!world.pids().contains(&first[0]) && world.pids().contains(&first[1]));
+    assert_eq!(world.serving(), [(0, 1), (1, 1)]);
+}
+
+/// By its age, and in a reload, which replaces it anyway.
+#[test]
+fn a_worker_is_due_at_the_end_of_its_lifetime() {
+    let mut world = World { lifetime: Some(Duration::from_secs(60)), ..World::running(1) };
+    world.order(Order::Reload);
+    world.live(Duration::from_secs(1));
+    let old = world.pids();
+    world.live(Duration::from_secs(55));
+    assert_eq!(world.pids(), old);
+    world.live(Duration::from_secs(10));
+    assert_ne!(world.pids(), old);
+    assert_eq!(world.serving(), [(0, 2)]);
+    let why = |action: &Action| matches!(action, Action::LogDue { why: Due::Lifetime, .. });
+    assert_eq!(world.log.iter().filter(|action| why(action)).count(), 1);
+}
+
 /// The one that grows the server is over when the added workers serve, and the next one waits for that.
 #[test]
 fn a_reload_waits_for_the_workers_that_the_one_before_adds() {
@@ -484,7 +543,8 @@ fn a_worker_that_is_forked_while_the_order_to_stop_comes_is_told_too() {
         arbiter.handle(Event::Tick, now);
         let actions = arbiter.handle(Event::Order(Order::Stop { quick }), now);
         assert_eq!((arbiter.phase(), actions.len()), (stopping(quick), 0));
-        let actions = arbiter.handle(Event::Spawned { pid: 7, slot: 0, generation: 1 }, now);
+        let actions =
+            arbiter.handle(Event::Spawned { pid: 7, slot: 0, generation: 1, lifetime: None }, now);
         let signal = if quick { WorkerSignal::Quit } else { WorkerSignal::Term };
         assert_eq!(actions, [Action::Signal { pid: 7, signal, why: Why::Stop }]);
         assert_eq!(arbiter.phase(), stopping(quick));

@@ -8,8 +8,9 @@ use std::time::SystemTime;
 use nix::fcntl::OFlag;
 use nix::unistd;
 
+use super::recycling::Recycling;
 use super::state::{Child, Master, Own};
-use crate::arbiter::{Event, Pid};
+use crate::arbiter::Event;
 use crate::audit::{audit, close_inherited};
 use crate::sys::{self, Forked};
 use crate::worker::{self, Seed};
@@ -56,13 +57,15 @@ impl Master<'_> {
         &mut self,
         slot: usize,
         generation: u64,
-    ) -> Result<Pid, Box<dyn std::error::Error>> {
+    ) -> Result<Event, Box<dyn std::error::Error>> {
         let settings = self.generations.get(&generation).ok_or("its settings are void")?;
         let settings = Arc::clone(settings);
         let own = self.own.as_ref().ok_or("a child does not fork workers")?;
         let alive = own.alive.try_clone()?;
         let (reader, report) = unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
         let row = self.board.take().ok_or("the board is full")?;
+        // Drawn here: a child's copy of the state of chance would give each the same.
+        let limits = Recycling::draw(&settings);
         match self.fork() {
             Ok(Forked::Child) => {
                 drop(reader);
@@ -77,6 +80,7 @@ impl Master<'_> {
                     settings,
                     listeners,
                     report,
+                    max_requests: limits.max_requests,
                     alive,
                 };
                 worker::end_with(|| (self.body)(seed))
@@ -85,10 +89,17 @@ impl Master<'_> {
                 let pid = pid.as_raw();
                 self.board.occupy(row, pid);
                 let started = SystemTime::now();
-                let child =
-                    Child { slot, generation, row, started, report: Some(reader), failure: None };
+                let child = Child {
+                    slot,
+                    generation,
+                    row,
+                    started,
+                    report: Some(reader),
+                    max_rss: limits.max_rss,
+                    failure: None,
+                };
                 self.children.insert(pid, child);
-                Ok(pid)
+                Ok(Event::Spawned { pid, slot, generation, lifetime: limits.lifetime })
             }
             Err(error) => {
                 self.board.free(row);

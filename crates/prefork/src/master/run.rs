@@ -37,6 +37,7 @@ impl Master<'_> {
             self.take_beats();
             self.feed(Event::Tick);
             self.take_reports();
+            self.look_at_memory();
             self.take_signals();
             self.take_commands();
         };
@@ -56,6 +57,7 @@ impl Master<'_> {
             .deadline()
             .into_iter()
             .chain(self.closing.filter(|_| !self.listeners.is_empty()))
+            .chain(self.memory_look)
             .min();
         let mut watched = Vec::new();
         if let Some(own) = &self.own {
@@ -92,9 +94,11 @@ impl Master<'_> {
         match action {
             Action::Prepare => Some(self.fork_prepare()),
             Action::Spawn { slot, generation } => Some(match self.spawn(slot, generation) {
-                Ok(pid) => {
-                    tracing::info!(worker = pid, slot, generation, "booting worker");
-                    Event::Spawned { pid, slot, generation }
+                Ok(spawned) => {
+                    if let Event::Spawned { pid, .. } = spawned {
+                        tracing::info!(worker = pid, slot, generation, "booting worker");
+                    }
+                    spawned
                 }
                 Err(error) => {
                     let how = format!("no worker could be forked: {error}");
@@ -105,6 +109,11 @@ impl Master<'_> {
             }),
             Action::LogHung { pid, silent } => {
                 self.log_hung(pid, silent);
+                None
+            }
+            Action::LogDue { pid, why } => {
+                let slot = self.children.get(&pid).map(|child| child.slot);
+                tracing::info!(worker = pid, slot, "worker is due for recycling: {why}");
                 None
             }
             Action::Signal { pid, signal, why } => {

@@ -35,6 +35,8 @@ pub(crate) struct Master<'a> {
     pub(super) listeners: Vec<MasterListener>,
     /// When to look at the listeners' queues again; `None` until the server stops.
     pub(super) closing: Option<Instant>,
+    /// When to look at the workers' memory again; `None` while none is limited.
+    pub(super) memory_look: Option<Instant>,
     /// The listeners' addresses, also when they are closed.
     pub(super) addresses: Vec<String>,
     pub(super) pidfile: Option<Pidfile>,
@@ -62,8 +64,10 @@ pub(super) struct Child {
     pub(super) generation: u64,
     pub(super) row: RowId,
     pub(super) started: SystemTime,
-    /// Where it says that it is ready, or why it will not be; `None` once it did.
+    /// Where it says that it is ready, or why it will not be, and that it is due; `None` once it is gone.
     pub(super) report: Option<OwnedFd>,
+    /// Bytes of resident memory above which it is due.
+    pub(super) max_rss: Option<u64>,
     /// Why its app could not be started.
     pub(super) failure: Option<String>,
 }
@@ -127,6 +131,7 @@ impl<'a> Master<'a> {
             addresses: listeners.iter().map(MasterListener::to_string).collect(),
             listeners,
             closing: None,
+            memory_look: None,
             pidfile,
             own: Some(Own { signals, control, alive, _held: held }),
             children: BTreeMap::new(),

@@ -7,7 +7,7 @@ use nix::libc;
 use nix::sys::signal::Signal;
 
 use super::state::{Child, Master};
-use crate::arbiter::{Pid, Stage, Why};
+use crate::arbiter::{Due, Pid, Stage, Why};
 use crate::board::InFlightList;
 use crate::worker::status;
 
@@ -122,11 +122,22 @@ impl fmt::Display for Ending {
     }
 }
 
+impl fmt::Display for Due {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Requests => "it has begun max_requests",
+            Self::Lifetime => "it has lived for max_lifetime",
+            Self::Memory => "it holds more memory than max_rss",
+        })
+    }
+}
+
 impl fmt::Display for Why {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Stop => "the server stops",
             Self::Replaced => "it is replaced, or no longer wanted",
+            Self::Recycled(why) => return why.fmt(f),
             Self::GraceOver => "it did not leave within graceful_timeout",
             Self::BootTimeout => "it did not become ready within boot_timeout",
             Self::NotPrepared => "the preparation did not end within boot_timeout",

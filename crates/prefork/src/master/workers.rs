@@ -6,9 +6,9 @@ use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd;
 
-use super::state::Master;
+use super::state::{Child, Master};
 use super::words::Ending;
-use crate::arbiter::{Event, Pid, Stage, Why, WorkerSignal};
+use crate::arbiter::{Due, Event, Pid, Stage, Why, WorkerSignal};
 use crate::report::Report;
 use crate::sys;
 
@@ -34,34 +34,46 @@ impl Master<'_> {
     }
 
     fn take_report(&mut self, pid: Pid) {
-        let Some(child) = self.children.get_mut(&pid) else {
-            return;
-        };
-        let Some(report) = &child.report else {
+        let Some(report) = self.children.get(&pid).and_then(|child| child.report.as_ref()) else {
             return;
         };
         let mut said = [0; Report::LONGEST];
-        match unistd::read(report, &mut said).map(|length| Report::of(&said[..length])) {
-            Ok(None) => child.report = None,
-            Ok(Some(Report::Failure(why))) => {
-                child.report = None;
-                child.failure = Some(why);
-            }
-            Ok(Some(Report::Ready)) => {
-                child.report = None;
-                tracing::info!(
-                    worker = pid,
-                    slot = child.slot,
-                    generation = child.generation,
-                    "worker ready"
-                );
-                self.feed(Event::Ready(pid));
+        match unistd::read(report, &mut said) {
+            Ok(length) => {
+                let mut rest = &said[..length];
+                let is_over = rest.is_empty();
+                while let Some((report, more)) = Report::first(rest) {
+                    self.hear(pid, report);
+                    rest = more;
+                }
+                if is_over {
+                    self.report_over(pid);
+                }
             }
             Err(Errno::EAGAIN | Errno::EINTR) => {}
             Err(error) => {
                 tracing::warn!(worker = pid, %error, "a worker's report could not be read");
-                child.report = None;
+                self.report_over(pid);
             }
+        }
+    }
+
+    fn hear(&mut self, pid: Pid, report: Report) {
+        let Some(child) = self.children.get_mut(&pid) else { return };
+        let Child { slot, generation, .. } = *child;
+        match report {
+            Report::Ready => {
+                tracing::info!(worker = pid, slot, generation, "worker ready");
+                self.feed(Event::Ready(pid));
+            }
+            Report::Due => self.feed(Event::Due { pid, why: Due::Requests }),
+            Report::Failure(why) => child.failure = Some(why),
+        }
+    }
+
+    fn report_over(&mut self, pid: Pid) {
+        if let Some(child) = self.children.get_mut(&pid) {
+            child.report = None;
         }
     }
 

@@ -105,6 +105,16 @@ settings! {
     threads: usize = 1, value::THREADS;
     /// Connections that one worker holds at most; when more wait, one that is idle makes room.
     worker_connections: usize = 1000, value::COUNT;
+    /// Requests after which a worker is replaced by a new one; 0 never.
+    ///
+    /// Make before break, one worker at a time: it serves on until its successor is ready, so it has some more.
+    max_requests: usize = 0, value::LIMIT;
+    /// Requests more than `max_requests` that a worker may have, drawn at random for each; 0 for none.
+    max_requests_jitter: usize = 0, value::LIMIT;
+    /// Seconds after which a worker is replaced by a new one, at random up to a tenth less; 0 never.
+    max_lifetime: Duration = Duration::ZERO, value::SECONDS;
+    /// MiB of resident memory above which a worker is replaced by a new one; 0 for no limit.
+    max_rss: usize = 0, value::LIMIT;
     /// Seconds without a heartbeat after which a worker counts as hung and is replaced; 0 never.
     timeout: Duration = Duration::from_secs(30), value::SECONDS, short 't';
     /// Seconds in which a worker must become ready; 0 for no limit.

@@ -60,6 +60,12 @@ pub(super) const COUNT: Kind<usize> = Kind {
     show: usize::to_string,
 };
 
+pub(super) const LIMIT: Kind<usize> = Kind {
+    allowed: "a whole number from 0 to 1000000000",
+    parse: |values| within(values, 0, 1_000_000_000),
+    ..COUNT
+};
+
 pub(super) const BOOL: Kind<bool> = Kind {
     metavar: "BOOL",
     allowed: "true or false",

@@ -6,10 +6,11 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
 use farrier_heartbeat::{Pulse, State, keep_beating};
-use farrier_serve::{BoxError, Drain, Level, Listener, Refused, Server};
+use farrier_serve::{BoxError, ConnectionEvent, Drain, Level, Listener, Refused, Server};
 use http::{Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
@@ -40,10 +41,19 @@ pub(crate) struct Seed {
     pub(crate) settings: Arc<Settings>,
     /// As the master has them, and by the fork this process too.
     pub(crate) listeners: Vec<MasterListener>,
-    /// Where the worker says that it is ready.
+    /// Where the worker says that it is ready, and later that it is due.
     pub(crate) report: OwnedFd,
+    /// How many requests it begins before it is due.
+    pub(crate) max_requests: Option<u64>,
     /// A pipe whose other end only the master holds: its end is the master's death.
     pub(crate) alive: OwnedFd,
+}
+
+/// What the worker has served, and the pipe by which its master hears of it.
+struct Served {
+    report: OwnedFd,
+    requests: AtomicU64,
+    due_at: Option<u64>,
 }
 
 /// Is told of each request that the server refuses.
@@ -80,11 +90,15 @@ where
         exit_work: Arc::default(),
     };
     let watch = Watch::new(signals, seed.alive, seed.listeners, done, worker.clone());
-    let report = seed.report;
+    let served = Arc::new(Served {
+        report: seed.report,
+        requests: AtomicU64::new(0),
+        due_at: seed.max_requests,
+    });
     thread::scope(|scope| {
         let fresh = thread::Builder::new().name("worker".into()).spawn_scoped(scope, move || {
             let _not_done = not_done;
-            run(&worker, app, listeners, refused, report)
+            run(&worker, app, listeners, refused, &served)
         });
         match fresh {
             Ok(fresh) => {
@@ -113,7 +127,7 @@ fn run<A, F, S, E, B>(
     app: &A,
     listeners: Vec<WorkerListener>,
     refused: Option<RefusedHook>,
-    report: OwnedFd,
+    served: &Arc<Served>,
 ) -> i32
 where
     A: Fn(Worker) -> F,
@@ -133,12 +147,10 @@ where
     };
     let code = runtime.block_on(async {
         tokio::spawn(keep_beating(worker.pulse(), worker.settings.beat_interval()));
-        match start(worker, app, listeners, refused).await {
+        match start(worker, app, listeners, refused, served).await {
             Ok(server) => {
                 worker.pulse.set_state(State::Ready);
-                // If nobody reads it the master is dead, and the forked thread knows.
-                let _ = nix::unistd::write(&report, &Report::Ready.to_bytes());
-                drop(report);
+                served.say(&Report::Ready);
                 let told = Cell::new(None);
                 let mut serving = pin!(server.serve(worker.drain()));
                 tokio::select! {
@@ -160,7 +172,7 @@ where
             Err(error) => {
                 let error = chain(&*error);
                 tracing::error!(slot = worker.slot, error, "the app failed to start");
-                let _ = nix::unistd::write(&report, &Report::Failure(error).to_bytes());
+                served.say(&Report::Failure(error));
                 worker.exit_work.finish(time::sleep(ends::QUICK_EXIT_WORK)).await;
                 status::NOT_STARTED
             }
@@ -183,6 +195,7 @@ async fn start<A, F, S, E>(
     app: &A,
     listeners: Vec<WorkerListener>,
     refused: Option<RefusedHook>,
+    served: &Arc<Served>,
 ) -> Result<Server<S>, BoxError>
 where
     A: Fn(Worker) -> F,
@@ -207,13 +220,30 @@ where
         .drain_idle(settings.drain_idle)
         .graceful_timeout(settings.graceful_timeout)
         .on_connection({
-            let pulse = worker.pulse();
-            move |event| pulse.note(*event)
+            let (pulse, served) = (worker.pulse(), Arc::clone(served));
+            move |event| match event {
+                ConnectionEvent::Request => served.note_request(),
+                event => pulse.note(*event),
+            }
         });
     Ok(match refused {
         Some(hook) => server.request_refused(move |refused| hook(refused)),
         None => server,
     })
+}
+
+impl Served {
+    fn note_request(&self) {
+        let begun = self.requests.fetch_add(1, Ordering::Relaxed) + 1;
+        if self.due_at == Some(begun) {
+            self.say(&Report::Due);
+        }
+    }
+
+    fn say(&self, report: &Report) {
+        // If nobody reads it the master is dead, and the forked thread knows.
+        let _ = nix::unistd::write(&self.report, &report.to_bytes());
+    }
 }
 
 impl Worker {

@@ -233,9 +233,9 @@ async fn a_listener_that_is_shut_down_from_outside_is_left_alone() {
     }
 }
 
-/// Each connection is told of twice, whoever has it when it ends.
+/// Each connection is told of when it opens and closes, whoever has it then, and each request on it.
 #[tokio::test]
-async fn connections_are_told_of_when_they_open_and_when_they_close() {
+async fn connections_and_requests_are_told_of() {
     let (tell, mut told) = mpsc::unbounded_channel();
     let hook = move |event: &ConnectionEvent| {
         // The test may be over.
@@ -246,11 +246,14 @@ async fn connections_are_told_of_when_they_open_and_when_they_close() {
     let mut client = server.client().await;
     client.get("/").await.unwrap();
     assert_eq!(told.recv().await, Some(ConnectionEvent::Opened));
+    assert_eq!(told.recv().await, Some(ConnectionEvent::Request));
     let stream = TcpStream::connect(server.addr).await.unwrap();
     let (socket, _) = client_async("ws://test/ws", stream).await.unwrap();
     assert_eq!(told.recv().await, Some(ConnectionEvent::Opened));
+    assert_eq!(told.recv().await, Some(ConnectionEvent::Request));
     client.get("/").await.unwrap();
-    assert!(told.try_recv().is_err(), "a request is no event");
+    assert_eq!(told.recv().await, Some(ConnectionEvent::Request));
+    client.request("/ HTTP/9.9\r\n").await.unwrap();
     drop(socket);
     assert_eq!(told.recv().await, Some(ConnectionEvent::Closed));
     drop(client);

@@ -13,6 +13,8 @@ enum Step {
     Freeze(usize),
     Disobey(usize),
     Leave(usize),
+    Due(usize),
+    Lifetime(Option<u64>),
     Live(u64),
     Jump(u64),
     Order(Order),
@@ -27,6 +29,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (0..16_usize).prop_map(Step::Freeze),
         1 => (0..16_usize).prop_map(Step::Disobey),
         2 => (0..16_usize).prop_map(Step::Leave),
+        2 => (0..16_usize).prop_map(Step::Due),
+        1 => proptest::option::of(1..60_000_u64).prop_map(Step::Lifetime),
         3 => (0..5_000_u64).prop_map(Step::Live),
         1 => (0..100_000_u64).prop_map(Step::Jump),
         2 => prop_oneof![
@@ -73,6 +77,11 @@ impl World {
                     self.feed(Event::Gone { pid, success: true });
                 }
             }
+            Step::Due(index) => {
+                let why = Due::Requests;
+                pick(index).into_iter().for_each(|pid| self.feed(Event::Due { pid, why }));
+            }
+            Step::Lifetime(millis) => self.lifetime = millis.map(Duration::from_millis),
             Step::Live(millis) => self.live(Duration::from_millis(millis)),
             // A pause of the master: whoever was due is struck late, and `check` would blame the arbiter.
             Step::Jump(millis)
@@ -99,7 +108,7 @@ proptest! {
         for step in &steps {
             world.step(step);
         }
-        world.forks_fail = false;
+        (world.forks_fail, world.lifetime) = (false, None);
         world.live(BOOT_TIMEOUT + GRACE + LONGEST_BACKOFF * 3);
         prop_assert_eq!(world.arbiter.phase(), Phase::Running);
         let generation = world.arbiter.generation();

@@ -13,6 +13,8 @@ pub(super) struct World {
     /// What the settings file says; `None` if it is wrong.
     pub(super) file: Option<Limits>,
     pub(super) forks_fail: bool,
+    /// Of the workers that are forked from now on.
+    pub(super) lifetime: Option<Duration>,
     pub(super) spawns: Vec<(Instant, usize)>,
     pub(super) log: Vec<Action>,
 }
@@ -45,6 +47,7 @@ impl World {
             processes: BTreeMap::new(),
             file: Some(limits(workers)),
             forks_fail: false,
+            lifetime: None,
             spawns: Vec::new(),
             log: Vec::new(),
         };
@@ -79,14 +82,14 @@ impl World {
                 Action::Spawn { slot, generation } => {
                     self.spawns.push((self.now, slot));
                     let pid = self.fork(slot, generation);
-                    Event::Spawned { pid, slot, generation }
+                    Event::Spawned { pid, slot, generation, lifetime: self.lifetime }
                 }
                 Action::Signal { pid, signal, why } => {
                     self.signal(pid, signal, why);
                     continue;
                 }
                 Action::Reread => Event::Reread(self.file.clone()),
-                Action::LogHung { pid, .. } => {
+                Action::LogHung { pid, .. } | Action::LogDue { pid, .. } => {
                     assert!(self.processes.contains_key(&pid));
                     continue;
                 }
@@ -119,7 +122,11 @@ impl World {
         let process = self.processes.get(&pid).expect("signals go to processes that live");
         assert!(!process.signals.contains(&signal), "{pid} gets {signal:?} twice");
         let (slot, generation) = (process.slot, process.generation);
-        if signal == WorkerSignal::Term && why == Why::Replaced && process.ready && slot < target {
+        if signal == WorkerSignal::Term
+            && matches!(why, Why::Replaced | Why::Recycled(_))
+            && process.ready
+            && slot < target
+        {
             let successor = self.processes.iter().any(|(&other, candidate)| {
                 other != pid
                     && candidate.slot == slot
