@@ -14,45 +14,71 @@ fn root() -> PathBuf {
 /// `| C1 | what | why | `one`, `another` |`
 fn promised() -> Shown {
     let page = fs::read_to_string(root().join("docs/behaviours.md")).expect("the page");
-    let row = |line: &str| {
+    let mut promised = Shown::new();
+    let is_row = |line: &&str| line.starts_with("| ") && !line.starts_with("| |");
+    for line in page.lines().filter(is_row) {
         let cells: Vec<&str> = line.split('|').map(str::trim).collect();
-        let [_, id, _, _, tests, _] = cells[..] else { return None };
+        let [_, id, what, source, tests, _] = cells[..] else { panic!("no row: {line}") };
+        assert!(is_id(id) && !what.is_empty() && !source.is_empty(), "no row: {line}");
         let tests = tests.split(", ").map(|test| test.trim_matches('`').to_owned());
-        is_id(id).then(|| (id.to_owned(), tests.collect()))
-    };
-    page.lines().filter_map(row).collect()
+        let before = promised.insert(id.to_owned(), tests.collect());
+        assert_eq!(before, None, "{id} stands twice");
+    }
+    promised
 }
 
-/// What the comments of functions name, in every file below `folder`.
+/// What the comments of tests name, in every file below `folder`.
 fn find(folder: &Path, shown: &mut Shown) {
     for entry in fs::read_dir(folder).expect("a folder") {
         let path = entry.expect("an entry").path();
         if path.is_dir() && !path.ends_with("target") {
             find(&path, shown);
         } else if path.extension().is_some_and(|end| end == "rs") {
-            find_in(&fs::read_to_string(path).expect("a readable file"), shown);
+            find_in(&path, &fs::read_to_string(&path).expect("a readable file"), shown);
         }
     }
 }
 
-fn find_in(text: &str, shown: &mut Shown) {
-    let mut named: Vec<&str> = Vec::new();
+/// A comment that begins with "Behaviour", to its colon, its stop or its end, and the test that it stands at.
+fn find_in(path: &Path, text: &str, shown: &mut Shown) {
+    let mut comment = String::new();
+    let mut is_test = false;
     for line in text.lines().map(str::trim) {
-        if let Some(comment) = line.strip_prefix("/// Behaviour") {
-            let words = comment.split(|c: char| !c.is_ascii_alphanumeric());
-            named.extend(words.filter(|word| is_id(word)));
-        } else if let Some((_, function)) = line.split_once("fn ") {
-            let name = function.split('(').next().unwrap_or_default();
-            for id in named.drain(..) {
-                shown.entry(id.to_owned()).or_default().insert(name.to_owned());
+        if let Some(more) = line.strip_prefix("///") {
+            comment += more;
+        } else if line.starts_with("#[") {
+            is_test |= line.starts_with("#[test") || line.starts_with("#[tokio::test");
+        } else {
+            let ids = named(&comment);
+            let name = line.split_once("fn ").map(|(_, function)| function);
+            let name = name.and_then(|function| function.split('(').next()).unwrap_or_default();
+            for id in ids {
+                let is_property = !name.is_empty() && text.contains("proptest! {");
+                assert!(is_test || is_property, "{path:?}: {id} stands at no test: {line}");
+                shown.entry(id).or_default().insert(name.to_owned());
             }
+            comment.clear();
+            is_test = false;
         }
     }
-    assert!(named.is_empty(), "{named:?} stand before no function");
 }
 
+/// The numbers in a comment such as " Behaviours C1, C2 and C3: what is shown of them".
+fn named(comment: &str) -> Vec<String> {
+    let Some(rest) = comment.trim_start().strip_prefix("Behaviour") else {
+        assert!(!comment.contains("Behaviour "), "not at the beginning: {comment}");
+        return Vec::new();
+    };
+    let end = rest.find([':', '.', ';', '(']).unwrap_or(rest.len());
+    let words = rest[..end].split(|c: char| !c.is_ascii_alphanumeric());
+    let ids: Vec<String> = words.filter(|word| is_id(word)).map(str::to_owned).collect();
+    assert!(!ids.is_empty(), "no number: {comment}");
+    ids
+}
+
+/// A letter and a number.
 fn is_id(word: &str) -> bool {
-    let number = word.strip_prefix(['C', 'L', 'S']).unwrap_or_default();
+    let number = word.strip_prefix(|c: char| c.is_ascii_uppercase()).unwrap_or_default();
     !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
 }
 

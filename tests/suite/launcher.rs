@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::fs;
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -42,7 +42,11 @@ async fn workers_share_every_address() {
     })
     .await;
     assert_eq!(serving, lab.workers().into_iter().collect());
-    UnixStream::connect(lab.path("lab.sock")).expect("the Unix socket listens");
+    let mut unix = UnixStream::connect(lab.path("lab.sock")).expect("the Unix socket listens");
+    unix.write_all(b"GET /pid HTTP/1.0\r\n\r\n").expect("it reads");
+    let mut answer = String::new();
+    unix.read_to_string(&mut answer).expect("it answers");
+    assert!(answer.starts_with("HTTP/1.0 200"), "{answer}");
 }
 
 /// Behaviour L2: an idle server ends at once, and leaves nothing behind.

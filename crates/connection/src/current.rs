@@ -20,7 +20,7 @@ pub(crate) struct ScopeGuard<B: Backend> {
     is_outer: bool,
 }
 
-/// An [`ScopeGuard`] of whatever backend, while its request is being polled on this thread.
+/// A [`ScopeGuard`] of whatever backend, while its request is being polled on this thread.
 struct Entry {
     pool: Arc<dyn Any + Send + Sync>,
     scope: Option<Arc<dyn Any + Send + Sync>>,

@@ -102,7 +102,7 @@ pub struct SideChannel<C: SideConnection> {
 struct Home<C: SideConnection> {
     pid: u32,
     runtime: runtime::Id,
-    shared: Arc<Channel<C>>,
+    channel: Arc<Channel<C>>,
 }
 
 struct Channel<C: SideConnection> {
@@ -116,7 +116,7 @@ struct Channel<C: SideConnection> {
 
 /// A running task that speaks to the server; its drop says that it runs no more.
 struct Running<C: SideConnection> {
-    shared: Arc<Channel<C>>,
+    channel: Arc<Channel<C>>,
     speaker: Speaker,
     side: Option<C>,
     /// It has said so; dropped otherwise, its runtime has ended.
@@ -175,9 +175,9 @@ impl<C: SideConnection> SideChannel<C> {
     /// Makes room for another, which was refused because the server is full: the connection is closed
     /// when it has nobody to kill, and does not look for the others for a quarter of a second.
     pub fn make_room(&self) {
-        if let Some(shared) = Home::of_this_runtime(self.home().as_ref()) {
-            shared.orders().make_room(Instant::now());
-            shared.changed.notify_waiters();
+        if let Some(channel) = Home::of_this_runtime(self.home().as_ref()) {
+            channel.orders().make_room(Instant::now());
+            channel.changed.notify_waiters();
         }
     }
 
@@ -191,13 +191,13 @@ impl<C: SideConnection> SideChannel<C> {
         let here = Home::of_this_runtime(home.as_ref());
         drop(home);
         // Nobody knows whether the speakers of another runtime run.
-        let Some(shared) = here else { return };
+        let Some(channel) = here else { return };
         loop {
-            let ended = shared.ended.notified();
+            let ended = channel.ended.notified();
             pin!(ended);
             // Registered before the look, or an end in between is missed.
             ended.as_mut().enable();
-            if !shared.orders().has_speakers() {
+            if !channel.orders().has_speakers() {
                 return;
             }
             ended.await;
@@ -205,10 +205,10 @@ impl<C: SideConnection> SideChannel<C> {
     }
 
     async fn order(&self, session: &C::SessionId, kill: bool) -> Result<Interruption, C::Error> {
-        let shared = self.here()?;
+        let channel = self.here()?;
         let (answer, answered) = oneshot::channel();
-        shared.orders().take(session, kill, answer, Instant::now());
-        Channel::changed(&shared);
+        channel.orders().take(session, kill, answer, Instant::now());
+        Channel::changed(&channel);
         let none = || C::Error::from(io::Error::other("there is no side connection"));
         answered.await.unwrap_or_else(|_| Err(none()))
     }
@@ -217,21 +217,21 @@ impl<C: SideConnection> SideChannel<C> {
     fn here(&self) -> Result<Arc<Channel<C>>, C::Error> {
         let runtime = Handle::try_current().map_err(io::Error::other)?.id();
         let mut home = self.home();
-        if let Some(shared) = Home::of_this_runtime(home.as_ref()) {
-            return Ok(shared);
+        if let Some(channel) = Home::of_this_runtime(home.as_ref()) {
+            return Ok(channel);
         }
-        let shared = Arc::new(Channel {
+        let channel = Arc::new(Channel {
             options: Arc::clone(&self.options),
             orders: Mutex::new(Orders::new(Instant::now())),
             changed: Notify::new(),
             ended: Notify::new(),
         });
-        let here = Home { pid: process::id(), runtime, shared: Arc::clone(&shared) };
+        let here = Home { pid: process::id(), runtime, channel: Arc::clone(&channel) };
         let before = home.replace(here);
         // Not dropped under the lock.
         drop(home);
         drop(before);
-        Ok(shared)
+        Ok(channel)
     }
 
     fn home(&self) -> MutexGuard<'_, Option<Home<C>>> {
@@ -252,31 +252,32 @@ impl<C: SideConnection> Home<C> {
         let here = Handle::try_current().ok()?.id();
         // No two runtimes have the same id, on both sides of a fork.
         let home = home.filter(|home| home.runtime == here)?;
-        Some(Arc::clone(&home.shared))
+        Some(Arc::clone(&home.channel))
     }
 }
 
 impl<C: SideConnection> Drop for Home<C> {
     fn drop(&mut self) {
         if self.pid == process::id() {
-            self.shared.close();
+            self.channel.close();
         } else {
             // What waits there waits in the parent's tasks, and would be woken.
             #[expect(clippy::mem_forget, reason = "dropping would reach for the parent's runtime")]
-            mem::forget(Arc::clone(&self.shared));
+            mem::forget(Arc::clone(&self.channel));
         }
     }
 }
 
 impl<C: SideConnection> Channel<C> {
     /// Tells the speakers, and starts one that is wanted.
-    fn changed(shared: &Arc<Self>) {
-        let wanted = shared.orders().speaker_wanted();
+    fn changed(channel: &Arc<Self>) {
+        let wanted = channel.orders().speaker_wanted();
         if let Some(speaker) = wanted {
-            let running = Running { shared: Arc::clone(shared), speaker, side: None, ended: false };
+            let running =
+                Running { channel: Arc::clone(channel), speaker, side: None, ended: false };
             drop(tokio::spawn(running.run()));
         }
-        shared.changed.notify_waiters();
+        channel.changed.notify_waiters();
     }
 
     fn close(&self) {
@@ -303,13 +304,13 @@ fn late() -> io::Error {
 
 impl<C: SideConnection> Running<C> {
     async fn run(mut self) {
-        let shared = Arc::clone(&self.shared);
+        let channel = Arc::clone(&self.channel);
         loop {
-            let changed = shared.changed.notified();
+            let changed = channel.changed.notified();
             pin!(changed);
             // Registered before the look, or a change in between is missed.
             changed.as_mut().enable();
-            let next = shared.orders().next(self.speaker, self.side.is_some(), Instant::now());
+            let next = channel.orders().next(self.speaker, self.side.is_some(), Instant::now());
             match next {
                 Next::Kill(session) => self.carry_out(Statement::Kill, &[session]).await,
                 Next::Look(sessions) => self.carry_out(Statement::Look, &sessions).await,
@@ -317,7 +318,7 @@ impl<C: SideConnection> Running<C> {
                 Next::Wait(until) => drop(timeout_at(until, changed).await),
                 Next::End => {
                     self.disconnect().await;
-                    if shared.orders().may_end(self.speaker) {
+                    if channel.orders().may_end(self.speaker) {
                         self.ended = true;
                         return;
                     }
@@ -329,10 +330,10 @@ impl<C: SideConnection> Running<C> {
     /// Says something about sessions of one server, and passes on what comes of it.
     async fn carry_out(&mut self, statement: Statement, sessions: &[C::SessionId]) {
         let Some(first) = sessions.first() else { return };
-        let shared = Arc::clone(&self.shared);
+        let channel = Arc::clone(&self.channel);
         let reply = self.say(statement, sessions).await;
         let now = Instant::now();
-        let mut orders = shared.orders();
+        let mut orders = channel.orders();
         if self.side.is_some() {
             orders.opened();
         }
@@ -349,7 +350,7 @@ impl<C: SideConnection> Running<C> {
             }
         }
         drop(orders);
-        shared.changed.notify_waiters();
+        channel.changed.notify_waiters();
     }
 
     /// One statement about sessions of one server: over the connection that there is, or over a new
@@ -376,7 +377,7 @@ impl<C: SideConnection> Running<C> {
             }
             disconnect(side).await;
         }
-        let opened = timeout(OPEN_LIMIT, C::open(&self.shared.options)).await;
+        let opened = timeout(OPEN_LIMIT, C::open(&self.channel.options)).await;
         let mut side = opened.map_err(|_| late())??;
         let reply = if leads_there(&side) {
             let reply = timeout(LIMIT, self.ask(statement, &mut side, sessions)).await;
@@ -403,8 +404,8 @@ impl<C: SideConnection> Running<C> {
         let killed = match timeout(SLOW, &mut killed).await {
             Ok(killed) => killed,
             Err(_) => {
-                self.shared.orders().is_slow(self.speaker);
-                Channel::changed(&self.shared);
+                self.channel.orders().is_slow(self.speaker);
+                Channel::changed(&self.channel);
                 killed.await
             }
         };
@@ -421,8 +422,8 @@ impl<C: SideConnection> Running<C> {
 impl<C: SideConnection> Drop for Running<C> {
     fn drop(&mut self) {
         if !self.ended {
-            self.shared.orders().speaker_gone(self.speaker);
+            self.channel.orders().speaker_gone(self.speaker);
         }
-        self.shared.ended.notify_waiters();
+        self.channel.ended.notify_waiters();
     }
 }

@@ -53,13 +53,13 @@ pub struct Status {
     pub closed: u64,
     /// Connections closed, by reason; those that never occurred are left out.
     pub closed_by: Vec<(CloseReason, u64)>,
-    /// Acquires that got a connection.
+    /// Connections that were given out.
     pub acquired: u64,
-    /// Acquires that had to wait.
+    /// Requests for a connection that had to wait.
     pub waited: u64,
-    /// Acquires that were given up at the deadline.
+    /// Requests for a connection that were given up at the deadline.
     pub timeouts: u64,
-    /// Acquires refused because the queue was full.
+    /// Requests for a connection that were refused because the queue was full.
     pub rejected: u64,
     /// Health checks made.
     pub checks: u64,

@@ -32,7 +32,7 @@ pub struct AsyncRequestHookLayer<A, H, P = Unmatched> {
 pub struct AsyncRequestHookService<S, A, H, P = Unmatched> {
     inner: S,
     pre: Arc<A>,
-    shared: Arc<LayerState<H, P>>,
+    state: Arc<LayerState<H, P>>,
 }
 
 /// The response future of [`AsyncRequestHookService`].
@@ -129,8 +129,8 @@ impl<S, A, H, P> Layer<S> for AsyncRequestHookLayer<A, H, P> {
     type Service = AsyncRequestHookService<S, A, H, P>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        let shared = LayerState { hook: Arc::clone(&self.hook), as_str: self.as_str };
-        AsyncRequestHookService { inner, pre: Arc::clone(&self.pre), shared: Arc::new(shared) }
+        let state = LayerState { hook: Arc::clone(&self.hook), as_str: self.as_str };
+        AsyncRequestHookService { inner, pre: Arc::clone(&self.pre), state: Arc::new(state) }
     }
 }
 
@@ -164,7 +164,7 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let (parts, body) = request.into_parts();
-        let arrival = Arrival::new(&self.shared, &parts);
+        let arrival = Arrival::new(&self.state, &parts);
         // The service that was made ready goes with the request; its clone is not ready and stays.
         let clone = self.inner.clone();
         let ready = mem::replace(&mut self.inner, clone);
@@ -184,7 +184,7 @@ impl<S: Clone, A, H, P> Clone for AsyncRequestHookService<S, A, H, P> {
         Self {
             inner: self.inner.clone(),
             pre: Arc::clone(&self.pre),
-            shared: Arc::clone(&self.shared),
+            state: Arc::clone(&self.state),
         }
     }
 }

@@ -23,7 +23,7 @@ pub struct RequestHookLayer<H, P = Unmatched> {
 /// The service of [`RequestHookLayer`].
 pub struct RequestHookService<S, H, P = Unmatched> {
     inner: S,
-    shared: Arc<LayerState<H, P>>,
+    state: Arc<LayerState<H, P>>,
 }
 
 impl<H: RequestHook> RequestHookLayer<H> {
@@ -54,8 +54,8 @@ impl<S, H, P> Layer<S> for RequestHookLayer<H, P> {
     type Service = RequestHookService<S, H, P>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        let shared = LayerState { hook: Arc::clone(&self.hook), as_str: self.as_str };
-        RequestHookService { inner, shared: Arc::new(shared) }
+        let state = LayerState { hook: Arc::clone(&self.hook), as_str: self.as_str };
+        RequestHookService { inner, state: Arc::new(state) }
     }
 }
 
@@ -88,9 +88,9 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let (mut parts, body) = request.into_parts();
-        let arrival = Arrival::new(&self.shared, &parts);
+        let arrival = Arrival::new(&self.state, &parts);
         // The hook borrows the head: a head that is moved in and out costs more than the hook.
-        let context = match caught(|| self.shared.hook.pre_request(&mut parts)) {
+        let context = match caught(|| self.state.hook.pre_request(&mut parts)) {
             Ok(Ok(Pre::Continue(context))) => context,
             Ok(Ok(Pre::Answer(context, response))) => return arrival.answer(context, response),
             Ok(Err(error)) => return arrival.failed(error),
@@ -104,7 +104,7 @@ where
 
 impl<S: Clone, H, P> Clone for RequestHookService<S, H, P> {
     fn clone(&self) -> Self {
-        Self { inner: self.inner.clone(), shared: Arc::clone(&self.shared) }
+        Self { inner: self.inner.clone(), state: Arc::clone(&self.state) }
     }
 }
 

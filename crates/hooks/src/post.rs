@@ -41,7 +41,7 @@ pub type ResponseBody<B, H, P = Unmatched> = farrier_exchange::ResponseBody<B, P
 
 /// A request that came to the hook's layer.
 pub(crate) struct Arrival<H, P> {
-    shared: Arc<LayerState<H, P>>,
+    state: Arc<LayerState<H, P>>,
     seen: Seen<P>,
 }
 
@@ -66,8 +66,8 @@ impl<H: RequestHook> PostHook for H {
 
 impl<H: PostHook, P: Clone + Send + Sync + 'static> Arrival<H, P> {
     #[inline]
-    pub(crate) fn new(shared: &Arc<LayerState<H, P>>, request: &Parts) -> Self {
-        Self { shared: Arc::clone(shared), seen: Seen::of(request, shared.as_str) }
+    pub(crate) fn new(state: &Arc<LayerState<H, P>>, request: &Parts) -> Self {
+        Self { state: Arc::clone(state), seen: Seen::of(request, state.as_str) }
     }
 }
 
@@ -126,16 +126,16 @@ fn internal_server_error() -> Response<Answer> {
 
 impl<H: PostHook, P> Observer for PostRequest<H, P> {
     fn on_head(&mut self, status: StatusCode, headers: &HeaderMap) {
-        let Arrival { shared, seen } = &self.arrival;
-        if caught(|| shared.hook.head(&mut self.context, status, headers)).is_err() {
+        let Arrival { state, seen } = &self.arrival;
+        if caught(|| state.hook.head(&mut self.context, status, headers)).is_err() {
             seen.log("on_response panicked");
         }
     }
 
     fn on_end(self, end: End) {
-        let Arrival { shared, seen } = &self.arrival;
-        let request = || seen.info(shared.as_str);
-        if caught(|| shared.hook.post(self.context, &request(), &end)).is_err() {
+        let Arrival { state, seen } = &self.arrival;
+        let request = || seen.info(state.as_str);
+        if caught(|| state.hook.post(self.context, &request(), &end)).is_err() {
             seen.log("post_request panicked");
         }
     }

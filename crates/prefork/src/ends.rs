@@ -5,6 +5,8 @@
 
 use std::time::Duration;
 
+use farrier_serve::CUT_PAUSE;
+
 /// What the work before the exit has at least, also when the requests took all of `graceful_timeout`.
 pub(crate) const LEAST_EXIT_WORK: Duration = Duration::from_millis(250);
 
@@ -43,12 +45,9 @@ pub(crate) const ORPHAN_CLOSES: Duration = Duration::from_millis(700);
 /// How long an address that is taken is asked for at the start: its workers may be those of a killed master.
 pub(crate) const ADDRESS_TAKEN: Duration = Duration::from_secs(2);
 
-/// How long the server, farrier-serve, lets cut connections let go.
-const CUT: Duration = Duration::from_millis(100);
-
 const _: () = {
-    assert!(fits(CUT, LEAST_EXIT_WORK, WORKER_MARGIN));
-    assert!(fits(CUT, QUICK_EXIT_WORK, WORKER_QUICK));
+    assert!(fits(CUT_PAUSE, LEAST_EXIT_WORK, WORKER_MARGIN));
+    assert!(fits(CUT_PAUSE, QUICK_EXIT_WORK, WORKER_QUICK));
     assert!(fits(Duration::ZERO, WORKER_MARGIN, MASTER_MARGIN));
     assert!(fits(Duration::ZERO, WORKER_QUICK, MASTER_QUICK));
     assert!(fits(ORPHAN_LOOKS, ORPHAN_CLOSES, ADDRESS_TAKEN));

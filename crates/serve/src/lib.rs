@@ -77,4 +77,4 @@ pub use error::BoxError;
 pub use listener::{Listener, Peer};
 pub use open::ConnectionEvent;
 pub use refused::{Refused, RefusedReason};
-pub use server::{Drained, Server};
+pub use server::{CUT_PAUSE, Drained, Server};

@@ -30,8 +30,8 @@ const NO_LIMIT: Duration = Duration::from_secs(365 * 24 * 3600);
 /// More connections than any process can have open, and no more than a semaphore of tokio's counts.
 const MOST_OPEN: u32 = 1 << 28;
 
-/// How long connections that are cut may take to let go.
-const CUT_PAUSE: Duration = Duration::from_millis(100);
+/// How long [`Server::serve`] waits for connections that it has cut to let go.
+pub const CUT_PAUSE: Duration = Duration::from_millis(100);
 
 /// A server: listeners, a service, and limits. [`serve`](Self::serve) runs it.
 #[must_use = "a server does nothing until it serves"]

@@ -28,16 +28,16 @@ fn is_poisoned<T: std::fmt::Debug>(result: sqlx::Result<T>) {
 }
 
 async fn session(pool: &Pool<Postgres>) -> i32 {
-    let mut loan = pool.acquire().await.expect("a connection");
-    sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&mut *loan).await.expect("a number")
+    let mut pooled = pool.acquire().await.expect("a connection");
+    sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&mut *pooled).await.expect("a number")
 }
 
 /// Runs a statement beside the pool.
 async fn run(name: &str, sql: &str) {
     let pool = pool(name, policy());
-    let mut loan = pool.acquire().await.expect("a connection");
-    sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut *loan).await.expect("a statement");
-    drop(loan);
+    let mut pooled = pool.acquire().await.expect("a connection");
+    sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut *pooled).await.expect("a statement");
+    drop(pooled);
     pool.close().await;
 }
 
@@ -47,8 +47,8 @@ async fn plain_requests_share_one_session_and_are_not_reset() {
     let pool = pool("plain", policy());
     let first = session(&pool).await;
     for _ in 0..10 {
-        let mut loan = pool.acquire().await.unwrap();
-        let mut transaction = loan.begin().await.unwrap();
+        let mut pooled = pool.acquire().await.unwrap();
+        let mut transaction = pooled.begin().await.unwrap();
         let sum: i32 =
             sqlx::query_scalar("SELECT $1 + 4").bind(3).fetch_one(&mut *transaction).await.unwrap();
         assert_eq!(sum, 7);
@@ -69,9 +69,9 @@ async fn what_only_looks_dirty_is_not_reset() {
         "SELECT pg_advisory_xact_lock(1) -- temp",
         "/* why */ (SELECT 1);",
     ] {
-        let mut loan = pool.acquire().await.unwrap();
-        sqlx::query(sql).execute(&mut *loan).await.unwrap();
-        drop(loan);
+        let mut pooled = pool.acquire().await.unwrap();
+        sqlx::query(sql).execute(&mut *pooled).await.unwrap();
+        drop(pooled);
         assert_eq!(session(&pool).await, first, "{sql}");
     }
     assert_eq!((pool.status().opened, pool.status().resets), (1, 0));
@@ -83,8 +83,8 @@ async fn an_altered_table_fails_once() {
     let pool = pool("altered", policy().max_connections(1));
     run("altered_setup", "CREATE TABLE altered (id INT)").await;
     let select = async || {
-        let mut loan = pool.acquire().await.unwrap();
-        sqlx::query("SELECT * FROM altered").fetch_all(&mut *loan).await
+        let mut pooled = pool.acquire().await.unwrap();
+        sqlx::query("SELECT * FROM altered").fetch_all(&mut *pooled).await
     };
     let first = session(&pool).await;
     for column in ["a", "b"] {
@@ -102,8 +102,8 @@ async fn a_server_that_is_a_standby_now_is_connected_to_anew() {
     let server = Server::standby();
     let pool = Pool::new(Postgres::new(&server.url("standby")).unwrap(), policy());
     let write = async || {
-        let mut loan = pool.acquire().await.unwrap();
-        sqlx::query("CREATE TABLE written (id INT)").execute(&mut *loan).await
+        let mut pooled = pool.acquire().await.unwrap();
+        sqlx::query("CREATE TABLE written (id INT)").execute(&mut *pooled).await
     };
     for failures in 1..=3 {
         let standby = session(&pool).await;
@@ -114,15 +114,15 @@ async fn a_server_that_is_a_standby_now_is_connected_to_anew() {
         .await;
         assert_ne!(session(&pool).await, standby);
     }
-    let mut loan = pool.acquire().await.unwrap();
-    sqlx::query("SELECT pg_promote()").execute(&mut *loan).await.unwrap();
-    drop(loan);
+    let mut pooled = pool.acquire().await.unwrap();
+    sqlx::query("SELECT pg_promote()").execute(&mut *pooled).await.unwrap();
+    drop(pooled);
     write().await.unwrap();
     let first = session(&pool).await;
-    let mut loan = pool.acquire().await.unwrap();
-    sqlx::query("BEGIN READ ONLY").execute(&mut *loan).await.unwrap();
-    sqlx::query("INSERT INTO written VALUES (1)").execute(&mut *loan).await.unwrap_err();
-    drop(loan);
+    let mut pooled = pool.acquire().await.unwrap();
+    sqlx::query("BEGIN READ ONLY").execute(&mut *pooled).await.unwrap();
+    sqlx::query("INSERT INTO written VALUES (1)").execute(&mut *pooled).await.unwrap_err();
+    drop(pooled);
     // Who comes before may have a new one.
     eventually("it is cleaned", async || pool.status().maintaining == 0).await;
     assert_eq!(session(&pool).await, first);
@@ -136,19 +136,19 @@ async fn a_transaction_left_open_is_rolled_back() {
     run("stray_setup", "CREATE TABLE stray (id INT)").await;
     let first = session(&pool).await;
     for bare in [false, true] {
-        let mut loan = pool.acquire().await.unwrap();
+        let mut pooled = pool.acquire().await.unwrap();
         if bare {
-            sqlx::query("BEGIN").execute(&mut *loan).await.unwrap();
-            sqlx::query("INSERT INTO stray VALUES (1)").execute(&mut *loan).await.unwrap();
+            sqlx::query("BEGIN").execute(&mut *pooled).await.unwrap();
+            sqlx::query("INSERT INTO stray VALUES (1)").execute(&mut *pooled).await.unwrap();
         } else {
-            let mut transaction = loan.begin().await.unwrap();
+            let mut transaction = pooled.begin().await.unwrap();
             sqlx::query("INSERT INTO stray VALUES (1)").execute(&mut *transaction).await.unwrap();
             drop(transaction);
         }
-        drop(loan);
-        let mut loan = pool.acquire().await.unwrap();
+        drop(pooled);
+        let mut pooled = pool.acquire().await.unwrap();
         let rows: i64 =
-            sqlx::query_scalar("SELECT COUNT(*) FROM stray").fetch_one(&mut *loan).await.unwrap();
+            sqlx::query_scalar("SELECT COUNT(*) FROM stray").fetch_one(&mut *pooled).await.unwrap();
         assert_eq!(rows, 0, "bare: {bare}");
     }
     assert_eq!(session(&pool).await, first);
@@ -262,32 +262,32 @@ async fn run_in(
 async fn nothing_of_a_session_is_visible_to_the_next_request() {
     let pool = pool("hygiene", policy().max_connections(1));
     run("hygiene_setup", "CREATE ROLE hygiene_role; CREATE SEQUENCE left_behind_seq").await;
-    let mut loan = pool.acquire().await.unwrap();
-    let clean: String = sqlx::query_scalar(STATE).fetch_one(&mut *loan).await.unwrap();
-    drop(loan);
+    let mut pooled = pool.acquire().await.unwrap();
+    let clean: String = sqlx::query_scalar(STATE).fetch_one(&mut *pooled).await.unwrap();
+    drop(pooled);
     let first = session(&pool).await;
     for dirty in DIRTY {
         for style in STYLES {
-            let mut loan = pool.acquire().await.unwrap();
-            let done = run_in(style, &mut loan, dirty).await;
+            let mut pooled = pool.acquire().await.unwrap();
+            let done = run_in(style, &mut pooled, dirty).await;
             // What holds a cursor needs a transaction only where it is not held.
             done.unwrap_or_else(|error| panic!("{style:?}: {dirty}: {error}"));
-            drop(loan);
-            let mut loan = pool.acquire().await.unwrap();
-            let state: String = sqlx::query_scalar(STATE).fetch_one(&mut *loan).await.unwrap();
+            drop(pooled);
+            let mut pooled = pool.acquire().await.unwrap();
+            let state: String = sqlx::query_scalar(STATE).fetch_one(&mut *pooled).await.unwrap();
             assert_eq!(state, clean, "{style:?}: {dirty}");
-            let last = sqlx::query("SELECT lastval()").fetch_one(&mut *loan).await;
+            let last = sqlx::query("SELECT lastval()").fetch_one(&mut *pooled).await;
             last.expect_err("nothing was drawn");
-            drop(loan);
+            drop(pooled);
             assert_eq!(session(&pool).await, first, "{style:?}: {dirty}: cleaned, not replaced");
         }
     }
     for broken in ["BEGIN; SELECT 1 / 0", "BEGIN; SET TimeZone = 'Asia/Tokyo'; COMMIT"] {
-        let mut loan = pool.acquire().await.unwrap();
-        let _ = sqlx::raw_sql(broken).execute(&mut *loan).await;
-        drop(loan);
-        let mut loan = pool.acquire().await.unwrap();
-        let state: String = sqlx::query_scalar(STATE).fetch_one(&mut *loan).await.unwrap();
+        let mut pooled = pool.acquire().await.unwrap();
+        let _ = sqlx::raw_sql(broken).execute(&mut *pooled).await;
+        drop(pooled);
+        let mut pooled = pool.acquire().await.unwrap();
+        let state: String = sqlx::query_scalar(STATE).fetch_one(&mut *pooled).await.unwrap();
         assert_eq!(state, clean, "{broken}");
     }
 }
@@ -303,9 +303,9 @@ async fn what_no_reset_removes_closes_the_connection() {
                 continue;
             }
             let before = session(&pool).await;
-            let mut loan = pool.acquire().await.unwrap();
-            run_in(style, &mut loan, lasting).await.unwrap();
-            drop(loan);
+            let mut pooled = pool.acquire().await.unwrap();
+            run_in(style, &mut pooled, lasting).await.unwrap();
+            drop(pooled);
             assert_ne!(session(&pool).await, before, "{style:?}: {lasting}");
         }
     }
@@ -315,9 +315,9 @@ async fn what_no_reset_removes_closes_the_connection() {
 #[tokio::test]
 async fn what_ends_with_its_transaction_is_not_reset() {
     let pool = pool("local", policy().max_connections(1));
-    let mut loan = pool.acquire().await.unwrap();
-    let clean: String = sqlx::query_scalar(STATE).fetch_one(&mut *loan).await.unwrap();
-    drop(loan);
+    let mut pooled = pool.acquire().await.unwrap();
+    let clean: String = sqlx::query_scalar(STATE).fetch_one(&mut *pooled).await.unwrap();
+    drop(pooled);
     for local in [
         "SET LOCAL app.tenant = 'seven'",
         "SET LOCAL ROLE pg_monitor",
@@ -327,9 +327,9 @@ async fn what_ends_with_its_transaction_is_not_reset() {
         "SELECT pg_advisory_xact_lock(7)",
         "NOTIFY somebody",
     ] {
-        let mut loan = pool.acquire().await.unwrap();
+        let mut pooled = pool.acquire().await.unwrap();
         for commit in [true, false] {
-            let mut transaction = loan.begin().await.unwrap();
+            let mut transaction = pooled.begin().await.unwrap();
             sqlx::query(local).execute(&mut *transaction).await.unwrap();
             if commit {
                 transaction.commit().await.unwrap();
@@ -337,9 +337,9 @@ async fn what_ends_with_its_transaction_is_not_reset() {
                 transaction.rollback().await.unwrap();
             }
         }
-        drop(loan);
-        let mut loan = pool.acquire().await.unwrap();
-        let state: String = sqlx::query_scalar(STATE).fetch_one(&mut *loan).await.unwrap();
+        drop(pooled);
+        let mut pooled = pool.acquire().await.unwrap();
+        let state: String = sqlx::query_scalar(STATE).fetch_one(&mut *pooled).await.unwrap();
         assert_eq!(state, clean, "{local}");
     }
     let status = pool.status();
@@ -356,11 +356,11 @@ async fn a_role_that_is_set_at_login_is_set_after_a_reset() {
     let postgres = Postgres::from_options(options.username("at_login"));
     let pool = Pool::new(postgres, policy().max_connections(1));
     for _ in 0..2 {
-        let mut loan = pool.acquire().await.unwrap();
+        let mut pooled = pool.acquire().await.unwrap();
         let role: String =
-            sqlx::query_scalar("SELECT current_user::text").fetch_one(&mut *loan).await.unwrap();
+            sqlx::query_scalar("SELECT current_user::text").fetch_one(&mut *pooled).await.unwrap();
         assert_eq!(role, "its_role");
-        sqlx::query("SET TimeZone = 'Asia/Tokyo'").execute(&mut *loan).await.unwrap();
+        sqlx::query("SET TimeZone = 'Asia/Tokyo'").execute(&mut *pooled).await.unwrap();
     }
     assert_eq!(pool.status().opened, 1);
 }
@@ -370,14 +370,14 @@ async fn a_role_that_is_set_at_login_is_set_after_a_reset() {
 #[tokio::test]
 async fn a_cancelled_statement_is_never_mixed_up_and_its_connection_closed() {
     let pool = pool("cancel", policy());
-    let mut loan = pool.acquire().await.unwrap();
-    let slow = sqlx::query_scalar::<_, i32>("SELECT 1 FROM pg_sleep(0.3)").fetch_one(&mut *loan);
+    let mut pooled = pool.acquire().await.unwrap();
+    let slow = sqlx::query_scalar::<_, i32>("SELECT 1 FROM pg_sleep(0.3)").fetch_one(&mut *pooled);
     assert!(timeout(Duration::from_millis(50), slow).await.is_err());
-    is_poisoned(sqlx::query("SELECT 7").fetch_one(&mut *loan).await);
-    is_poisoned(sqlx::query("SELECT 7").fetch_optional(&mut *loan).await);
-    is_poisoned(sqlx::raw_sql("ROLLBACK").execute(&mut *loan).await);
-    is_poisoned(loan.begin().await);
-    drop(loan);
+    is_poisoned(sqlx::query("SELECT 7").fetch_one(&mut *pooled).await);
+    is_poisoned(sqlx::query("SELECT 7").fetch_optional(&mut *pooled).await);
+    is_poisoned(sqlx::raw_sql("ROLLBACK").execute(&mut *pooled).await);
+    is_poisoned(pooled.begin().await);
+    drop(pooled);
     let start = Instant::now();
     session(&pool).await;
     assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
@@ -386,9 +386,9 @@ async fn a_cancelled_statement_is_never_mixed_up_and_its_connection_closed() {
         sleep(Duration::from_millis(5)).await;
     }
     assert_eq!(pool.status().kills, 1);
-    let mut loan = pool.acquire().await.unwrap();
+    let mut pooled = pool.acquire().await.unwrap();
     let sql = "SELECT COUNT(*) FROM pg_stat_activity WHERE application_name = 'cancel'";
-    let sessions: i64 = sqlx::query_scalar(sql).fetch_one(&mut *loan).await.unwrap();
+    let sessions: i64 = sqlx::query_scalar(sql).fetch_one(&mut *pooled).await.unwrap();
     assert_eq!(sessions, 1, "the server has stopped working on it");
 }
 
@@ -398,16 +398,16 @@ async fn a_transaction_statement_cancelled_at_any_poll_leaves_no_transaction() {
     let pool = pool("atpoll", policy().max_connections(1));
     for polls in 0..6 {
         for commit in [false, true] {
-            let mut loan = pool.acquire().await.unwrap();
+            let mut pooled = pool.acquire().await.unwrap();
             if commit {
-                let transaction = loan.begin().await.unwrap();
+                let transaction = pooled.begin().await.unwrap();
                 poll_times(transaction.commit(), polls).await;
             } else {
-                poll_times(async { drop(loan.begin().await) }, polls).await;
+                poll_times(async { drop(pooled.begin().await) }, polls).await;
             }
-            drop(loan);
-            let mut loan = pool.acquire().await.unwrap();
-            let error = sqlx::raw_sql("SAVEPOINT inside").execute(&mut *loan).await.unwrap_err();
+            drop(pooled);
+            let mut pooled = pool.acquire().await.unwrap();
+            let error = sqlx::raw_sql("SAVEPOINT inside").execute(&mut *pooled).await.unwrap_err();
             let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
             assert_eq!(code.as_deref(), Some("25P01"), "commit: {commit}, {polls} polls");
         }
@@ -428,12 +428,12 @@ async fn poll_times(future: impl Future, polls: usize) {
 async fn a_half_read_result_is_drained_or_its_connection_closed() {
     let pool = pool("halfread", policy().max_connections(1));
     let first = session(&pool).await;
-    let mut loan = pool.acquire().await.unwrap();
+    let mut pooled = pool.acquire().await.unwrap();
     let mut rows =
-        sqlx::query_as::<_, (i32,)>("SELECT * FROM generate_series(1, 1000)").fetch(&mut *loan);
+        sqlx::query_as::<_, (i32,)>("SELECT * FROM generate_series(1, 1000)").fetch(&mut *pooled);
     assert_eq!(rows.next().await.unwrap().unwrap(), (1,));
     drop(rows);
-    drop(loan);
+    drop(pooled);
     assert_eq!(session(&pool).await, first);
 }
 
@@ -444,31 +444,32 @@ async fn a_session_that_cannot_be_cleaned_in_time_is_ended_at_the_server() {
     let quick = policy().max_connections(1).reset_timeout(Duration::from_millis(50));
     for (style, name) in ["unclean0", "unclean1", "unclean2"].into_iter().enumerate() {
         let pool = pool(name, quick.clone());
-        let mut loan = pool.acquire().await.unwrap();
+        let mut pooled = pool.acquire().await.unwrap();
         match style {
             // Dropped among its rows.
             0 => {
                 let slow = "SELECT repeat('x', 1000) FROM generate_series(1, 1000); \
                     SELECT pg_sleep(60)";
-                let mut rows = sqlx::raw_sql(slow).fetch(&mut *loan);
+                let mut rows = sqlx::raw_sql(slow).fetch(&mut *pooled);
                 rows.next().await.unwrap().unwrap();
             }
             // In a transaction, whose statements sqlx runs by itself.
             1 => {
-                let mut transaction = loan.begin().await.unwrap();
+                let mut transaction = pooled.begin().await.unwrap();
                 let slow = sqlx::query("SELECT pg_sleep(60)").execute(&mut *transaction);
                 assert!(timeout(Duration::from_millis(50), slow).await.is_err());
             }
             // On sqlx's own connection.
             _ => {
-                let slow = sqlx::query("SELECT pg_sleep(60)").execute(&mut **loan);
+                let slow = sqlx::query("SELECT pg_sleep(60)").execute(&mut **pooled);
                 assert!(timeout(Duration::from_millis(50), slow).await.is_err());
             }
         }
-        drop(loan);
-        let mut loan = pool.acquire().await.unwrap();
+        drop(pooled);
+        let mut pooled = pool.acquire().await.unwrap();
         let sql = "SELECT COUNT(*) FROM pg_stat_activity WHERE application_name = $1";
-        let sessions: i64 = sqlx::query_scalar(sql).bind(name).fetch_one(&mut *loan).await.unwrap();
+        let sessions: i64 =
+            sqlx::query_scalar(sql).bind(name).fetch_one(&mut *pooled).await.unwrap();
         assert_eq!((sessions, pool.status().kills), (1, 1), "{name}");
     }
 }
@@ -505,8 +506,8 @@ async fn most_sessions(
 }
 
 async fn hang_up(pool: &Pool<Postgres>, after: Duration) {
-    let mut loan = pool.acquire().await.expect("a connection");
-    let slow = sqlx::query("SELECT pg_sleep(60)").execute(&mut *loan);
+    let mut pooled = pool.acquire().await.expect("a connection");
+    let slow = sqlx::query("SELECT pg_sleep(60)").execute(&mut *pooled);
     timeout(after, slow).await.expect_err("it is slow");
 }
 
@@ -559,10 +560,10 @@ async fn a_role_that_may_not_see_its_own_session_is_served_all_the_same() {
     run("roles", "ALTER ROLE seen SET role = unseen").await;
     let url = server.url("seen").replace("//farrier@", "//seen@");
     let pool = Pool::new(Postgres::new(&url).unwrap(), policy().max_connections(1));
-    let mut loan = pool.acquire().await.unwrap();
-    let slow = sqlx::query("SELECT pg_sleep(0.2)").execute(&mut *loan);
+    let mut pooled = pool.acquire().await.unwrap();
+    let slow = sqlx::query("SELECT pg_sleep(0.2)").execute(&mut *pooled);
     timeout(Duration::from_millis(50), slow).await.unwrap_err();
-    drop(loan);
+    drop(pooled);
     session(&pool).await;
     eventually("it is closed", async || pool.status().closed == 1).await;
     assert_eq!((pool.status().kills, pool.status().kill_failures), (0, 0));
@@ -598,12 +599,12 @@ async fn hang_ups_at_a_full_server_cost_no_slot() {
     let url = server.url("full").replace("//farrier@", "//full_role@");
     let pool = Pool::new(Postgres::new(&url).unwrap(), policy().max_connections(4));
     for _ in 0..3 {
-        let mut loans = Vec::new();
+        let mut taken = Vec::new();
         for _ in 0..4 {
-            loans.push(pool.acquire().await.unwrap());
+            taken.push(pool.acquire().await.unwrap());
         }
-        for mut loan in loans {
-            let slow = sqlx::query("SELECT pg_sleep(0.3)").execute(&mut *loan);
+        for mut pooled in taken {
+            let slow = sqlx::query("SELECT pg_sleep(0.3)").execute(&mut *pooled);
             timeout(Duration::from_millis(10), slow).await.unwrap_err();
         }
         let hung_up = Instant::now();
@@ -620,9 +621,9 @@ async fn hang_ups_at_a_full_server_cost_no_slot() {
 async fn a_begin_that_fails_leaves_the_connection_as_it_was() {
     let pool = pool("nobegin", policy());
     let first = session(&pool).await;
-    let mut loan = pool.acquire().await.unwrap();
-    loan.begin_with("BEGIN NONSENSE").await.unwrap_err();
-    drop(loan);
+    let mut pooled = pool.acquire().await.unwrap();
+    pooled.begin_with("BEGIN NONSENSE").await.unwrap_err();
+    drop(pooled);
     assert_eq!(session(&pool).await, first);
     assert_eq!((pool.status().opened, pool.status().resets), (1, 0));
 }
@@ -677,20 +678,20 @@ async fn a_statement_that_takes_too_long_is_given_up_and_its_session_ended() {
     run("late", "CREATE TABLE late (id INT)").await;
     for style in 0..5 {
         let before = session(&pool).await;
-        let mut loan = pool.acquire().await.unwrap();
+        let mut pooled = pool.acquire().await.unwrap();
         let slow = "SELECT pg_sleep(60)";
         match style {
-            0 => is_late(sqlx::query(slow).execute(&mut *loan).await),
-            1 => is_late(sqlx::query(slow).fetch_optional(&mut *loan).await),
-            2 => is_late(sqlx::raw_sql(slow).execute(&mut *loan).await),
+            0 => is_late(sqlx::query(slow).execute(&mut *pooled).await),
+            1 => is_late(sqlx::query(slow).fetch_optional(&mut *pooled).await),
+            2 => is_late(sqlx::raw_sql(slow).execute(&mut *pooled).await),
             3 => {
                 let sql = "SELECT pg_sleep(0.02) FROM generate_series(1, 20) UNION ALL SELECT pg_sleep(60)";
-                let rows: Vec<_> = sqlx::query(sql).fetch(&mut *loan).collect().await;
+                let rows: Vec<_> = sqlx::query(sql).fetch(&mut *pooled).collect().await;
                 assert_eq!(rows.iter().filter(|row| row.is_ok()).count(), rows.len() - 1);
                 is_late(rows.into_iter().last().unwrap().map(drop));
             }
             _ => {
-                let mut transaction = loan.begin().await.unwrap();
+                let mut transaction = pooled.begin().await.unwrap();
                 sqlx::query("INSERT INTO late VALUES (1)")
                     .execute(&mut *transaction)
                     .await
@@ -700,13 +701,13 @@ async fn a_statement_that_takes_too_long_is_given_up_and_its_session_ended() {
                 is_late(transaction.commit().await);
             }
         }
-        is_late(sqlx::query("SELECT 1").execute(&mut *loan).await);
-        drop(loan);
+        is_late(sqlx::query("SELECT 1").execute(&mut *pooled).await);
+        drop(pooled);
         assert_ne!(session(&pool).await, before, "style {style}");
     }
-    let mut loan = pool.acquire().await.unwrap();
+    let mut pooled = pool.acquire().await.unwrap();
     let rows: i64 =
-        sqlx::query_scalar("SELECT COUNT(*) FROM late").fetch_one(&mut *loan).await.unwrap();
+        sqlx::query_scalar("SELECT COUNT(*) FROM late").fetch_one(&mut *pooled).await.unwrap();
     assert_eq!(rows, 0);
     assert_eq!(pool.status().closed_for(CloseReason::Poisoned), 5);
 }
@@ -717,9 +718,9 @@ async fn insert(session: &mut Session<sqlx::Postgres>, table: &str, id: i32) -> 
 }
 
 async fn ids(pool: &Pool<Postgres>, table: &str) -> Vec<i32> {
-    let mut loan = pool.acquire().await.expect("a connection");
+    let mut pooled = pool.acquire().await.expect("a connection");
     let sql = AssertSqlSafe(format!("SELECT id FROM {table} ORDER BY id"));
-    sqlx::query_scalar(sql).fetch_all(&mut *loan).await.expect("rows")
+    sqlx::query_scalar(sql).fetch_all(&mut *pooled).await.expect("rows")
 }
 
 /// A `BEGIN` that was cut off may have begun: nobody writes into that.
@@ -728,13 +729,13 @@ async fn after_a_cancelled_begin_no_write_is_lost() {
     let pool = pool("begun", policy().max_connections(1));
     run("begun", "CREATE TABLE begun (id INT)").await;
     for polls in 1..4 {
-        let mut loan = pool.acquire().await.unwrap();
-        poll_times(async { drop(loan.begin().await) }, polls).await;
-        let written = insert(&mut loan, "begun", 0).await;
-        drop(loan);
-        let mut loan = pool.acquire().await.unwrap();
-        insert(&mut loan, "begun", polls as i32).await.unwrap();
-        drop(loan);
+        let mut pooled = pool.acquire().await.unwrap();
+        poll_times(async { drop(pooled.begin().await) }, polls).await;
+        let written = insert(&mut pooled, "begun", 0).await;
+        drop(pooled);
+        let mut pooled = pool.acquire().await.unwrap();
+        insert(&mut pooled, "begun", polls as i32).await.unwrap();
+        drop(pooled);
         let expected = written.is_ok();
         let found = ids(&pool, "begun").await;
         assert_eq!(found.contains(&0), expected, "{polls} polls: {found:?}");
@@ -748,18 +749,18 @@ async fn after_a_cancelled_begin_no_write_is_lost() {
 async fn a_savepoint_that_cannot_be_set_costs_no_half_transaction() {
     let pool = pool("halves", policy().max_connections(1));
     run("halves", "CREATE TABLE halves (id INT)").await;
-    let mut loan = pool.acquire().await.unwrap();
-    let mut transaction = loan.begin().await.unwrap();
+    let mut pooled = pool.acquire().await.unwrap();
+    let mut transaction = pooled.begin().await.unwrap();
     insert(&mut transaction, "halves", 1).await.unwrap();
     let refused = transaction.begin_with("BEGIN").await.map(drop);
     assert!(matches!(refused, Err(sqlx::Error::InvalidSavePointStatement)));
     insert(&mut transaction, "halves", 2).await.unwrap();
     transaction.commit().await.unwrap();
-    drop(loan);
+    drop(pooled);
     assert_eq!(ids(&pool, "halves").await, [1, 2]);
     for cut_off in [false, true] {
-        let mut loan = pool.acquire().await.unwrap();
-        let mut transaction = loan.begin().await.unwrap();
+        let mut pooled = pool.acquire().await.unwrap();
+        let mut transaction = pooled.begin().await.unwrap();
         insert(&mut transaction, "halves", 3).await.unwrap();
         if cut_off {
             // The server may have answered before it is read from.
@@ -770,7 +771,7 @@ async fn a_savepoint_that_cannot_be_set_costs_no_half_transaction() {
         }
         is_poisoned(insert(&mut transaction, "halves", 4).await);
         is_poisoned(transaction.commit().await);
-        drop(loan);
+        drop(pooled);
         assert_eq!(ids(&pool, "halves").await, [1, 2], "cut off: {cut_off}");
     }
 }
@@ -781,15 +782,15 @@ async fn a_commit_of_an_aborted_transaction_fails() {
     let pool = pool("aborted", policy().max_connections(1));
     run("aborted", "CREATE TABLE aborted (id INT PRIMARY KEY)").await;
     let first = session(&pool).await;
-    let mut loan = pool.acquire().await.unwrap();
-    let mut transaction = loan.begin().await.unwrap();
+    let mut pooled = pool.acquire().await.unwrap();
+    let mut transaction = pooled.begin().await.unwrap();
     insert(&mut transaction, "aborted", 1).await.unwrap();
     insert(&mut transaction, "aborted", 1).await.unwrap_err();
     let error = transaction.commit().await.unwrap_err();
     let sqlx::Error::AnyDriverError(inner) = &error else { panic!("{error:?}") };
     assert!(inner.is::<TransactionAborted>());
     // A savepoint contains it.
-    let mut transaction = loan.begin().await.unwrap();
+    let mut transaction = pooled.begin().await.unwrap();
     insert(&mut transaction, "aborted", 2).await.unwrap();
     for back in [true, false] {
         let mut savepoint = transaction.begin().await.unwrap();
@@ -801,7 +802,7 @@ async fn a_commit_of_an_aborted_transaction_fails() {
         }
     }
     transaction.commit().await.unwrap();
-    drop(loan);
+    drop(pooled);
     assert_eq!(ids(&pool, "aborted").await, [2]);
     assert_eq!(session(&pool).await, first);
 }
@@ -811,14 +812,14 @@ async fn a_commit_of_an_aborted_transaction_fails() {
 async fn statements_that_a_request_deallocated_are_prepared_again() {
     let pool = pool("deallocated", policy().max_connections(1));
     for sql in ["DEALLOCATE ALL", "DISCARD ALL", "PREPARE a AS SELECT 1"] {
-        let mut loan = pool.acquire().await.unwrap();
+        let mut pooled = pool.acquire().await.unwrap();
         let _: i32 =
-            sqlx::query_scalar("SELECT $1 + 1").bind(1).fetch_one(&mut *loan).await.unwrap();
-        sqlx::raw_sql(sql).execute(&mut *loan).await.unwrap();
-        drop(loan);
-        let mut loan = pool.acquire().await.unwrap();
+            sqlx::query_scalar("SELECT $1 + 1").bind(1).fetch_one(&mut *pooled).await.unwrap();
+        sqlx::raw_sql(sql).execute(&mut *pooled).await.unwrap();
+        drop(pooled);
+        let mut pooled = pool.acquire().await.unwrap();
         let two: i32 =
-            sqlx::query_scalar("SELECT $1 + 1").bind(1).fetch_one(&mut *loan).await.unwrap();
+            sqlx::query_scalar("SELECT $1 + 1").bind(1).fetch_one(&mut *pooled).await.unwrap();
         assert_eq!(two, 2, "{sql}");
     }
     assert_eq!(pool.status().opened, 1);
@@ -829,17 +830,17 @@ async fn statements_that_a_request_deallocated_are_prepared_again() {
 async fn a_begin_after_unread_rows_that_fail_loses_no_write() {
     let pool = pool("unread", policy().max_connections(1));
     run("unread", "CREATE TABLE unread (id INT)").await;
-    let mut loan = pool.acquire().await.unwrap();
+    let mut pooled = pool.acquire().await.unwrap();
     let sql = "SELECT 100 / (500 - x) FROM generate_series(1, 1000) x";
-    let mut rows = sqlx::query(sql).fetch(&mut *loan);
+    let mut rows = sqlx::query(sql).fetch(&mut *pooled);
     rows.next().await.unwrap().unwrap();
     drop(rows);
-    loan.begin().await.unwrap_err();
-    is_poisoned(insert(&mut loan, "unread", 1).await);
-    drop(loan);
-    let mut loan = pool.acquire().await.unwrap();
-    insert(&mut loan, "unread", 2).await.unwrap();
-    drop(loan);
+    pooled.begin().await.unwrap_err();
+    is_poisoned(insert(&mut pooled, "unread", 1).await);
+    drop(pooled);
+    let mut pooled = pool.acquire().await.unwrap();
+    insert(&mut pooled, "unread", 2).await.unwrap();
+    drop(pooled);
     run("unread_beside", "SELECT 1").await;
     assert_eq!(ids(&pool, "unread").await, [2]);
     assert_eq!(pool.status().opened, 1);
@@ -850,20 +851,20 @@ async fn a_begin_after_unread_rows_that_fail_loses_no_write() {
 async fn a_commit_says_what_the_server_does() {
     let pool = pool("truth", policy().max_connections(1));
     run("truth", "CREATE TABLE truth (id INT PRIMARY KEY)").await;
-    let mut loan = pool.acquire().await.unwrap();
-    let mut transaction = loan.begin().await.unwrap();
+    let mut pooled = pool.acquire().await.unwrap();
+    let mut transaction = pooled.begin().await.unwrap();
     insert(&mut transaction, "truth", 1).await.unwrap();
     let beneath = sqlx::query("INSERT INTO truth VALUES (1)").execute(&mut **transaction).await;
     beneath.unwrap_err();
     transaction.commit().await.unwrap_err();
 
-    let mut transaction = loan.begin().await.unwrap();
+    let mut transaction = pooled.begin().await.unwrap();
     insert(&mut transaction, "truth", 2).await.unwrap();
     sqlx::query("SAVEPOINT a").execute(&mut *transaction).await.unwrap();
     insert(&mut transaction, "truth", 2).await.unwrap_err();
     sqlx::query("ROLLBACK TO a").execute(&mut *transaction).await.unwrap();
     insert(&mut transaction, "truth", 3).await.unwrap();
     transaction.commit().await.unwrap();
-    drop(loan);
+    drop(pooled);
     assert_eq!(ids(&pool, "truth").await, [2, 3]);
 }

@@ -39,19 +39,19 @@ fn database(policy: Policy) -> Database {
 
 async fn with_table(policy: Policy) -> Database {
     let database = database(policy);
-    let mut loan = database.pool.acquire().await.expect("a connection");
+    let mut pooled = database.pool.acquire().await.expect("a connection");
     sqlx::query("CREATE TABLE t (id INTEGER PRIMARY KEY)")
-        .execute(&mut *loan)
+        .execute(&mut *pooled)
         .await
         .expect("a table");
-    drop(loan);
+    drop(pooled);
     database
 }
 
 /// Counts the rows on a connection of the pool.
 async fn rows(pool: &Pool<Sqlite>) -> i64 {
-    let mut loan = pool.acquire().await.expect("a connection");
-    sqlx::query_scalar("SELECT COUNT(*) FROM t").fetch_one(&mut *loan).await.expect("a count")
+    let mut pooled = pool.acquire().await.expect("a connection");
+    sqlx::query_scalar("SELECT COUNT(*) FROM t").fetch_one(&mut *pooled).await.expect("a count")
 }
 
 async fn insert(session: &mut Session<sqlx::Sqlite>, id: i64) -> sqlx::Result<()> {
@@ -61,9 +61,9 @@ async fn insert(session: &mut Session<sqlx::Sqlite>, id: i64) -> sqlx::Result<()
 #[tokio::test]
 async fn a_missing_file_is_made_and_kept_in_wal_mode() {
     let database = with_table(Policy::default()).await;
-    let mut loan = database.pool.acquire().await.unwrap();
+    let mut pooled = database.pool.acquire().await.unwrap();
     let mode: String =
-        sqlx::query_scalar("PRAGMA journal_mode").fetch_one(&mut *loan).await.unwrap();
+        sqlx::query_scalar("PRAGMA journal_mode").fetch_one(&mut *pooled).await.unwrap();
     assert_eq!(mode, "wal");
 }
 
@@ -72,9 +72,9 @@ async fn a_missing_file_is_made_and_kept_in_wal_mode() {
 async fn what_only_looks_dirty_keeps_its_connection() {
     let database = database(Policy::default());
     for _ in 0..20 {
-        let mut loan = database.pool.acquire().await.unwrap();
+        let mut pooled = database.pool.acquire().await.unwrap();
         let sql = "/* why */ SELECT 1 AS attempts, 'template', ';', 'temp' AS temperature; -- temp";
-        sqlx::query(sql).execute(&mut *loan).await.unwrap();
+        sqlx::query(sql).execute(&mut *pooled).await.unwrap();
     }
     let status = database.pool.status();
     assert_eq!((status.opened, status.resets), (1, 0), "{status:?}");
@@ -85,18 +85,18 @@ async fn what_only_looks_dirty_keeps_its_connection() {
 async fn plain_requests_share_a_connection_that_is_not_reset() {
     let database = with_table(Policy::default()).await;
     for id in 0..10 {
-        let mut loan = database.pool.acquire().await.unwrap();
-        insert(&mut loan, id).await.unwrap();
+        let mut pooled = database.pool.acquire().await.unwrap();
+        insert(&mut pooled, id).await.unwrap();
         let ids: Vec<(i64,)> =
-            sqlx::query_as("SELECT id FROM t").fetch_all(&mut *loan).await.unwrap();
+            sqlx::query_as("SELECT id FROM t").fetch_all(&mut *pooled).await.unwrap();
         assert_eq!(ids.len() as i64, id + 1);
-        let one = loan.fetch_optional("SELECT 1").await.unwrap();
+        let one = pooled.fetch_optional("SELECT 1").await.unwrap();
         assert_eq!(one.map(|row: SqliteRow| row.get::<i64, _>(0)), Some(1));
-        let statement = loan.prepare(sqlx::SqlSafeStr::into_sql_str("SELECT ?")).await.unwrap();
+        let statement = pooled.prepare(sqlx::SqlSafeStr::into_sql_str("SELECT ?")).await.unwrap();
         let seven: (i64,) =
-            sqlx::Statement::query_as(&statement).bind(7).fetch_one(&mut *loan).await.unwrap();
+            sqlx::Statement::query_as(&statement).bind(7).fetch_one(&mut *pooled).await.unwrap();
         assert_eq!(seven, (7,));
-        let mut stream = sqlx::query("SELECT id FROM t").fetch(&mut *loan);
+        let mut stream = sqlx::query("SELECT id FROM t").fetch(&mut *pooled);
         while stream.try_next().await.unwrap().is_some() {}
     }
     let status = database.pool.status();
@@ -107,14 +107,14 @@ async fn plain_requests_share_a_connection_that_is_not_reset() {
 #[tokio::test]
 async fn a_committed_transaction_leaves_a_clean_connection() {
     let database = with_table(Policy::default()).await;
-    let mut loan = database.pool.acquire().await.unwrap();
-    let mut transaction = loan.begin().await.unwrap();
+    let mut pooled = database.pool.acquire().await.unwrap();
+    let mut transaction = pooled.begin().await.unwrap();
     sqlx::query("INSERT INTO t VALUES (1)").execute(&mut *transaction).await.unwrap();
     transaction.commit().await.unwrap();
-    let mut transaction = loan.begin_with("BEGIN IMMEDIATE").await.unwrap();
+    let mut transaction = pooled.begin_with("BEGIN IMMEDIATE").await.unwrap();
     sqlx::query("INSERT INTO t VALUES (2)").execute(&mut *transaction).await.unwrap();
     transaction.commit().await.unwrap();
-    drop(loan);
+    drop(pooled);
     assert_eq!(rows(&database.pool).await, 2);
     assert_eq!((database.pool.status().resets, database.pool.status().rollbacks), (0, 0));
 }
@@ -124,16 +124,16 @@ async fn a_committed_transaction_leaves_a_clean_connection() {
 async fn a_transaction_left_open_is_rolled_back() {
     let database = with_table(Policy::default().max_connections(1)).await;
     for bare in [false, true] {
-        let mut loan = database.pool.acquire().await.unwrap();
+        let mut pooled = database.pool.acquire().await.unwrap();
         if bare {
-            sqlx::query("BEGIN").execute(&mut *loan).await.unwrap();
-            insert(&mut loan, 1).await.unwrap();
+            sqlx::query("BEGIN").execute(&mut *pooled).await.unwrap();
+            insert(&mut pooled, 1).await.unwrap();
         } else {
-            let mut transaction = loan.begin().await.unwrap();
+            let mut transaction = pooled.begin().await.unwrap();
             sqlx::query("INSERT INTO t VALUES (1)").execute(&mut *transaction).await.unwrap();
             drop(transaction);
         }
-        drop(loan);
+        drop(pooled);
         assert_eq!(rows(&database.pool).await, 0, "bare: {bare}");
     }
 }
@@ -196,19 +196,19 @@ async fn nothing_of_a_session_is_visible_to_the_next_request() {
     let set = |sqlite: Sqlite| sqlite.with_options(|options| options.pragma("cache_size", "100"));
     for (in_memory, sqlite) in [(false, set(file)), (true, set(Sqlite::memory()))] {
         let pool = Pool::new(sqlite, Policy::default().max_connections(1));
-        let mut loan = pool.acquire().await.unwrap();
-        sqlx::query("CREATE TABLE t (id INTEGER PRIMARY KEY)").execute(&mut *loan).await.unwrap();
-        let clean = state(&mut loan).await;
+        let mut pooled = pool.acquire().await.unwrap();
+        sqlx::query("CREATE TABLE t (id INTEGER PRIMARY KEY)").execute(&mut *pooled).await.unwrap();
+        let clean = state(&mut pooled).await;
         for dirty in DIRTY {
             for style in 0..6 {
                 let mut transaction;
                 let mut savepoint;
                 match style {
-                    0 => drop(sqlx::raw_sql(dirty).execute(&mut *loan).await),
-                    1 => drop(sqlx::query(dirty).execute(&mut *loan).await),
-                    2 => drop((&mut *loan).prepare(sqlx::SqlStr::from_static(dirty)).await),
+                    0 => drop(sqlx::raw_sql(dirty).execute(&mut *pooled).await),
+                    1 => drop(sqlx::query(dirty).execute(&mut *pooled).await),
+                    2 => drop((&mut *pooled).prepare(sqlx::SqlStr::from_static(dirty)).await),
                     _ => {
-                        transaction = loan.begin().await.unwrap();
+                        transaction = pooled.begin().await.unwrap();
                         match style {
                             3 => drop(sqlx::query(dirty).execute(&mut *transaction).await),
                             4 => drop(sqlx::query(dirty).execute(&mut **transaction).await),
@@ -222,11 +222,11 @@ async fn nothing_of_a_session_is_visible_to_the_next_request() {
                         let _ = transaction.commit().await;
                     }
                 }
-                drop(loan);
-                loan = pool.acquire().await.unwrap();
-                assert_eq!(state(&mut loan).await, clean, "{in_memory}, {style}: {dirty}");
-                insert(&mut loan, 1).await.unwrap();
-                sqlx::query("DELETE FROM t").execute(&mut *loan).await.unwrap();
+                drop(pooled);
+                pooled = pool.acquire().await.unwrap();
+                assert_eq!(state(&mut pooled).await, clean, "{in_memory}, {style}: {dirty}");
+                insert(&mut pooled, 1).await.unwrap();
+                sqlx::query("DELETE FROM t").execute(&mut *pooled).await.unwrap();
             }
         }
         assert_eq!(in_memory, pool.status().opened == 1);
@@ -240,13 +240,13 @@ async fn a_transaction_that_sqlite_has_rolled_back_is_over() {
     for commit in [false, true] {
         for nested in [false, true] {
             let pool = Pool::new(Sqlite::memory(), Policy::default());
-            let mut loan = pool.acquire().await.unwrap();
+            let mut pooled = pool.acquire().await.unwrap();
             sqlx::query("CREATE TABLE t (id INTEGER PRIMARY KEY)")
-                .execute(&mut *loan)
+                .execute(&mut *pooled)
                 .await
                 .unwrap();
-            insert(&mut loan, 1).await.unwrap();
-            let mut transaction = loan.begin().await.unwrap();
+            insert(&mut pooled, 1).await.unwrap();
+            let mut transaction = pooled.begin().await.unwrap();
             insert(&mut transaction, 2).await.unwrap();
             if nested {
                 let mut savepoint = transaction.begin().await.unwrap();
@@ -259,13 +259,13 @@ async fn a_transaction_that_sqlite_has_rolled_back_is_over() {
             } else {
                 drop(transaction);
             }
-            drop(loan);
+            drop(pooled);
             assert_eq!(rows(&pool).await, 1, "commit: {commit}, nested: {nested}");
-            let mut loan = pool.acquire().await.unwrap();
-            let mut transaction = loan.begin().await.unwrap();
+            let mut pooled = pool.acquire().await.unwrap();
+            let mut transaction = pooled.begin().await.unwrap();
             insert(&mut transaction, 3).await.unwrap();
             transaction.commit().await.unwrap();
-            drop(loan);
+            drop(pooled);
             assert_eq!(rows(&pool).await, 2);
             assert_eq!(pool.status().opened, 1);
         }
@@ -276,11 +276,12 @@ async fn a_transaction_that_sqlite_has_rolled_back_is_over() {
 #[tokio::test]
 async fn a_use_behind_farriers_back_is_not_trusted() {
     let database = with_table(Policy::default().max_connections(1)).await;
-    let mut loan = database.pool.acquire().await.unwrap();
-    sqlx::query("PRAGMA foreign_keys = OFF").execute(&mut **loan).await.unwrap();
-    drop(loan);
-    let mut loan = database.pool.acquire().await.unwrap();
-    let keys: i64 = sqlx::query_scalar("PRAGMA foreign_keys").fetch_one(&mut *loan).await.unwrap();
+    let mut pooled = database.pool.acquire().await.unwrap();
+    sqlx::query("PRAGMA foreign_keys = OFF").execute(&mut **pooled).await.unwrap();
+    drop(pooled);
+    let mut pooled = database.pool.acquire().await.unwrap();
+    let keys: i64 =
+        sqlx::query_scalar("PRAGMA foreign_keys").fetch_one(&mut *pooled).await.unwrap();
     assert_eq!(keys, 1);
 }
 
@@ -289,21 +290,21 @@ async fn a_use_behind_farriers_back_is_not_trusted() {
 async fn a_cancelled_statement_is_interrupted_and_its_connection_kept() {
     for transaction in [false, true] {
         let database = database(Policy::default().max_connections(1));
-        let mut loan = database.pool.acquire().await.unwrap();
+        let mut pooled = database.pool.acquire().await.unwrap();
         if transaction {
-            let mut transaction = loan.begin().await.unwrap();
+            let mut transaction = pooled.begin().await.unwrap();
             let endless = sqlx::query_scalar::<_, i64>(ENDLESS).fetch_one(&mut *transaction);
             assert!(timeout(Duration::from_millis(20), endless).await.is_err());
         } else {
-            let endless = sqlx::query_scalar::<_, i64>(ENDLESS).fetch_one(&mut *loan);
+            let endless = sqlx::query_scalar::<_, i64>(ENDLESS).fetch_one(&mut *pooled);
             assert!(timeout(Duration::from_millis(20), endless).await.is_err());
         }
-        drop(loan);
-        let mut loan = database.pool.acquire().await.unwrap();
-        let seven: i64 = sqlx::query_scalar("SELECT 7").fetch_one(&mut *loan).await.unwrap();
+        drop(pooled);
+        let mut pooled = database.pool.acquire().await.unwrap();
+        let seven: i64 = sqlx::query_scalar("SELECT 7").fetch_one(&mut *pooled).await.unwrap();
         assert_eq!(seven, 7);
         // Nothing is interrupted that comes later.
-        let many: i64 = sqlx::query_scalar(COUNT_100_000).fetch_one(&mut *loan).await.unwrap();
+        let many: i64 = sqlx::query_scalar(COUNT_100_000).fetch_one(&mut *pooled).await.unwrap();
         assert_eq!(many, 100_000);
         let status = database.pool.status();
         assert_eq!((status.opened, status.kills), (1, 0), "in a transaction: {transaction}");
@@ -327,12 +328,12 @@ async fn hang_ups_leave_no_thread_at_work() {
             if in_memory { Sqlite::memory() } else { Sqlite::file(dir.path().join("test.db")) };
         let sqlite = sqlite.with_options(|options| options.thread_name(move |_| name.to_owned()));
         let pool = Pool::new(sqlite, Policy::default().max_connections(2));
-        let mut loan = pool.acquire().await.unwrap();
-        sqlx::query("CREATE TABLE t (id INTEGER PRIMARY KEY)").execute(&mut *loan).await.unwrap();
-        drop(loan);
+        let mut pooled = pool.acquire().await.unwrap();
+        sqlx::query("CREATE TABLE t (id INTEGER PRIMARY KEY)").execute(&mut *pooled).await.unwrap();
+        drop(pooled);
         for _ in 0..6 {
-            let mut loan = pool.acquire().await.unwrap();
-            let endless = sqlx::query_scalar::<_, i64>(ENDLESS).fetch_one(&mut *loan);
+            let mut pooled = pool.acquire().await.unwrap();
+            let endless = sqlx::query_scalar::<_, i64>(ENDLESS).fetch_one(&mut *pooled);
             assert!(timeout(Duration::from_millis(20), endless).await.is_err());
         }
         assert_eq!(rows(&pool).await, 0);
@@ -350,9 +351,9 @@ async fn a_slot_is_free_when_its_thread_is() {
     let mut holder = database.pool.acquire().await.unwrap();
     let mut held = holder.begin_with("BEGIN IMMEDIATE").await.unwrap();
     insert(&mut held, 1).await.unwrap();
-    let mut loan = database.pool.acquire().await.unwrap();
-    assert!(timeout(MOMENT, insert(&mut loan, 2)).await.is_err());
-    drop(loan);
+    let mut pooled = database.pool.acquire().await.unwrap();
+    assert!(timeout(MOMENT, insert(&mut pooled, 2)).await.is_err());
+    drop(pooled);
     let next = database.pool.acquire();
     assert!(timeout(Duration::from_millis(500), next).await.is_err(), "it still waits");
     held.commit().await.unwrap();
@@ -364,17 +365,18 @@ async fn a_slot_is_free_when_its_thread_is() {
 #[tokio::test]
 async fn a_stream_that_is_dropped_halfway_leaves_a_usable_connection() {
     let database = with_table(Policy::default().max_connections(1)).await;
-    let mut loan = database.pool.acquire().await.unwrap();
+    let mut pooled = database.pool.acquire().await.unwrap();
     for id in 0..1_000 {
-        insert(&mut loan, id).await.unwrap();
+        insert(&mut pooled, id).await.unwrap();
     }
-    let mut stream = sqlx::query_as::<_, (i64,)>("SELECT id FROM t ORDER BY id").fetch(&mut *loan);
+    let mut stream =
+        sqlx::query_as::<_, (i64,)>("SELECT id FROM t ORDER BY id").fetch(&mut *pooled);
     assert_eq!(stream.next().await.unwrap().unwrap(), (0,));
     drop(stream);
     let last: i64 =
-        sqlx::query_scalar("SELECT MAX(id) FROM t").fetch_one(&mut *loan).await.unwrap();
+        sqlx::query_scalar("SELECT MAX(id) FROM t").fetch_one(&mut *pooled).await.unwrap();
     assert_eq!(last, 999);
-    drop(loan);
+    drop(pooled);
     assert_eq!(rows(&database.pool).await, 1_000);
     assert_eq!(database.pool.status().opened, 1);
 }
@@ -386,11 +388,11 @@ async fn a_database_in_memory_is_one_connection_that_stays() {
     let asked = Policy::default().max_connections(8).max_age(Duration::ZERO);
     for sqlite in [Sqlite::memory(), Sqlite::new("sqlite::memory:").unwrap()] {
         let pool = Pool::new(sqlite, asked.clone());
-        let mut loan = pool.acquire().await.unwrap();
-        sqlx::query("CREATE TABLE t (id INTEGER PRIMARY KEY)").execute(&mut *loan).await.unwrap();
-        insert(&mut loan, 1).await.unwrap();
-        sqlx::query("PRAGMA foreign_keys = OFF").execute(&mut *loan).await.unwrap();
-        drop(loan);
+        let mut pooled = pool.acquire().await.unwrap();
+        sqlx::query("CREATE TABLE t (id INTEGER PRIMARY KEY)").execute(&mut *pooled).await.unwrap();
+        insert(&mut pooled, 1).await.unwrap();
+        sqlx::query("PRAGMA foreign_keys = OFF").execute(&mut *pooled).await.unwrap();
+        drop(pooled);
         assert_eq!(rows(&pool).await, 1);
         assert_eq!((pool.policy().max_connections, pool.status().opened), (1, 1));
     }
@@ -407,13 +409,13 @@ async fn a_database_in_memory_outlives_a_slow_statement_that_was_cancelled() {
     let slowly = SLOW.replace("30000000", "2000000");
     for sqlite in [Sqlite::memory(), Sqlite::file(":memory:")] {
         let pool = Pool::new(sqlite, impatient.clone());
-        let mut loan = pool.acquire().await.unwrap();
-        sqlx::query("CREATE TABLE t (id INTEGER PRIMARY KEY)").execute(&mut *loan).await.unwrap();
-        insert(&mut loan, 1).await.unwrap();
+        let mut pooled = pool.acquire().await.unwrap();
+        sqlx::query("CREATE TABLE t (id INTEGER PRIMARY KEY)").execute(&mut *pooled).await.unwrap();
+        insert(&mut pooled, 1).await.unwrap();
         let slow =
-            sqlx::query_scalar::<_, i64>(AssertSqlSafe(slowly.as_str())).fetch_one(&mut *loan);
+            sqlx::query_scalar::<_, i64>(AssertSqlSafe(slowly.as_str())).fetch_one(&mut *pooled);
         assert!(timeout(Duration::from_millis(20), slow).await.is_err());
-        drop(loan);
+        drop(pooled);
         assert_eq!(rows(&pool).await, 1);
         assert_eq!((pool.policy().max_connections, pool.status().opened), (1, 1));
     }
@@ -423,9 +425,9 @@ async fn a_database_in_memory_outlives_a_slow_statement_that_was_cancelled() {
 #[tokio::test]
 async fn a_begin_that_fails_leaves_the_connection_as_it_was() {
     let database = with_table(Policy::default().max_connections(1)).await;
-    let mut loan = database.pool.acquire().await.unwrap();
-    loan.begin_with("BEGIN NONSENSE").await.unwrap_err();
-    drop(loan);
+    let mut pooled = database.pool.acquire().await.unwrap();
+    pooled.begin_with("BEGIN NONSENSE").await.unwrap_err();
+    drop(pooled);
     assert_eq!(rows(&database.pool).await, 0);
     assert_eq!((database.pool.status().opened, database.pool.status().resets), (1, 0));
 }
@@ -436,8 +438,8 @@ async fn many_writers_wait_for_each_other() {
     let writers = (0..200).map(|id| {
         let pool = database.pool.clone();
         tokio::spawn(async move {
-            let mut loan = pool.acquire().await.expect("a connection");
-            insert(&mut loan, id).await.expect("an insert");
+            let mut pooled = pool.acquire().await.expect("a connection");
+            insert(&mut pooled, id).await.expect("an insert");
         })
     });
     for writer in writers.collect::<Vec<_>>() {
@@ -474,18 +476,18 @@ async fn closing_a_pool_closes_its_files() {
 #[tokio::test]
 async fn a_statement_that_takes_too_long_is_given_up() {
     let pool = Pool::new(Sqlite::memory(), Policy::default().statement_timeout(MOMENT));
-    let mut loan = pool.acquire().await.unwrap();
-    sqlx::query("CREATE TABLE t (id INTEGER PRIMARY KEY)").execute(&mut *loan).await.unwrap();
+    let mut pooled = pool.acquire().await.unwrap();
+    sqlx::query("CREATE TABLE t (id INTEGER PRIMARY KEY)").execute(&mut *pooled).await.unwrap();
     for _ in 0..2 {
-        let mut transaction = loan.begin().await.unwrap();
+        let mut transaction = pooled.begin().await.unwrap();
         insert(&mut transaction, 1).await.unwrap();
         let late = sqlx::query(ENDLESS).execute(&mut *transaction).await.unwrap_err();
         assert_eq!(StatementTimedOut::find(&late).unwrap().limit, MOMENT);
         let late = transaction.commit().await.unwrap_err();
         assert!(StatementTimedOut::find(&late).is_some());
-        drop(loan);
+        drop(pooled);
         assert_eq!(rows(&pool).await, 0);
-        loan = pool.acquire().await.unwrap();
+        pooled = pool.acquire().await.unwrap();
     }
     assert_eq!(pool.status().opened, 1);
 }
@@ -494,21 +496,21 @@ async fn a_statement_that_takes_too_long_is_given_up() {
 #[tokio::test]
 async fn a_database_in_memory_outlives_mistakes() {
     let pool = Pool::new(Sqlite::memory(), Policy::default());
-    let mut loan = pool.acquire().await.unwrap();
-    sqlx::query("CREATE TABLE t (id INTEGER PRIMARY KEY)").execute(&mut *loan).await.unwrap();
-    insert(&mut loan, 1).await.unwrap();
-    drop(loan);
+    let mut pooled = pool.acquire().await.unwrap();
+    sqlx::query("CREATE TABLE t (id INTEGER PRIMARY KEY)").execute(&mut *pooled).await.unwrap();
+    insert(&mut pooled, 1).await.unwrap();
+    drop(pooled);
     for mistake in ["SELECT :name", "SELECT $name", "SELECT 1 \0", "NONSENSE", "SELECT ?, ?"] {
-        let mut loan = pool.acquire().await.unwrap();
-        let failed = sqlx::query(mistake).bind(1).fetch_one(&mut *loan);
+        let mut pooled = pool.acquire().await.unwrap();
+        let failed = sqlx::query(mistake).bind(1).fetch_one(&mut *pooled);
         let _ = timeout(Duration::from_secs(1), failed).await.expect("an end");
-        let _ = loan.begin_with(mistake).await;
-        let mut transaction = loan.begin().await.unwrap();
+        let _ = pooled.begin_with(mistake).await;
+        let mut transaction = pooled.begin().await.unwrap();
         let _ = transaction.begin_with("BEGIN IMMEDIATE").await;
         let _ = transaction.begin_with("BEGIN IMMEDIATE").now_or_never();
         let _ = transaction.begin().now_or_never();
         drop(transaction);
-        drop(loan);
+        drop(pooled);
         assert_eq!(rows(&pool).await, 1, "{mistake}");
     }
     assert_eq!(pool.status().opened, 1);
@@ -523,8 +525,8 @@ async fn what_runs_beneath_is_interrupted_too() {
         let sqlite = if in_memory { Sqlite::memory() } else { file };
         let pool = Pool::new(sqlite, Policy::default().max_connections(1));
         for _ in 0..3 {
-            let mut loan = pool.acquire().await.unwrap();
-            let endless = sqlx::query(ENDLESS).execute(&mut **loan);
+            let mut pooled = pool.acquire().await.unwrap();
+            let endless = sqlx::query(ENDLESS).execute(&mut **pooled);
             assert!(timeout(MOMENT, endless).await.is_err());
         }
         pool.acquire().await.unwrap();
@@ -541,12 +543,12 @@ async fn dropped_transactions_take_nothing_with_them_that_comes_later() {
             let file = Sqlite::file(dir.path().join("test.db"));
             let sqlite = if in_memory { Sqlite::memory() } else { file };
             let pool = Pool::new(sqlite, Policy::default().max_connections(1));
-            let mut loan = pool.acquire().await.unwrap();
+            let mut pooled = pool.acquire().await.unwrap();
             sqlx::query("CREATE TABLE t (id INTEGER PRIMARY KEY)")
-                .execute(&mut *loan)
+                .execute(&mut *pooled)
                 .await
                 .unwrap();
-            let mut transaction = loan.begin().await.unwrap();
+            let mut transaction = pooled.begin().await.unwrap();
             insert(&mut transaction, 1).await.unwrap();
             match case {
                 0 => {
@@ -556,29 +558,29 @@ async fn dropped_transactions_take_nothing_with_them_that_comes_later() {
                 }
                 1 => {
                     drop(transaction);
-                    drop(loan.begin().await.unwrap());
+                    drop(pooled.begin().await.unwrap());
                 }
                 2 => {
                     drop(transaction);
-                    let begun = loan.begin_with("BEGIN IMMEDIATE").await.unwrap();
+                    let begun = pooled.begin_with("BEGIN IMMEDIATE").await.unwrap();
                     begun.rollback().await.unwrap();
                 }
                 // Done by then, and not yet known to be.
                 _ => drop(transaction.rollback().now_or_never()),
             }
             if case < 3 {
-                insert(&mut loan, 2).await.unwrap();
-                let mut transaction = loan.begin().await.unwrap();
+                insert(&mut pooled, 2).await.unwrap();
+                let mut transaction = pooled.begin().await.unwrap();
                 insert(&mut transaction, 3).await.unwrap();
                 transaction.commit().await.unwrap();
-                drop(loan);
+                drop(pooled);
                 assert_eq!(rows(&pool).await, 2, "{in_memory}, case {case}");
             } else {
-                drop(loan);
+                drop(pooled);
                 for id in 4..6 {
-                    let mut loan = pool.acquire().await.unwrap();
-                    drop(loan.begin().await.unwrap());
-                    insert(&mut loan, id).await.unwrap();
+                    let mut pooled = pool.acquire().await.unwrap();
+                    drop(pooled.begin().await.unwrap());
+                    insert(&mut pooled, id).await.unwrap();
                 }
                 assert_eq!(rows(&pool).await, 2, "{in_memory}, case {case}");
             }
@@ -590,22 +592,22 @@ async fn dropped_transactions_take_nothing_with_them_that_comes_later() {
 #[tokio::test]
 async fn a_transaction_that_sqlite_has_ended_refuses() {
     let database = with_table(Policy::default().max_connections(1)).await;
-    let mut loan = database.pool.acquire().await.unwrap();
-    insert(&mut loan, 1).await.unwrap();
-    let mut transaction = loan.begin().await.unwrap();
+    let mut pooled = database.pool.acquire().await.unwrap();
+    insert(&mut pooled, 1).await.unwrap();
+    let mut transaction = pooled.begin().await.unwrap();
     let or_rollback = "INSERT OR ROLLBACK INTO t VALUES (1)";
     sqlx::query(or_rollback).execute(&mut *transaction).await.unwrap_err();
     insert(&mut transaction, 2).await.unwrap_err();
     transaction.commit().await.unwrap_err();
-    drop(loan);
+    drop(pooled);
     assert_eq!(rows(&database.pool).await, 1);
     // Other errors end nothing.
-    let mut loan = database.pool.acquire().await.unwrap();
-    let mut transaction = loan.begin().await.unwrap();
+    let mut pooled = database.pool.acquire().await.unwrap();
+    let mut transaction = pooled.begin().await.unwrap();
     insert(&mut transaction, 1).await.unwrap_err();
     insert(&mut transaction, 3).await.unwrap();
     transaction.commit().await.unwrap();
-    drop(loan);
+    drop(pooled);
     assert_eq!(rows(&database.pool).await, 2);
 }
 
@@ -614,14 +616,14 @@ async fn a_transaction_that_sqlite_has_ended_refuses() {
 #[expect(clippy::mem_forget, reason = "what is forgotten is what this is about")]
 async fn a_forgotten_transaction_is_not_counted_for_ever() {
     let pool = Pool::new(Sqlite::memory(), Policy::default());
-    let mut loan = pool.acquire().await.unwrap();
-    sqlx::query("CREATE TABLE t (id INTEGER PRIMARY KEY)").execute(&mut *loan).await.unwrap();
-    let mut transaction = loan.begin().await.unwrap();
+    let mut pooled = pool.acquire().await.unwrap();
+    sqlx::query("CREATE TABLE t (id INTEGER PRIMARY KEY)").execute(&mut *pooled).await.unwrap();
+    let mut transaction = pooled.begin().await.unwrap();
     insert(&mut transaction, 1).await.unwrap();
     std::mem::forget(transaction);
-    drop(loan);
+    drop(pooled);
     assert_eq!(rows(&pool).await, 0);
-    let mut loan = pool.acquire().await.unwrap();
-    loan.begin_with("BEGIN IMMEDIATE").await.unwrap().commit().await.unwrap();
+    let mut pooled = pool.acquire().await.unwrap();
+    pooled.begin_with("BEGIN IMMEDIATE").await.unwrap().commit().await.unwrap();
     assert_eq!(pool.status().opened, 1);
 }

@@ -77,9 +77,9 @@ async fn a_burst_on_a_cold_pool_is_not_refused() {
         .map(|_| {
             let pool = pool.clone();
             tokio::spawn(async move {
-                let loan = pool.acquire().await;
+                let pooled = pool.acquire().await;
                 sleep(SECOND).await;
-                loan.map(drop)
+                pooled.map(drop)
             })
         })
         .collect();
@@ -189,7 +189,7 @@ async fn with_a_hung_server_every_request_is_answered_by_its_deadline() {
 async fn closing_waits_for_what_is_in_use() {
     let fake = Fake::new();
     let pool = pool(&fake, policy().max_connections(2));
-    let mut loan = acquire(&pool).await;
+    let mut pooled = acquire(&pool).await;
     fill(&pool, 1).await;
     let waiting = tokio::spawn({
         let pool = pool.clone();
@@ -207,8 +207,8 @@ async fn closing_waits_for_what_is_in_use() {
     assert!(matches!(waiting.await.unwrap(), Err(AcquireError::Closed)));
     assert!(matches!(pool.acquire().await, Err(AcquireError::Closed)));
     assert!(!closing.is_finished());
-    loan.query().await.unwrap();
-    drop(loan);
+    pooled.query().await.unwrap();
+    drop(pooled);
     closing.await.unwrap();
     assert_eq!(fake.sessions(), [0_u64; 0]);
     assert_balanced(&pool);
@@ -269,17 +269,17 @@ fn on_a_second_runtime_connections_expire_as_on_the_first() {
     let pool = pool(&fake, policy().idle_timeout(Duration::from_millis(100)));
     let (first, second) = (runtime(), runtime());
     first.block_on(async {
-        let mut loan = acquire(&pool).await;
+        let mut pooled = acquire(&pool).await;
         drop(acquire(&pool).await);
         fake.kill_all();
-        loan.query().await.unwrap_err();
-        drop(loan);
+        pooled.query().await.unwrap_err();
+        drop(pooled);
         // What is left is found broken, too.
         drop(acquire(&pool).await);
         fake.kill_all();
-        let mut loan = acquire(&pool).await;
-        loan.query().await.unwrap_err();
-        drop(loan);
+        let mut pooled = acquire(&pool).await;
+        pooled.query().await.unwrap_err();
+        drop(pooled);
         settle().await;
     });
     assert_eq!(pool.status().opened, pool.status().closed, "{:?}", pool.status());
@@ -300,10 +300,10 @@ fn a_loan_dropped_after_its_runtime_is_abandoned() {
     let fake = Fake::new();
     let pool = pool(&fake, policy().max_connections(1));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let mut loan = runtime.block_on(acquire(&pool));
-    runtime.block_on(loan.alter()).unwrap();
+    let mut pooled = runtime.block_on(acquire(&pool));
+    runtime.block_on(pooled.alter()).unwrap();
     drop(runtime);
-    drop(loan);
+    drop(pooled);
     assert_eq!(pool.status().closed_for(CloseReason::Abandoned), 1);
     assert_balanced(&pool);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -321,16 +321,16 @@ async fn the_counters_balance_after_ten_thousand_mixed_requests() {
     for number in 0..10_000_u64 {
         let (pool, server) = (pool.clone(), fake.clone());
         requests.push(tokio::spawn(async move {
-            let Ok(mut loan) = pool.acquire().await else {
+            let Ok(mut pooled) = pool.acquire().await else {
                 return;
             };
             let work = Duration::from_millis(number % 7);
             match number % 50 {
-                0 => drop(timeout(work / 2, loan.query_for(work)).await),
-                1 => drop(loan.begin().await),
-                2 => drop(loan.alter().await),
+                0 => drop(timeout(work / 2, pooled.query_for(work)).await),
+                1 => drop(pooled.begin().await),
+                2 => drop(pooled.alter().await),
                 3 if number % 1_000 == 3 => server.kill_all(),
-                _ => drop(loan.query_for(work).await),
+                _ => drop(pooled.query_for(work).await),
             }
         }));
         if number % 3 == 0 {
@@ -363,14 +363,18 @@ async fn on_many_threads_the_bound_holds_and_nothing_is_lost() {
             let (pool, fake) = (pool.clone(), fake.clone());
             tokio::spawn(async move {
                 for number in 0..200 {
-                    let mut loan = acquire(&pool).await;
+                    let mut pooled = acquire(&pool).await;
                     match (client + number) % 16 {
-                        0 => drop(timeout(Duration::from_micros(50), loan.query_for(SECOND)).await),
-                        1 => drop(loan.begin().await),
-                        2 => drop(loan.alter().await),
+                        0 => {
+                            drop(
+                                timeout(Duration::from_micros(50), pooled.query_for(SECOND)).await,
+                            );
+                        }
+                        1 => drop(pooled.begin().await),
+                        2 => drop(pooled.alter().await),
                         3 => drop(timeout(Duration::from_micros(50), pool.acquire()).await),
                         4 if number == 100 => fake.kill_all(),
-                        _ => drop(loan.query().await),
+                        _ => drop(pooled.query().await),
                     }
                     assert!(fake.sessions().len() <= 4, "{:?}", fake.sessions());
                 }

@@ -37,9 +37,9 @@ async fn cancelled_waiters_leave_the_queue_and_cost_nothing() {
     assert_balanced(&pool);
 }
 
-/// Behaviour C33: what was begun is kept for the next.
+/// Behaviour C33: what was begun is for the next that asks.
 #[tokio::test(start_paused = true)]
-async fn a_cancelled_connect_frees_its_slot() {
+async fn a_connect_outlives_those_who_give_up() {
     let fake = Fake::new();
     fake.on_connect(Behaviour::Slow(SECOND));
     let pool = pool(&fake, policy().max_connections(1));
@@ -73,14 +73,14 @@ async fn a_transaction_statement_cancelled_at_any_poll_never_comes_back() {
         for statement in ["begin", "commit", "alter"] {
             let fake = Fake::new();
             let pool = pool(&fake, policy());
-            let mut loan = acquire(&pool).await;
+            let mut pooled = acquire(&pool).await;
             fake.on_statement(Behaviour::Slow(Duration::from_millis(1)));
             let finished = match statement {
-                "begin" => poll_times(loan.begin(), polls).await,
-                "commit" => poll_times(loan.commit(), polls).await,
-                _ => poll_times(loan.alter(), polls).await,
+                "begin" => poll_times(pooled.begin(), polls).await,
+                "commit" => poll_times(pooled.commit(), polls).await,
+                _ => poll_times(pooled.alter(), polls).await,
             };
-            drop(loan);
+            drop(pooled);
             pass(SECOND).await;
             let kept = acquire(&pool).await.session() == 1;
             let started = fake.events().iter().any(|event| !matches!(event, Event::Connect(_)));
@@ -94,9 +94,9 @@ async fn a_transaction_statement_cancelled_at_any_poll_never_comes_back() {
 async fn a_cancelled_statement_is_ended_at_the_server() {
     let fake = Fake::new();
     let pool = pool(&fake, policy());
-    let mut loan = acquire(&pool).await;
-    assert!(timeout(SECOND, loan.query_for(60 * SECOND)).await.is_err());
-    drop(loan);
+    let mut pooled = acquire(&pool).await;
+    assert!(timeout(SECOND, pooled.query_for(60 * SECOND)).await.is_err());
+    drop(pooled);
     settle().await;
     assert_eq!(fake.sessions(), [0_u64; 0]);
     assert!(fake.events().contains(&Event::Kill(1)));
@@ -107,9 +107,9 @@ async fn a_cancelled_statement_is_ended_at_the_server() {
 async fn without_kill_a_cancelled_statement_is_abandoned() {
     let fake = Fake::new();
     let pool = pool(&fake, policy().kill_cancelled(false));
-    let mut loan = acquire(&pool).await;
-    assert!(timeout(SECOND, loan.query_for(60 * SECOND)).await.is_err());
-    drop(loan);
+    let mut pooled = acquire(&pool).await;
+    assert!(timeout(SECOND, pooled.query_for(60 * SECOND)).await.is_err());
+    drop(pooled);
     settle().await;
     assert_eq!(fake.sessions(), [1], "the server works on");
     assert_eq!(pool.status().kills, 0);
@@ -127,8 +127,8 @@ async fn two_hundred_disconnects_never_exceed_the_bound_at_the_server() {
     for _ in 0..200 {
         let pool = pool.clone();
         requests.push(tokio::spawn(async move {
-            let mut loan = pool.acquire().await.unwrap();
-            let _ = timeout(Duration::from_millis(20), loan.query_for(60 * SECOND)).await;
+            let mut pooled = pool.acquire().await.unwrap();
+            let _ = timeout(Duration::from_millis(20), pooled.query_for(60 * SECOND)).await;
         }));
     }
     while !requests.iter().all(tokio::task::JoinHandle::is_finished) {
@@ -155,9 +155,9 @@ async fn a_slot_stays_taken_until_the_cancelled_session_is_known_to_be_gone() {
         let fake = Fake::new();
         fake.on_kill(behaviour);
         let pool = pool(&fake, policy().max_connections(1));
-        let mut loan = acquire(&pool).await;
-        assert!(timeout(SECOND, loan.query_for(600 * SECOND)).await.is_err());
-        drop(loan);
+        let mut pooled = acquire(&pool).await;
+        assert!(timeout(SECOND, pooled.query_for(600 * SECOND)).await.is_err());
+        drop(pooled);
         for _ in 0..10 {
             assert_eq!(pool.acquire().await.unwrap_err().status(), 503, "{behaviour:?}");
             assert_eq!(fake.sessions(), [1], "{behaviour:?}");
@@ -178,12 +178,12 @@ async fn a_full_server_is_no_lasting_outage_after_hang_ups() {
     fake.set_max_sessions(3);
     let pool = pool(&fake, policy().max_connections(3));
     for round in 1..=4 {
-        let mut loans = Vec::new();
+        let mut taken = Vec::new();
         for _ in 0..3 {
-            loans.push(acquire(&pool).await);
+            taken.push(acquire(&pool).await);
         }
-        for mut loan in loans {
-            let cut_off = timeout(Duration::from_millis(10), loan.query_for(2 * SECOND));
+        for mut pooled in taken {
+            let cut_off = timeout(Duration::from_millis(10), pooled.query_for(2 * SECOND));
             assert!(cut_off.await.is_err());
         }
         let hung_up = Instant::now();
@@ -205,9 +205,9 @@ async fn a_refused_kill_is_not_repeated() {
     let fake = Fake::new();
     fake.on_kill(Behaviour::Fail(ErrorClass::Suspect));
     let pool = pool(&fake, policy().max_connections(1));
-    let mut loan = acquire(&pool).await;
-    assert!(timeout(SECOND, loan.query_for(60 * SECOND)).await.is_err());
-    drop(loan);
+    let mut pooled = acquire(&pool).await;
+    assert!(timeout(SECOND, pooled.query_for(60 * SECOND)).await.is_err());
+    drop(pooled);
     assert_eq!(acquire(&pool).await.session(), 2);
     assert_eq!((pool.status().kills, pool.status().kill_failures), (0, 1));
 }
@@ -218,9 +218,9 @@ async fn closing_does_not_wait_for_a_kill_that_never_succeeds() {
     let fake = Fake::new();
     fake.on_kill(Behaviour::Hang);
     let pool = pool(&fake, policy());
-    let mut loan = acquire(&pool).await;
-    assert!(timeout(SECOND, loan.query_for(60 * SECOND)).await.is_err());
-    drop(loan);
+    let mut pooled = acquire(&pool).await;
+    assert!(timeout(SECOND, pooled.query_for(60 * SECOND)).await.is_err());
+    drop(pooled);
     settle().await;
     let limit = pool.policy().close_timeout + SECOND;
     timeout(limit, pool.close()).await.expect("one attempt, and no other");
@@ -246,10 +246,10 @@ async fn a_session_whose_check_hangs_is_ended_at_the_server() {
 async fn a_poisoned_connection_does_nothing_more() {
     let fake = Fake::new();
     let pool = pool(&fake, policy());
-    let mut loan = acquire(&pool).await;
-    assert!(timeout(SECOND, loan.query_for(2 * SECOND)).await.is_err());
+    let mut pooled = acquire(&pool).await;
+    assert!(timeout(SECOND, pooled.query_for(2 * SECOND)).await.is_err());
     sleep(10 * SECOND).await;
-    loan.query().await.unwrap_err();
+    pooled.query().await.unwrap_err();
 }
 
 /// The policy's `statement_timeout`: a typed error, and the session is ended.
@@ -257,15 +257,15 @@ async fn a_poisoned_connection_does_nothing_more() {
 async fn a_statement_that_takes_too_long_is_given_up_and_its_session_ended() {
     let fake = Fake::new();
     let pool = pool(&fake, policy().statement_timeout(Duration::from_secs(30)));
-    let mut loan = pool.acquire().await.unwrap();
-    loan.query_for(Duration::from_secs(29)).await.unwrap();
+    let mut pooled = pool.acquire().await.unwrap();
+    pooled.query_for(Duration::from_secs(29)).await.unwrap();
     let start = Instant::now();
-    let error = loan.query_for(Duration::from_secs(60)).await.unwrap_err();
+    let error = pooled.query_for(Duration::from_secs(60)).await.unwrap_err();
     assert_eq!(start.elapsed(), Duration::from_secs(30));
     let timed_out = StatementTimedOut::find(&error).unwrap();
     assert_eq!(timed_out.limit, Duration::from_secs(30));
-    assert_eq!(loan.query().await, Err(FakeError::Poisoned));
-    drop(loan);
+    assert_eq!(pooled.query().await, Err(FakeError::Poisoned));
+    drop(pooled);
     settle().await;
     assert_eq!(pool.status().closed_for(CloseReason::Poisoned), 1);
     assert!(fake.events().contains(&Event::Kill(1)));

@@ -32,9 +32,9 @@ async fn acquire(pool: &Pool<Fake>) -> PooledConnection<Fake> {
 
 /// Opens `count` connections and gives all of them back.
 async fn fill(pool: &Pool<Fake>, count: usize) {
-    let mut loans = Vec::new();
+    let mut taken = Vec::new();
     for _ in 0..count {
-        loans.push(acquire(pool).await);
+        taken.push(acquire(pool).await);
     }
 }
 

@@ -74,12 +74,12 @@ async fn connections_that_cannot_be_cleaned_are_logged_once_a_second() {
         let fake = Fake::new();
         let pool = pool(&fake, policy().max_connections(50));
         fake.on_reset(behaviour);
-        let mut loans = Vec::new();
+        let mut taken = Vec::new();
         for _ in 0..50 {
-            loans.push(acquire(&pool).await);
+            taken.push(acquire(&pool).await);
         }
-        for mut loan in loans {
-            loan.alter().await.unwrap();
+        for mut pooled in taken {
+            pooled.alter().await.unwrap();
         }
         sleep(2 * SECOND).await;
         assert_eq!((pool.status().closed, log.lines().len()), (50, 1), "{:#?}", log.lines());
@@ -101,8 +101,8 @@ async fn sessions_from_before_a_refusal_do_not_end_its_pauses() {
                 let pool = pool.clone();
                 tokio::spawn(async move {
                     while Instant::now() < until {
-                        if let Ok(mut loan) = pool.acquire().await {
-                            loan.query_for(2 * MS).await.unwrap();
+                        if let Ok(mut pooled) = pool.acquire().await {
+                            pooled.query_for(2 * MS).await.unwrap();
                         }
                         sleep(MS).await;
                     }

@@ -31,13 +31,13 @@ async fn a_connection_is_reused_until_its_age_and_then_closed_without_traffic() 
 async fn a_use_that_outlives_the_age_is_not_interrupted_and_does_not_extend_it() {
     let fake = Fake::new();
     let pool = pool(&fake, policy().max_age(60 * SECOND).max_age_jitter(0.0));
-    let mut loan = acquire(&pool).await;
+    let mut pooled = acquire(&pool).await;
     for _ in 0..3 {
         pass(30 * SECOND).await;
-        loan.query().await.unwrap();
+        pooled.query().await.unwrap();
     }
     assert_eq!(fake.sessions(), [1]);
-    drop(loan);
+    drop(pooled);
     settle().await;
     assert_eq!(fake.sessions(), [0_u64; 0]);
     // A new connection has an age of its own.
@@ -52,11 +52,11 @@ async fn with_an_age_of_zero_each_use_has_a_connection_of_its_own() {
     let fake = Fake::new();
     let pool = pool(&fake, Policy::django());
     for session in 1..=3 {
-        let mut loan = acquire(&pool).await;
+        let mut pooled = acquire(&pool).await;
         for _ in 0..3 {
-            assert_eq!(loan.query().await, Ok(session));
+            assert_eq!(pooled.query().await, Ok(session));
         }
-        drop(loan);
+        drop(pooled);
         settle().await;
         assert_eq!(fake.sessions(), [0_u64; 0]);
     }
@@ -161,12 +161,12 @@ async fn only_a_connection_that_survived_a_while_is_checked_and_once() {
     drop(acquire(&pool).await);
     assert_eq!(fake.take_events(), [Event::Connect(1)]);
     pass(Duration::from_millis(500)).await;
-    let mut loan = acquire(&pool).await;
-    loan.begin().await.unwrap();
+    let mut pooled = acquire(&pool).await;
+    pooled.begin().await.unwrap();
     for _ in 0..2 {
-        loan.query().await.unwrap();
+        pooled.query().await.unwrap();
     }
-    loan.commit().await.unwrap();
+    pooled.commit().await.unwrap();
     let expected =
         [Event::Check(1), Event::Begin(1), Event::Query(1), Event::Query(1), Event::Commit(1)];
     assert_eq!(fake.take_events(), expected);
@@ -212,9 +212,9 @@ async fn a_connection_that_was_cleaned_is_still_checked_once() {
     acquire(&pool).await.alter().await.unwrap();
     pass(SECOND).await;
     assert_eq!(fake.take_events(), [Event::Connect(1), Event::Query(1), Event::Reset(1)]);
-    let mut loan = acquire(&pool).await;
+    let mut pooled = acquire(&pool).await;
     for _ in 0..2 {
-        loan.query().await.unwrap();
+        pooled.query().await.unwrap();
     }
     assert_eq!(fake.take_events(), [Event::Check(1), Event::Query(1), Event::Query(1)]);
 }
@@ -315,15 +315,15 @@ async fn after_a_detected_disconnect_every_older_connection_is_checked() {
     pass(SECOND).await;
     fake.kill_all();
     let start = Instant::now();
-    let mut loan = acquire(&pool).await;
-    assert_eq!(loan.query().await, Ok(7));
+    let mut pooled = acquire(&pool).await;
+    assert_eq!(pooled.query().await, Ok(7));
     assert_eq!(start.elapsed(), Duration::ZERO);
     drop(in_use);
     // It came back a moment ago, and nothing is known of it.
     assert_eq!(acquire(&pool).await.session(), 8);
     let status = pool.status();
     assert_eq!((status.checks, status.closed_for(CloseReason::Unusable)), (6, 6), "{status:?}");
-    drop(loan);
+    drop(pooled);
     assert_eq!(fake.sessions(), [7, 8]);
     assert_balanced(&pool);
 }
@@ -353,11 +353,11 @@ async fn a_connection_that_breaks_alone_costs_the_others_a_check_and_no_more() {
 async fn a_disconnect_seen_by_its_user_makes_the_older_ones_suspect() {
     let fake = Fake::new();
     let pool = pool(&fake, policy());
-    let mut loan = acquire(&pool).await;
+    let mut pooled = acquire(&pool).await;
     fill(&pool, 3).await;
     fake.kill_all();
-    loan.query().await.unwrap_err();
-    drop(loan);
+    pooled.query().await.unwrap_err();
+    drop(pooled);
     assert_eq!(acquire(&pool).await.query().await, Ok(5));
     let status = pool.status();
     assert_eq!(status.closed_for(CloseReason::Dead), 1);
@@ -374,8 +374,8 @@ async fn a_check_that_is_not_answered_retires_every_older_connection() {
     pass(SECOND).await;
     fake.on_check(Behaviour::Hang);
     let start = Instant::now();
-    let loan = acquire(&pool).await;
-    assert_eq!((start.elapsed(), loan.session()), (SECOND, 7));
+    let pooled = acquire(&pool).await;
+    assert_eq!((start.elapsed(), pooled.session()), (SECOND, 7));
     drop(in_use);
     settle().await;
     assert_eq!(pool.status().closed_for(CloseReason::Generation), 5);
@@ -409,11 +409,11 @@ async fn a_check_cut_off_by_the_deadline_retires_nobody_else() {
 async fn a_disconnect_found_while_cleaning_makes_the_older_ones_suspect() {
     let fake = Fake::new();
     let pool = pool(&fake, policy());
-    let mut loan = acquire(&pool).await;
+    let mut pooled = acquire(&pool).await;
     fill(&pool, 3).await;
-    loan.alter().await.unwrap();
+    pooled.alter().await.unwrap();
     fake.kill_all();
-    drop(loan);
+    drop(pooled);
     settle().await;
     let status = pool.status();
     assert_eq!(status.closed_for(CloseReason::Dead), 1, "{status:?}");

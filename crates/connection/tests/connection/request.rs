@@ -103,6 +103,13 @@ async fn a_request_without_database_does_not_touch_it() {
     let app = app(&pool, routes);
     assert_eq!(text(send(&app, "/").await).await, "no database");
     assert_eq!((pool.status().acquired, fake.events()), (0, Vec::new()));
+
+    // Nor one that is open.
+    fake.on_connect(Behaviour::Answer);
+    drop(pool.acquire().await.expect("a connection"));
+    let _ = fake.take_events();
+    assert_eq!(text(send(&app, "/").await).await, "no database");
+    assert_eq!((pool.status().acquired, fake.events()), (1, Vec::new()));
 }
 
 /// Behaviour C52.
@@ -295,7 +302,7 @@ async fn a_connection_that_comes_after_the_end_is_not_handed_out() {
     assert_eq!(pool.status().idle, 1);
 }
 
-/// Behaviour C32: a waiting borrower that leaves with the seat in its hands.
+/// Behaviour C32: a waiting borrower that leaves in its turn.
 #[tokio::test(start_paused = true)]
 async fn a_borrower_that_gives_up_after_the_end_keeps_nothing() {
     for releases in [false, true] {

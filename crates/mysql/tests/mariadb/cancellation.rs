@@ -34,17 +34,17 @@ async fn after_a_cancelled_query_every_style_is_refused() {
     let pool = pool("poison", policy()).await;
     let mut beside = MariaDb::shared().connect().await;
     for cancelled in ["SELECT SLEEP(0.3)", "SELECT 1 UNION SELECT SLEEP(0.3)"] {
-        let mut loan = pool.acquire().await.unwrap();
-        let id = loan.id();
-        assert!(timeout(MOMENT, loan.query_drop(cancelled)).await.is_err());
-        all_refuse(&mut loan).await;
+        let mut pooled = pool.acquire().await.unwrap();
+        let id = pooled.id();
+        assert!(timeout(MOMENT, pooled.query_drop(cancelled)).await.is_err());
+        all_refuse(&mut pooled).await;
         // Until the server is done with it.
         let sql = "SELECT command = 'Sleep' FROM information_schema.processlist WHERE id = ?";
         while beside.exec_first(sql, (id,)).await.unwrap() != Some(true) {
             sleep(Duration::from_millis(10)).await;
         }
-        all_refuse(&mut loan).await;
-        drop(loan);
+        all_refuse(&mut pooled).await;
+        drop(pooled);
         assert_ne!(session(&pool).await, u64::from(id));
     }
     quiet(&pool).await;
@@ -55,13 +55,13 @@ async fn after_a_cancelled_query_every_style_is_refused() {
 #[tokio::test]
 async fn a_cancelled_transaction_lets_go_of_its_locks() {
     let pool = pool("locks", policy()).await;
-    let mut loan = pool.acquire().await.unwrap();
-    loan.query_drop("CREATE TABLE t (id INT PRIMARY KEY, n INT)").await.unwrap();
-    loan.query_drop("INSERT INTO t VALUES (1, 0)").await.unwrap();
-    loan.query_drop("BEGIN").await.unwrap();
-    loan.query_drop("UPDATE t SET n = 1").await.unwrap();
-    assert!(timeout(MOMENT, loan.query_drop(SLOW)).await.is_err());
-    drop(loan);
+    let mut pooled = pool.acquire().await.unwrap();
+    pooled.query_drop("CREATE TABLE t (id INT PRIMARY KEY, n INT)").await.unwrap();
+    pooled.query_drop("INSERT INTO t VALUES (1, 0)").await.unwrap();
+    pooled.query_drop("BEGIN").await.unwrap();
+    pooled.query_drop("UPDATE t SET n = 1").await.unwrap();
+    assert!(timeout(MOMENT, pooled.query_drop(SLOW)).await.is_err());
+    drop(pooled);
     let start = Instant::now();
     let mut next = pool.acquire().await.unwrap();
     next.query_drop("UPDATE t SET n = n + 10").await.unwrap();
@@ -113,8 +113,8 @@ async fn hang_ups_never_exceed_the_bound_at_the_server() {
         holder.query_drop(format!("UPDATE {name}.t SET n = 1")).await.unwrap();
         let clients = join_all((0..24).map(|_| async {
             for _ in 0..10 {
-                let mut loan = pool.acquire().await.unwrap();
-                timeout(Duration::from_millis(30), loan.query_drop(statement)).await.unwrap_err();
+                let mut pooled = pool.acquire().await.unwrap();
+                timeout(Duration::from_millis(30), pooled.query_drop(statement)).await.unwrap_err();
             }
         }));
         let watch = most_sessions(&server, name, || pool.status().closed >= 240);
@@ -133,8 +133,8 @@ async fn hang_ups_hold_up_nobody_else() {
     let pool = pool_of_user(MariaDb::shared(), "others", policy().max_connections(8)).await;
     let hang_ups = join_all((0..4).map(|_| async {
         for _ in 0..50 {
-            let mut loan = pool.acquire().await.unwrap();
-            timeout(Duration::from_millis(10), loan.query_drop(LONG)).await.unwrap_err();
+            let mut pooled = pool.acquire().await.unwrap();
+            timeout(Duration::from_millis(10), pooled.query_drop(LONG)).await.unwrap_err();
         }
     }));
     let mut slowest = Duration::ZERO;
@@ -179,11 +179,11 @@ async fn a_kill_never_hits_a_session_of_another_server() {
     });
     let pool = Pool::new(MySql::new(&url).unwrap(), policy().max_connections(2));
     for round in 0..6 {
-        let loans = [pool.acquire().await.unwrap(), pool.acquire().await.unwrap()];
+        let taken = [pool.acquire().await.unwrap(), pool.acquire().await.unwrap()];
         // The side connection leads elsewhere in the first round, and stays where it is in the next.
         turn.store(round + 1, Ordering::Relaxed);
-        for mut loan in loans {
-            let slow = loan.query_drop("SELECT SLEEP(2)");
+        for mut pooled in taken {
+            let slow = pooled.query_drop("SELECT SLEEP(2)");
             timeout(MOMENT, slow).await.unwrap_err();
         }
         quiet(&pool).await;
@@ -218,10 +218,10 @@ async fn hang_ups_at_a_full_server_cost_no_slot() {
     let pool =
         Pool::new(MySql::new(&server.url("full", "full")).unwrap(), policy().max_connections(4));
     for _ in 0..3 {
-        let loans = join_all((0..4).map(|_| pool.acquire())).await;
-        join_all(loans.into_iter().map(|loan| async {
-            let mut loan = loan.unwrap();
-            timeout(MOMENT, loan.query_drop("SELECT SLEEP(0.3)")).await.unwrap_err();
+        let taken = join_all((0..4).map(|_| pool.acquire())).await;
+        join_all(taken.into_iter().map(|pooled| async {
+            let mut pooled = pooled.unwrap();
+            timeout(MOMENT, pooled.query_drop("SELECT SLEEP(0.3)")).await.unwrap_err();
         }))
         .await;
         let hung_up = Instant::now();
@@ -243,8 +243,8 @@ async fn the_bound_holds_when_kills_fail() {
     let pool =
         pool_of_user(&server, "killfail", policy.acquire_timeout(Duration::from_secs(60))).await;
     let requests = join_all((0..40).map(|_| async {
-        let mut loan = pool.acquire().await.unwrap();
-        let _ = timeout(Duration::from_millis(5), loan.query_drop(SLOW)).await;
+        let mut pooled = pool.acquire().await.unwrap();
+        let _ = timeout(Duration::from_millis(5), pooled.query_drop(SLOW)).await;
     }));
     let watch = most_sessions(&server, "killfail", || pool.status().closed >= 40);
     let (_, most) =
@@ -311,16 +311,16 @@ async fn a_query_cancelled_while_its_rows_come_is_poisoned_too() {
     const ROWS: &str = "SELECT REPEAT('x', 40000) FROM seq_1_to_20 UNION ALL SELECT SLEEP(60)";
     let pool = pool("cutrows", policy().max_connections(1)).await;
     for style in 0..3 {
-        let mut loan = pool.acquire().await.unwrap();
+        let mut pooled = pool.acquire().await.unwrap();
         let rows: Result<_, _> = match style {
-            0 => timeout(MOMENT, loan.query_drop(ROWS)).await.map(drop),
-            1 => timeout(MOMENT, loan.exec_drop(ROWS, ())).await.map(drop),
-            _ => timeout(MOMENT, loan.query::<Row, _>(ROWS)).await.map(drop),
+            0 => timeout(MOMENT, pooled.query_drop(ROWS)).await.map(drop),
+            1 => timeout(MOMENT, pooled.exec_drop(ROWS, ())).await.map(drop),
+            _ => timeout(MOMENT, pooled.query::<Row, _>(ROWS)).await.map(drop),
         };
         assert!(rows.is_err());
-        is_poisoned(loan.query_drop("SELECT 7").await);
+        is_poisoned(pooled.query_drop("SELECT 7").await);
         let start = Instant::now();
-        drop(loan);
+        drop(pooled);
         session(&pool).await;
         assert!(start.elapsed() < Duration::from_millis(900), "{:?}", start.elapsed());
     }
@@ -334,25 +334,25 @@ async fn a_statement_that_takes_too_long_is_given_up_and_its_session_ended() {
     let server = MariaDb::shared();
     let limited = policy().statement_timeout(MOMENT).max_connections(1);
     let pool = pool_of_user(server, "late", limited).await;
-    let mut loan = pool.acquire().await.unwrap();
-    loan.query_drop("CREATE TABLE t (id INT PRIMARY KEY)").await.unwrap();
-    drop(loan);
+    let mut pooled = pool.acquire().await.unwrap();
+    pooled.query_drop("CREATE TABLE t (id INT PRIMARY KEY)").await.unwrap();
+    drop(pooled);
     let before = session(&pool).await;
     for style in 0..3 {
-        let mut loan = pool.acquire().await.unwrap();
-        loan.query_drop("BEGIN").await.unwrap();
-        loan.query_drop("INSERT INTO t VALUES (1)").await.unwrap();
+        let mut pooled = pool.acquire().await.unwrap();
+        pooled.query_drop("BEGIN").await.unwrap();
+        pooled.query_drop("INSERT INTO t VALUES (1)").await.unwrap();
         let late = match style {
-            0 => loan.query_drop(SLOW).await,
-            1 => loan.exec_drop(SLOW, ()).await,
-            _ => Queryable::query_drop(&mut *loan, SLOW).await,
+            0 => pooled.query_drop(SLOW).await,
+            1 => pooled.exec_drop(SLOW, ()).await,
+            _ => Queryable::query_drop(&mut *pooled, SLOW).await,
         };
         let error = late.unwrap_err();
         assert_eq!(StatementTimedOut::find(&error).unwrap().limit, MOMENT, "{error:?}");
-        is_poisoned(loan.query_drop("COMMIT").await);
-        drop(loan);
-        let mut loan = pool.acquire().await.unwrap();
-        let rows: Option<u32> = loan.query_first("SELECT COUNT(*) FROM t").await.unwrap();
+        is_poisoned(pooled.query_drop("COMMIT").await);
+        drop(pooled);
+        let mut pooled = pool.acquire().await.unwrap();
+        let rows: Option<u32> = pooled.query_first("SELECT COUNT(*) FROM t").await.unwrap();
         assert_eq!(rows, Some(0));
     }
     assert_ne!(session(&pool).await, before);

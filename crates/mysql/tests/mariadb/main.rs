@@ -25,8 +25,8 @@ async fn pool(database: &str, policy: Policy) -> Pool<MySql> {
 }
 
 async fn session(pool: &Pool<MySql>) -> u64 {
-    let mut loan = pool.acquire().await.expect("a connection");
-    let session = loan.query_first("SELECT CONNECTION_ID()").await.expect("a query");
+    let mut pooled = pool.acquire().await.expect("a connection");
+    let session = pooled.query_first("SELECT CONNECTION_ID()").await.expect("a query");
     session.expect("a row")
 }
 
@@ -54,12 +54,12 @@ async fn plain_requests_share_one_session_and_are_not_reset() {
     let pool = pool("plain", policy()).await;
     let first = session(&pool).await;
     for number in 0..20_u32 {
-        let mut loan = pool.acquire().await.unwrap();
-        let sum: Option<u32> = loan.exec_first("SELECT ? + 1", (number,)).await.unwrap();
+        let mut pooled = pool.acquire().await.unwrap();
+        let sum: Option<u32> = pooled.exec_first("SELECT ? + 1", (number,)).await.unwrap();
         assert_eq!(sum, Some(number + 1));
-        loan.query_drop("BEGIN").await.unwrap();
-        loan.query_drop("COMMIT").await.unwrap();
-        assert_eq!(u64::from(loan.id()), first);
+        pooled.query_drop("BEGIN").await.unwrap();
+        pooled.query_drop("COMMIT").await.unwrap();
+        assert_eq!(u64::from(pooled.id()), first);
     }
     let status = pool.status();
     assert_eq!((status.opened, status.resets, status.rollbacks, status.checks), (1, 0, 0, 20));
@@ -78,10 +78,10 @@ async fn what_only_looks_dirty_is_not_reset() {
         "(SELECT 1);",
         "SELECT 1 AS attempts -- temporary",
     ] {
-        let mut loan = pool.acquire().await.unwrap();
-        loan.query_drop(sql).await.unwrap();
-        loan.exec_drop(sql, ()).await.unwrap();
-        drop(loan);
+        let mut pooled = pool.acquire().await.unwrap();
+        pooled.query_drop(sql).await.unwrap();
+        pooled.exec_drop(sql, ()).await.unwrap();
+        drop(pooled);
         quiet(&pool).await;
         assert_eq!(pool.status().resets, 0, "{sql}");
     }
@@ -92,11 +92,11 @@ async fn what_only_looks_dirty_is_not_reset() {
 async fn after_a_commit_that_releases_the_session_the_next_request_has_another() {
     let pool = pool("released", policy().max_connections(1).health_checks(false)).await;
     for sql in ["COMMIT RELEASE", "ROLLBACK AND NO CHAIN RELEASE"] {
-        let mut loan = pool.acquire().await.unwrap();
-        let before = u64::from(loan.id());
-        loan.query_drop("BEGIN").await.unwrap();
-        loan.query_drop(sql).await.unwrap();
-        drop(loan);
+        let mut pooled = pool.acquire().await.unwrap();
+        let before = u64::from(pooled.id());
+        pooled.query_drop("BEGIN").await.unwrap();
+        pooled.query_drop(sql).await.unwrap();
+        drop(pooled);
         assert_ne!(session(&pool).await, before, "{sql}");
     }
 }
@@ -106,9 +106,9 @@ async fn after_a_commit_that_releases_the_session_the_next_request_has_another()
 async fn a_wrong_number_of_parameters_retires_nobody_else() {
     let pool = pool("mistake", policy()).await;
     drop(join_all((0..3).map(|_| pool.acquire())).await);
-    let mut loan = pool.acquire().await.unwrap();
-    loan.exec_drop("SELECT ?", (1, 2)).await.unwrap_err();
-    drop(loan);
+    let mut pooled = pool.acquire().await.unwrap();
+    pooled.exec_drop("SELECT ?", (1, 2)).await.unwrap_err();
+    drop(pooled);
     quiet(&pool).await;
     assert_eq!((pool.status().idle, pool.status().closed_for(CloseReason::Poisoned)), (2, 1));
 }
@@ -131,30 +131,34 @@ async fn an_idle_session_is_closed_before_the_servers_wait_timeout() {
 #[tokio::test]
 async fn an_error_in_a_statement_keeps_the_connection_and_what_it_prepared() {
     let pool = pool("errors", policy().max_connections(1)).await;
-    let mut loan = pool.acquire().await.unwrap();
-    let id = loan.id();
-    loan.query_drop("CREATE TABLE t (id INT PRIMARY KEY)").await.unwrap();
-    loan.exec_drop("INSERT INTO t VALUES (?)", (1,)).await.unwrap();
-    let prepared = loan.prep("INSERT INTO t VALUES (?)").await.unwrap().id();
-    loan.exec_drop("INSERT INTO t VALUES (?)", (1,)).await.unwrap_err();
-    drop(loan);
-    let mut loan = pool.acquire().await.unwrap();
-    loan.query_drop("SELECT nonsense").await.unwrap_err();
-    drop(loan);
-    let mut loan = pool.acquire().await.unwrap();
-    assert_eq!(loan.id(), id);
-    assert_eq!(loan.prep("INSERT INTO t VALUES (?)").await.unwrap().id(), prepared);
+    let mut pooled = pool.acquire().await.unwrap();
+    let id = pooled.id();
+    pooled.query_drop("CREATE TABLE t (id INT PRIMARY KEY)").await.unwrap();
+    pooled.exec_drop("INSERT INTO t VALUES (?)", (1,)).await.unwrap();
+    let prepared = pooled.prep("INSERT INTO t VALUES (?)").await.unwrap().id();
+    pooled.exec_drop("INSERT INTO t VALUES (?)", (1,)).await.unwrap_err();
+    drop(pooled);
+    let mut pooled = pool.acquire().await.unwrap();
+    pooled.query_drop("SELECT nonsense").await.unwrap_err();
+    drop(pooled);
+    let mut pooled = pool.acquire().await.unwrap();
+    assert_eq!(pooled.id(), id);
+    assert_eq!(pooled.prep("INSERT INTO t VALUES (?)").await.unwrap().id(), prepared);
+    // What no scanner knows may be anything, so this one is reset.
+    pooled.query_drop("SELEKT 1").await.unwrap_err();
+    drop(pooled);
+    assert_eq!(session(&pool).await, u64::from(id));
 }
 
 /// Behaviour C25: after a lock wait time-out the transaction is still open.
 #[tokio::test]
 async fn a_transaction_left_open_is_rolled_back() {
     let pool = pool("stray", policy().max_connections(2)).await;
-    let mut loan = pool.acquire().await.unwrap();
-    loan.query_drop("CREATE TABLE t (id INT PRIMARY KEY, n INT)").await.unwrap();
-    loan.query_drop("INSERT INTO t VALUES (1, 0), (2, 0)").await.unwrap();
-    loan.query_drop("BEGIN").await.unwrap();
-    loan.query_drop("UPDATE t SET n = 1 WHERE id = 1").await.unwrap();
+    let mut pooled = pool.acquire().await.unwrap();
+    pooled.query_drop("CREATE TABLE t (id INT PRIMARY KEY, n INT)").await.unwrap();
+    pooled.query_drop("INSERT INTO t VALUES (1, 0), (2, 0)").await.unwrap();
+    pooled.query_drop("BEGIN").await.unwrap();
+    pooled.query_drop("UPDATE t SET n = 1 WHERE id = 1").await.unwrap();
     let mut other = pool.acquire().await.unwrap();
     other.query_drop("SET innodb_lock_wait_timeout = 1").await.unwrap();
     other.query_drop("BEGIN").await.unwrap();
@@ -162,11 +166,11 @@ async fn a_transaction_left_open_is_rolled_back() {
     let error = other.query_drop("UPDATE t SET n = 2 WHERE id = 1").await.unwrap_err();
     assert!(matches!(&error, Error::Server(error) if error.code == 1205), "{error:?}");
     drop(other);
-    drop(loan);
+    drop(pooled);
     quiet(&pool).await;
-    let loans = join_all([pool.acquire(), pool.acquire()]).await;
-    for loan in loans {
-        let n: Vec<u32> = loan.unwrap().query("SELECT n FROM t").await.unwrap();
+    let taken = join_all([pool.acquire(), pool.acquire()]).await;
+    for pooled in taken {
+        let n: Vec<u32> = pooled.unwrap().query("SELECT n FROM t").await.unwrap();
         assert_eq!(n, [0, 0]);
     }
     assert_eq!(pool.status().opened, 2);
@@ -176,15 +180,15 @@ async fn a_transaction_left_open_is_rolled_back() {
 #[tokio::test]
 async fn a_wrong_number_of_parameters_is_not_a_silent_loss() {
     let pool = pool("params", policy()).await;
-    let mut loan = pool.acquire().await.unwrap();
-    loan.query_drop("CREATE TABLE t (id INT)").await.unwrap();
-    loan.query_drop("BEGIN").await.unwrap();
-    loan.query_drop("INSERT INTO t VALUES (1)").await.unwrap();
-    loan.exec_drop("INSERT INTO t VALUES (?)", (1, 2)).await.unwrap_err();
-    is_poisoned(loan.query_drop("COMMIT").await);
-    drop(loan);
-    let mut loan = pool.acquire().await.unwrap();
-    let rows: Vec<u32> = loan.query("SELECT id FROM t").await.unwrap();
+    let mut pooled = pool.acquire().await.unwrap();
+    pooled.query_drop("CREATE TABLE t (id INT)").await.unwrap();
+    pooled.query_drop("BEGIN").await.unwrap();
+    pooled.query_drop("INSERT INTO t VALUES (1)").await.unwrap();
+    pooled.exec_drop("INSERT INTO t VALUES (?)", (1, 2)).await.unwrap_err();
+    is_poisoned(pooled.query_drop("COMMIT").await);
+    drop(pooled);
+    let mut pooled = pool.acquire().await.unwrap();
+    let rows: Vec<u32> = pooled.query("SELECT id FROM t").await.unwrap();
     assert_eq!(rows, [0_u32; 0]);
 }
 
@@ -193,9 +197,9 @@ async fn a_wrong_number_of_parameters_is_not_a_silent_loss() {
 async fn a_half_read_result_is_drained_or_its_connection_closed() {
     let pool = pool("halfread", policy().max_connections(1)).await;
     let first = session(&pool).await;
-    let mut loan = pool.acquire().await.unwrap();
-    drop(loan.query_iter("SELECT seq FROM seq_1_to_1000").await.unwrap());
-    drop(loan);
+    let mut pooled = pool.acquire().await.unwrap();
+    drop(pooled.query_iter("SELECT seq FROM seq_1_to_1000").await.unwrap());
+    drop(pooled);
     assert_eq!(session(&pool).await, first);
     assert_eq!(pool.status().resets, 1);
 
@@ -203,9 +207,9 @@ async fn a_half_read_result_is_drained_or_its_connection_closed() {
     let quick = policy().max_connections(1).reset_timeout(Duration::from_millis(20));
     let pool = Pool::new(MySql::new(&url).unwrap(), quick);
     let first = session(&pool).await;
-    let mut loan = pool.acquire().await.unwrap();
-    drop(loan.query_iter("SELECT REPEAT('x', 10000) FROM seq_1_to_100000").await.unwrap());
-    drop(loan);
+    let mut pooled = pool.acquire().await.unwrap();
+    drop(pooled.query_iter("SELECT REPEAT('x', 10000) FROM seq_1_to_100000").await.unwrap());
+    drop(pooled);
     assert_ne!(session(&pool).await, first);
     assert_eq!(pool.status().closed_for(CloseReason::ResetFailed), 1);
 }
@@ -229,10 +233,10 @@ async fn nothing_of_a_session_is_visible_to_the_next_request() {
     server.run("CREATE TABLE hygiene.t (id INT AUTO_INCREMENT PRIMARY KEY)").await;
     server.run("CREATE OR REPLACE ROLE hygiene_role").await;
     server.run("CREATE SEQUENCE hygiene.s").await;
-    let mut loan = pool.acquire().await.unwrap();
-    let clean: String = loan.query_first(STATE).await.unwrap().unwrap();
-    let mut id = loan.id();
-    drop(loan);
+    let mut pooled = pool.acquire().await.unwrap();
+    let clean: String = pooled.query_first(STATE).await.unwrap().unwrap();
+    let mut id = pooled.id();
+    drop(pooled);
     for dirty in [
         "SET @x = 'left behind'",
         "SET time_zone = '+05:00'",
@@ -259,31 +263,31 @@ async fn nothing_of_a_session_is_visible_to_the_next_request() {
         "XA START 'left behind'",
     ] {
         for style in 0..5 {
-            let mut loan = pool.acquire().await.unwrap();
+            let mut pooled = pool.acquire().await.unwrap();
             let done = match style {
-                0 => loan.query_drop(dirty).await,
-                1 => Queryable::query_drop(&mut *loan, dirty).await,
-                2 => dirty.ignore(&mut *loan).await,
+                0 => pooled.query_drop(dirty).await,
+                1 => Queryable::query_drop(&mut *pooled, dirty).await,
+                2 => dirty.ignore(&mut *pooled).await,
                 // Not every statement can be prepared, and not every one is allowed in a transaction.
-                3 => loan.exec_drop(dirty, ()).await.or(Ok(())),
+                3 => pooled.exec_drop(dirty, ()).await.or(Ok(())),
                 _ => {
-                    loan.query_drop("BEGIN").await.unwrap();
-                    let _ = loan.query_drop(dirty).await;
-                    loan.query_drop("COMMIT").await.or(Ok(()))
+                    pooled.query_drop("BEGIN").await.unwrap();
+                    let _ = pooled.query_drop(dirty).await;
+                    pooled.query_drop("COMMIT").await.or(Ok(()))
                 }
             };
             done.expect(dirty);
-            drop(loan);
-            let mut loan = pool.acquire().await.unwrap();
-            let state: String = loan.query_first(STATE).await.unwrap().unwrap();
+            drop(pooled);
+            let mut pooled = pool.acquire().await.unwrap();
+            let state: String = pooled.query_first(STATE).await.unwrap().unwrap();
             assert_eq!(state, clean, "{dirty}, style {style}");
             for object in OBJECTS {
-                loan.query_drop(object).await.expect_err(dirty);
+                pooled.query_drop(object).await.expect_err(dirty);
             }
             // The server refuses to reset a distributed transaction.
-            let cleaned = if dirty.starts_with("XA") { loan.id() } else { id };
-            assert_eq!(loan.id(), cleaned, "{dirty}: cleaned, not replaced");
-            id = loan.id();
+            let cleaned = if dirty.starts_with("XA") { pooled.id() } else { id };
+            assert_eq!(pooled.id(), cleaned, "{dirty}: cleaned, not replaced");
+            id = pooled.id();
         }
     }
 }
@@ -295,10 +299,10 @@ async fn a_reset_does_not_shorten_a_sessions_wait_timeout() {
     let url = server.database("wait").await;
     let pool = Pool::new(MySql::new(&url).unwrap(), policy().max_connections(1));
     for _ in 0..3 {
-        let mut loan = pool.acquire().await.unwrap();
-        let timeout: Option<u32> = loan.query_first("SELECT @@wait_timeout").await.unwrap();
+        let mut pooled = pool.acquire().await.unwrap();
+        let timeout: Option<u32> = pooled.query_first("SELECT @@wait_timeout").await.unwrap();
         assert_eq!(timeout, Some(100));
-        loan.query_drop("SET @x = 1").await.unwrap();
+        pooled.query_drop("SET @x = 1").await.unwrap();
         server.run("SET GLOBAL wait_timeout = 7").await;
     }
     assert_eq!((pool.status().opened, pool.status().resets), (1, 2));
@@ -319,18 +323,19 @@ async fn the_role_of_the_login_is_there_again_after_a_reset() {
         server.run(sql).await;
     }
     for dirty in ["SET ROLE NONE", "SET ROLE other_role", "SET @x = 1"] {
-        let mut loan = pool.acquire().await.unwrap();
-        loan.query_drop(dirty).await.unwrap();
-        drop(loan);
-        let mut loan = pool.acquire().await.unwrap();
-        let role: Option<Option<String>> = loan.query_first("SELECT CURRENT_ROLE()").await.unwrap();
+        let mut pooled = pool.acquire().await.unwrap();
+        pooled.query_drop(dirty).await.unwrap();
+        drop(pooled);
+        let mut pooled = pool.acquire().await.unwrap();
+        let role: Option<Option<String>> =
+            pooled.query_first("SELECT CURRENT_ROLE()").await.unwrap();
         assert_eq!(role.flatten().as_deref(), Some("it`s"), "{dirty}");
     }
     assert_eq!(pool.status().opened, 1);
-    let mut loan = pool.acquire().await.unwrap();
+    let mut pooled = pool.acquire().await.unwrap();
     server.run("DROP ROLE `it``s`").await;
-    loan.query_drop("SET @x = 1").await.unwrap();
-    drop(loan);
+    pooled.query_drop("SET @x = 1").await.unwrap();
+    drop(pooled);
     session(&pool).await;
     assert_eq!(pool.status().opened, 2);
 }
@@ -339,12 +344,12 @@ async fn the_role_of_the_login_is_there_again_after_a_reset() {
 #[tokio::test]
 async fn a_database_that_was_dropped_and_made_again_is_the_current_one() {
     let pool = pool("dropped", policy().max_connections(1)).await;
-    let mut loan = pool.acquire().await.unwrap();
-    loan.query_drop("DROP DATABASE dropped").await.unwrap();
-    loan.query_drop("CREATE DATABASE dropped").await.unwrap();
-    drop(loan);
-    let mut loan = pool.acquire().await.unwrap();
-    let current: Option<Option<String>> = loan.query_first("SELECT DATABASE()").await.unwrap();
+    let mut pooled = pool.acquire().await.unwrap();
+    pooled.query_drop("DROP DATABASE dropped").await.unwrap();
+    pooled.query_drop("CREATE DATABASE dropped").await.unwrap();
+    drop(pooled);
+    let mut pooled = pool.acquire().await.unwrap();
+    let current: Option<Option<String>> = pooled.query_first("SELECT DATABASE()").await.unwrap();
     assert_eq!(current, Some(Some("dropped".to_owned())));
 }
 
@@ -356,15 +361,15 @@ async fn autocommit_that_is_off_from_the_start_is_not_dirt() {
     let database = MySql::from_opts(opts.setup(vec!["SET autocommit = 0"]));
     let pool = Pool::new(database, policy().max_connections(1));
     for turn_on in [false, true, false] {
-        let mut loan = pool.acquire().await.unwrap();
-        loan.query_drop("SELECT 1").await.unwrap();
+        let mut pooled = pool.acquire().await.unwrap();
+        pooled.query_drop("SELECT 1").await.unwrap();
         if turn_on {
-            loan.query_drop("SET autocommit = 1").await.unwrap();
+            pooled.query_drop("SET autocommit = 1").await.unwrap();
         }
     }
-    let mut loan = pool.acquire().await.unwrap();
+    let mut pooled = pool.acquire().await.unwrap();
     let status = pool.status();
-    let on: Option<bool> = loan.query_first("SELECT @@autocommit").await.unwrap();
+    let on: Option<bool> = pooled.query_first("SELECT @@autocommit").await.unwrap();
     assert_eq!(on, Some(false));
     assert_eq!((status.opened, status.resets), (1, 1), "{status:?}");
 }
@@ -377,10 +382,10 @@ async fn what_debug_shows_is_no_secret() {
     server.run("CREATE OR REPLACE USER keeper IDENTIFIED BY 'hunter2'").await;
     server.run("GRANT ALL ON secret.* TO keeper").await;
     let pool = Pool::new(MySql::new(&server.url("keeper:hunter2", "secret")).unwrap(), policy());
-    let loan = pool.acquire().await.unwrap();
-    let shown = format!("{:?} {:?} {pool:?} {loan:?}", *loan, pool.backend());
+    let pooled = pool.acquire().await.unwrap();
+    let shown = format!("{:?} {:?} {pool:?} {pooled:?}", *pooled, pool.backend());
     assert!(!shown.contains("hunter2"), "{shown}");
-    assert!(shown.contains(&loan.id().to_string()), "{shown}");
+    assert!(shown.contains(&pooled.id().to_string()), "{shown}");
 }
 
 /// Behaviour C39, prepared: a hidden text is taken for a dirty one.
@@ -388,20 +393,20 @@ async fn what_debug_shows_is_no_secret() {
 async fn a_prepared_change_of_the_session_is_cleaned_too() {
     let pool = pool("prepared", policy().max_connections(1)).await;
     for style in 0..3 {
-        let mut loan = pool.acquire().await.unwrap();
+        let mut pooled = pool.acquire().await.unwrap();
         match style {
-            0 => loan.exec_drop("SET @x = ?", (7,)).await.unwrap(),
+            0 => pooled.exec_drop("SET @x = ?", (7,)).await.unwrap(),
             1 => {
-                let statement = loan.prep("SET @x = ?").await.unwrap();
-                loan.exec_drop(&statement, (7,)).await.unwrap();
+                let statement = pooled.prep("SET @x = ?").await.unwrap();
+                pooled.exec_drop(&statement, (7,)).await.unwrap();
             }
-            _ => "SET @x = ?".with((7,)).ignore(&mut *loan).await.unwrap(),
+            _ => "SET @x = ?".with((7,)).ignore(&mut *pooled).await.unwrap(),
         }
-        drop(loan);
-        let mut loan = pool.acquire().await.unwrap();
-        let x: Option<Option<u32>> = loan.query_first("SELECT @x").await.unwrap();
+        drop(pooled);
+        let mut pooled = pool.acquire().await.unwrap();
+        let x: Option<Option<u32>> = pooled.query_first("SELECT @x").await.unwrap();
         assert_eq!(x, Some(None), "style {style}");
-        drop(loan);
+        drop(pooled);
     }
 }
 
@@ -416,11 +421,11 @@ async fn setup_runs_in_its_order_after_connect_and_after_each_reset() {
     let setup = vec!["SET @a = 1", "SET @a = @a * 10 + 2", "SET time_zone = '+01:00'"];
     let pool = Pool::new(MySql::from_opts(opts(setup)), policy().max_connections(1));
     for _ in 0..2 {
-        let mut loan = pool.acquire().await.unwrap();
+        let mut pooled = pool.acquire().await.unwrap();
         let state: Option<(u32, String)> =
-            loan.query_first("SELECT @a, @@time_zone").await.unwrap();
+            pooled.query_first("SELECT @a, @@time_zone").await.unwrap();
         assert_eq!(state, Some((12, "+01:00".to_owned())));
-        loan.query_drop("SET @a = 99").await.unwrap();
+        pooled.query_drop("SET @a = 99").await.unwrap();
     }
     let pool = Pool::new(MySql::from_opts(opts(vec!["nonsense"])), policy());
     let error = pool.acquire_once().await.unwrap_err();
@@ -437,13 +442,13 @@ async fn a_panic_in_a_conversion_leaves_a_usable_pool() {
     let task = tokio::spawn({
         let pool = pool.clone();
         async move {
-            let mut loan = pool.acquire().await.unwrap();
-            loan.query_first::<u32, _>("SELECT 'text' UNION SELECT 'more'").await
+            let mut pooled = pool.acquire().await.unwrap();
+            pooled.query_first::<u32, _>("SELECT 'text' UNION SELECT 'more'").await
         }
     });
     assert!(task.await.unwrap_err().is_panic());
-    let mut loan = pool.acquire().await.unwrap();
-    let seven: Option<u32> = loan.query_first("SELECT 7").await.unwrap();
+    let mut pooled = pool.acquire().await.unwrap();
+    let seven: Option<u32> = pooled.query_first("SELECT 7").await.unwrap();
     assert_eq!(seven, Some(7));
 }
 
@@ -462,11 +467,11 @@ async fn rows_convert_as_with_the_driver_itself() {
         }
     }
     let pool = pool("conversions", policy()).await;
-    let mut loan = pool.acquire().await.unwrap();
-    let points: Vec<Point> = loan.exec("SELECT ?, 2", (1,)).await.unwrap();
+    let mut pooled = pool.acquire().await.unwrap();
+    let points: Vec<Point> = pooled.exec("SELECT ?, 2", (1,)).await.unwrap();
     assert_eq!(points, [Point { x: 1, y: 2 }]);
-    let points: Vec<Point> = "SELECT 1, 2".fetch(&mut *loan).await.unwrap();
+    let points: Vec<Point> = "SELECT 1, 2".fetch(&mut *pooled).await.unwrap();
     assert_eq!(points, [Point { x: 1, y: 2 }]);
-    let session = pool.backend().session_id(&loan).expect("a session");
-    assert_eq!(session.to_string(), loan.id().to_string());
+    let session = pool.backend().session_id(&pooled).expect("a session");
+    assert_eq!(session.to_string(), pooled.id().to_string());
 }

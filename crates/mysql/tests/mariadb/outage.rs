@@ -19,8 +19,8 @@ async fn ask_for_two_seconds(pool: &Pool<MySql>) {
         while Instant::now() < until {
             match pool.acquire().await {
                 // Not a `SLEEP`: the kill of another test's holds up all of the server's.
-                Ok(mut loan) => {
-                    loan.query_drop("SELECT 1").await.expect("a query");
+                Ok(mut pooled) => {
+                    pooled.query_drop("SELECT 1").await.expect("a query");
                     sleep(Duration::from_millis(2)).await;
                 }
                 Err(AcquireError::Denied(_) | AcquireError::Unavailable(_)) => {}
@@ -88,15 +88,15 @@ async fn a_disconnect_that_a_statement_meets_makes_the_older_connections_suspect
         let pool = pool(&name, policy().health_checks(false)).await;
         drop(join_all((0..4).map(|_| pool.acquire())).await);
         MariaDb::shared().kill_sessions(&name).await;
-        let mut loan = pool.acquire().await.unwrap();
+        let mut pooled = pool.acquire().await.unwrap();
         let met = match style {
-            0 => loan.query_drop("SELECT 1").await,
-            1 => loan.exec_drop("SELECT ?", (1,)).await,
-            2 => loan.query_iter("SELECT 1").await.map(drop),
-            _ => Queryable::query_drop(&mut *loan, "SELECT 1").await,
+            0 => pooled.query_drop("SELECT 1").await,
+            1 => pooled.exec_drop("SELECT ?", (1,)).await,
+            2 => pooled.query_iter("SELECT 1").await.map(drop),
+            _ => Queryable::query_drop(&mut *pooled, "SELECT 1").await,
         };
         met.unwrap_err();
-        drop(loan);
+        drop(pooled);
         for _ in 0..4 {
             session(&pool).await;
         }
@@ -112,8 +112,8 @@ async fn a_disconnect_that_a_statement_meets_makes_the_older_connections_suspect
 #[tokio::test]
 async fn killed_idle_sessions_cost_nothing_with_checks_and_one_failure_without() {
     let pool = pool("killed", policy().max_connections(5)).await;
-    let loans = join_all((0..5).map(|_| pool.acquire())).await;
-    drop(loans);
+    let taken = join_all((0..5).map(|_| pool.acquire())).await;
+    drop(taken);
     assert_eq!(pool.status().idle, 5);
     MariaDb::shared().kill_sessions("killed").await;
     session(&pool).await;
@@ -125,10 +125,10 @@ async fn killed_idle_sessions_cost_nothing_with_checks_and_one_failure_without()
     let pool = Pool::new(MySql::new(&url).unwrap(), policy().health_checks(false));
     let first = session(&pool).await;
     MariaDb::shared().kill_sessions("unchecked").await;
-    let mut loan = pool.acquire().await.unwrap();
-    loan.query_drop("SELECT 1").await.unwrap_err();
-    is_poisoned(loan.query_drop("SELECT 1").await);
-    drop(loan);
+    let mut pooled = pool.acquire().await.unwrap();
+    pooled.query_drop("SELECT 1").await.unwrap_err();
+    is_poisoned(pooled.query_drop("SELECT 1").await);
+    drop(pooled);
     assert_ne!(session(&pool).await, first);
 }
 
@@ -137,18 +137,18 @@ async fn killed_idle_sessions_cost_nothing_with_checks_and_one_failure_without()
 async fn an_account_that_is_locked_for_a_while_does_not_double_its_sessions() {
     let server = MariaDb::start(&[]);
     let pool = pool_of_user(&server, "locked", policy().max_connections(4)).await;
-    let loans = join_all((0..4).map(|_| pool.acquire())).await;
+    let taken = join_all((0..4).map(|_| pool.acquire())).await;
     server.run("ALTER USER locked ACCOUNT LOCK").await;
-    join_all(loans.into_iter().map(|loan| async {
-        let mut loan = loan.unwrap();
-        timeout(MOMENT, loan.query_drop("SELECT SLEEP(8)")).await.unwrap_err();
+    join_all(taken.into_iter().map(|pooled| async {
+        let mut pooled = pooled.unwrap();
+        timeout(MOMENT, pooled.query_drop("SELECT SLEEP(8)")).await.unwrap_err();
     }))
     .await;
     eventually("kills are refused", async || pool.status().kill_failures > 0).await;
     server.run("ALTER USER locked ACCOUNT UNLOCK").await;
     let again = Instant::now();
-    let loans = join_all((0..4).map(|_| pool.acquire())).await;
-    assert!(loans.iter().all(Result::is_ok), "{loans:?}");
+    let taken = join_all((0..4).map(|_| pool.acquire())).await;
+    assert!(taken.iter().all(Result::is_ok), "{taken:?}");
     assert!(again.elapsed() < Duration::from_secs(3), "{:?}", again.elapsed());
     let sessions = server.sessions_of("locked").await;
     assert!(sessions.len() <= 5, "{sessions:?}");
@@ -204,15 +204,15 @@ async fn a_request_that_the_server_hangs_up_on_costs_nobody_else_a_connection() 
             drop(join_all((0..4).map(|_| pool.acquire())).await);
             quiet(&pool).await;
             let closed = pool.status().closed;
-            let mut loan = pool.acquire().await.unwrap();
+            let mut pooled = pool.acquire().await.unwrap();
             let big = vec![b'x'; 5 << 20];
-            loan.exec_drop("INSERT INTO t VALUES (?)", (big,)).await.unwrap_err();
-            drop(loan);
-            let mut loan = pool.acquire().await.unwrap();
+            pooled.exec_drop("INSERT INTO t VALUES (?)", (big,)).await.unwrap_err();
+            drop(pooled);
+            let mut pooled = pool.acquire().await.unwrap();
             let outfile = "SELECT 1 INTO OUTFILE '/nowhere/file'";
-            loan.query_drop(outfile).await.unwrap_err();
-            loan.query_drop("SELECT 1").await.unwrap();
-            drop(loan);
+            pooled.query_drop(outfile).await.unwrap_err();
+            pooled.query_drop("SELECT 1").await.unwrap();
+            drop(pooled);
             for _ in 0..4 {
                 session(&pool).await;
             }
@@ -255,16 +255,16 @@ async fn a_server_that_became_read_only_is_connected_to_anew() {
     server.run("SET GLOBAL read_only = ON").await;
     for (style, closed) in (0..4).zip(1..) {
         let first = session(&pool).await;
-        let mut loan = pool.acquire().await.unwrap();
+        let mut pooled = pool.acquire().await.unwrap();
         let error = match style {
-            0 => loan.exec_drop("INSERT INTO t VALUES (?)", (1,)).await,
-            1 => loan.exec_iter("INSERT INTO t VALUES (?)", (1,)).await.map(drop),
-            2 => loan.query_iter("INSERT INTO t VALUES (1)").await.map(drop),
-            _ => Queryable::query_drop(&mut *loan, "INSERT INTO t VALUES (1)").await,
+            0 => pooled.exec_drop("INSERT INTO t VALUES (?)", (1,)).await,
+            1 => pooled.exec_iter("INSERT INTO t VALUES (?)", (1,)).await.map(drop),
+            2 => pooled.query_iter("INSERT INTO t VALUES (1)").await.map(drop),
+            _ => Queryable::query_drop(&mut *pooled, "INSERT INTO t VALUES (1)").await,
         };
         let error = error.unwrap_err();
         assert!(matches!(&error, Error::Server(error) if error.code == 1290), "{error:?}");
-        drop(loan);
+        drop(pooled);
         assert_ne!(session(&pool).await, first, "style {style}");
         quiet(&pool).await;
         assert_eq!(pool.status().closed_for(CloseReason::Dead), closed);
@@ -297,8 +297,8 @@ async fn a_full_server_is_waited_for() {
     server.run("GRANT ALL ON full.* TO crowded").await;
     let pool = Pool::new(MySql::new(&server.url("crowded", "full")).unwrap(), policy());
     let requests = join_all((0..6).map(|_| async {
-        let mut loan = pool.acquire().await?;
-        loan.query_drop("SELECT SLEEP(0.1)").await.expect("a query");
+        let mut pooled = pool.acquire().await?;
+        pooled.query_drop("SELECT SLEEP(0.1)").await.expect("a query");
         Ok::<_, AcquireError>(())
     }));
     for result in requests.await {

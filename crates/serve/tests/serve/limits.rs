@@ -20,7 +20,7 @@ const MOMENT: Duration = Duration::from_millis(150);
 struct Killed(Child);
 
 #[tokio::test]
-async fn beyond_worker_connections_clients_wait_in_the_queue_for_whoever_accepts_next() {
+async fn beyond_max_connections_clients_wait_in_the_queue_for_whoever_accepts_next() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let full = start_on(&listener, "full", |server| server.max_connections(1));
     let mut first = full.client().await;
