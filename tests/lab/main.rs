@@ -22,9 +22,11 @@ mod later;
 mod policy;
 mod provoke;
 mod streams;
+mod trace;
 
 use before::Before;
 use db::Store;
+use trace::Trace;
 
 #[derive(Debug, Parser)]
 #[command(name = "lab", about = "The service that farrier's tests and benchmarks provoke")]
@@ -41,6 +43,12 @@ struct Args {
     /// What `main` has open when the launcher comes.
     #[arg(long, env = "LAB_BEFORE")]
     before: Option<Before>,
+    /// A file to which a line is appended for each call of a server hook.
+    #[arg(long, env = "LAB_TRACE_HOOKS")]
+    trace_hooks: Option<PathBuf>,
+    /// What one of them does: HOOK=fail, HOOK=panic or HOOK=slow.
+    #[arg(long, env = "LAB_HOOK")]
+    hook: Option<String>,
     #[command(flatten)]
     policy: policy::PolicyArgs,
     #[command(flatten)]
@@ -76,7 +84,8 @@ fn main() -> ExitCode {
     };
     let (boots, policy) = (Boots(args.boot, args.boot_file), args.policy.policy());
     let launcher = Launcher::with_args(args.launcher)
-        .request_refused(|refused| tracing::info!(%refused, "request refused"));
+        .request_refused(|refused| tracing::info!(%refused, "request refused"))
+        .server_hooks(Trace { file: args.trace_hooks, provoked: args.hook });
     // An empty variable is an unset one, as for the launcher's own settings.
     let Some(url) = args.database_url.filter(|url| !url.is_empty()) else {
         return launcher.run(move |worker| app(worker, boots.now(), Router::new()));

@@ -15,3 +15,4 @@ mod pipes;
 mod readme;
 mod recycling;
 mod rooms;
+mod server_hooks;

@@ -14,6 +14,7 @@ use tower_service::Service;
 use crate::arbiter::Verdict;
 use crate::audit::{Offence, audit};
 use crate::complain::complain;
+use crate::hooks::{Hooks, ServerHooks};
 use crate::master::Master;
 use crate::settings::{self, Args, Settings};
 use crate::worker::{self, Prepare, RefusedHook, Worker};
@@ -28,6 +29,7 @@ pub struct Launcher {
     source: Source,
     prepare: Option<Prepare>,
     refused: Option<RefusedHook>,
+    hooks: Hooks,
 }
 
 /// Where the settings come from; they are resolved when the launcher runs.
@@ -56,7 +58,7 @@ impl Launcher {
     }
 
     fn with(name: String, source: Source) -> Self {
-        Self { name, source, prepare: None, refused: None }
+        Self { name, source, prepare: None, refused: None, hooks: Hooks::default() }
     }
 
     /// Changes the defaults; the settings file, the environment and the flags are stronger.
@@ -106,6 +108,12 @@ impl Launcher {
         self
     }
 
+    /// Calls the functions of `hooks` at the turns of the server's life: see [`ServerHooks`].
+    pub fn server_hooks(mut self, hooks: impl ServerHooks) -> Self {
+        self.hooks = Hooks::new(hooks);
+        self
+    }
+
     /// Runs the service until it is stopped; the result is for `main` to return.
     ///
     /// `app` is called in each worker process, on its own fresh runtime; what it returns is served, and an
@@ -127,7 +135,7 @@ impl Launcher {
         S::Error: Into<BoxError>,
         B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
     {
-        let Self { name, source, prepare, refused } = self;
+        let Self { name, source, prepare, refused, hooks } = self;
         let settings = match source.resolve(&name) {
             Ok(settings) => settings,
             Err(code) => return code,
@@ -138,7 +146,7 @@ impl Launcher {
             .map_err(Into::into)
             .and_then(|()| Ok(log::install(&settings)?))
             .and_then(|()| Ok(first_audit()?))
-            .and_then(|()| Master::new(&name, settings, prepare, &body));
+            .and_then(|()| Master::new(&name, settings, prepare, hooks, &body));
         let code = match begun {
             Ok(master) => match master.run() {
                 Verdict::Stopped => {

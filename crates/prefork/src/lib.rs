@@ -90,6 +90,7 @@ mod complain;
 mod control;
 mod ends;
 mod exit_work;
+mod hooks;
 mod launcher;
 mod log;
 mod master;
@@ -105,6 +106,7 @@ mod worker;
 
 pub use board::BoardPulse;
 pub use farrier_serve::{BoxError, Refused};
+pub use hooks::{ServerHooks, WorkerExit, WorkerProcess};
 pub use launcher::Launcher;
 pub use settings::{Args, Bind, LogFile, LogLevel, Origin, Settings, SettingsError, parse_args};
 pub use worker::Worker;

@@ -177,7 +177,7 @@ impl MasterListener {
     }
 
     /// Removes the socket's file, if it has one and it is still this one.
-    fn remove_file(&self) {
+    pub(crate) fn remove_file(&self) {
         if let Self::Unix(_, file) = self {
             file.remove();
         }

@@ -12,6 +12,7 @@ use super::recycling::Recycling;
 use super::state::{Child, Master, Own};
 use crate::arbiter::Event;
 use crate::audit::{audit, close_inherited};
+use crate::hooks::WorkerProcess;
 use crate::sys::{self, Forked};
 use crate::worker::{self, Seed};
 use crate::{log, stdout};
@@ -63,6 +64,8 @@ impl Master<'_> {
         let own = self.own.as_ref().ok_or("a child does not fork workers")?;
         let alive = own.alive.try_clone()?;
         let (reader, report) = unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
+        let process = WorkerProcess { pid: None, slot, generation };
+        self.hooks.call("pre_fork", |hooks| hooks.pre_fork(&process));
         let row = self.board.take().ok_or("the board is full")?;
         // Drawn here: a child's copy of the state of chance would give each the same.
         let limits = Recycling::draw(&settings);
@@ -81,6 +84,7 @@ impl Master<'_> {
                     listeners,
                     report,
                     max_requests: limits.max_requests,
+                    hooks: self.hooks.clone(),
                     alive,
                 };
                 worker::end_with(|| (self.body)(seed))

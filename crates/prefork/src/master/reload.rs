@@ -40,6 +40,7 @@ impl Master<'_> {
             tracing::warn!("changed, but only a restart makes it so: {}", fixed.join(", "));
         }
         tracing::info!("reloading");
+        self.hooks.call("on_reload", |hooks| hooks.on_reload(&new));
         let limits = Limits::of(&new);
         self.reread = Some(new);
         Ok(limits)

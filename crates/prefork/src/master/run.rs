@@ -11,6 +11,7 @@ use super::state::{Master, Own};
 use super::workers::send_signal;
 use crate::arbiter::{Action, Event, Phase, Verdict, Why};
 use crate::ends;
+use crate::hooks::ServerHooks;
 use crate::pidfile::Pidfile;
 use crate::poll::poll_until;
 use crate::sockets::MasterListener;
@@ -46,6 +47,7 @@ impl Master<'_> {
         if let Some(Own { control: Some(control), .. }) = &self.own {
             control.remove_file();
         }
+        self.hooks.call("on_exit", ServerHooks::on_exit);
         self.pidfile.iter().for_each(Pidfile::remove);
         verdict
     }
@@ -78,6 +80,11 @@ impl Master<'_> {
     }
 
     fn act(&mut self, actions: Vec<Action>) {
+        let (new, old) = (self.arbiter.target(), self.target);
+        if new != old {
+            self.target = new;
+            self.hooks.call("nworkers_changed", |hooks| hooks.nworkers_changed(new, Some(old)));
+        }
         let mut actions = VecDeque::from(actions);
         while let Some(action) = actions.pop_front() {
             let Some(event) = self.carry_out(action) else {

@@ -5,12 +5,14 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
+use farrier_serve::BoxError;
 use nix::fcntl::OFlag;
 use nix::unistd::{self, getpid};
 
 use crate::arbiter::{Arbiter, Limits, Pid};
 use crate::board::{Board, RowId};
 use crate::control::Control;
+use crate::hooks::Hooks;
 use crate::pidfile::Pidfile;
 use crate::settings::Settings;
 use crate::signals::Signals;
@@ -45,6 +47,9 @@ pub(crate) struct Master<'a> {
     pub(super) children: BTreeMap<Pid, Child>,
     pub(super) preparing: Option<Pid>,
     pub(super) prepare: Option<Prepare>,
+    pub(super) hooks: Hooks,
+    /// How many workers there should be, as the hooks were told.
+    pub(super) target: usize,
     pub(super) body: &'a dyn Fn(Seed) -> i32,
 }
 
@@ -82,11 +87,14 @@ impl<'a> Master<'a> {
         name: &str,
         settings: Settings,
         prepare: Option<Prepare>,
+        hooks: Hooks,
         body: &'a dyn Fn(Seed) -> i32,
-    ) -> Result<Self, Box<dyn std::error::Error>> {
+    ) -> Result<Self, BoxError> {
         // First, so that a stop that comes early is not lost.
         let signals = Signals::of_master()?;
         let pid = getpid();
+        let target = settings.workers;
+        hooks.call("nworkers_changed", |hooks| hooks.nworkers_changed(target, None));
         let board = Arc::new(Board::new()?);
         let (alive, held) = unistd::pipe2(OFlag::O_CLOEXEC)?;
         let pidfile = match &settings.pidfile {
@@ -99,21 +107,25 @@ impl<'a> Master<'a> {
                 "no control socket: {pidfile}.sock is too long for one; control_socket sets another path"
             );
         }
-        let sockets =
-            settings.control_path().map(|path| Control::bind(&path)).transpose().and_then(
-                |control| match MasterListener::bind_all(&settings.bind, settings.backlog) {
-                    Ok(listeners) => Ok((control, listeners)),
+        let sockets = hooks
+            .ask("on_starting", |hooks| hooks.on_starting(&settings))
+            .and_then(|()| bind(&settings))
+            .and_then(|(control, listeners)| {
+                let addresses: Vec<_> = listeners.iter().map(MasterListener::to_string).collect();
+                match hooks.ask("when_ready", |hooks| hooks.when_ready(&addresses)) {
+                    Ok(()) => Ok((control, listeners, addresses)),
                     Err(error) => {
                         control.iter().for_each(Control::remove_file);
+                        listeners.iter().for_each(MasterListener::remove_file);
                         Err(error)
                     }
-                },
-            );
-        let (control, listeners) = match sockets {
+                }
+            });
+        let (control, listeners, addresses) = match sockets {
             Ok(sockets) => sockets,
             Err(error) => {
                 pidfile.iter().for_each(Pidfile::remove);
-                return Err(error.into());
+                return Err(error);
             }
         };
         let arbiter = Arbiter::new(Limits::of(&settings), prepare.is_some());
@@ -128,7 +140,7 @@ impl<'a> Master<'a> {
             last_reload: None,
             exits: BTreeMap::new(),
             board,
-            addresses: listeners.iter().map(MasterListener::to_string).collect(),
+            addresses,
             listeners,
             closing: None,
             memory_look: None,
@@ -137,8 +149,22 @@ impl<'a> Master<'a> {
             children: BTreeMap::new(),
             preparing: None,
             prepare,
+            hooks,
+            target,
             body,
         })
+    }
+}
+
+/// The control socket, if there is to be one, and the listeners; all or none.
+fn bind(settings: &Settings) -> Result<(Option<Control>, Vec<MasterListener>), BoxError> {
+    let control = settings.control_path().map(|path| Control::bind(&path)).transpose()?;
+    match MasterListener::bind_all(&settings.bind, settings.backlog) {
+        Ok(listeners) => Ok((control, listeners)),
+        Err(error) => {
+            control.iter().for_each(Control::remove_file);
+            Err(error.into())
+        }
     }
 }
 

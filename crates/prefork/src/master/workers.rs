@@ -9,6 +9,7 @@ use nix::unistd;
 use super::state::{Child, Master};
 use super::words::Ending;
 use crate::arbiter::{Due, Event, Pid, Stage, Why, WorkerSignal};
+use crate::hooks::{WorkerExit, WorkerProcess};
 use crate::report::Report;
 use crate::sys;
 
@@ -64,6 +65,8 @@ impl Master<'_> {
         match report {
             Report::Ready => {
                 tracing::info!(worker = pid, slot, generation, "worker ready");
+                let process = WorkerProcess { pid: Some(pid.unsigned_abs()), slot, generation };
+                self.hooks.call("worker_ready", |hooks| hooks.worker_ready(&process));
                 self.feed(Event::Ready(pid));
             }
             Report::Due => self.feed(Event::Due { pid, why: Due::Requests }),
@@ -103,6 +106,8 @@ impl Master<'_> {
         self.take_report(pid);
         if let Some(child) = self.children.remove(&pid) {
             self.log_exit(pid, &child, ending);
+            let exit = self.exit_of(pid, &child, ending);
+            self.hooks.call("child_exit", |hooks| hooks.child_exit(&exit));
             self.board.free(child.row);
             let stage = self.arbiter.worker(pid).map(|(_, _, stage)| stage);
             if matches!(stage, Some(Stage::Booting { .. } | Stage::Ready)) {
@@ -113,6 +118,19 @@ impl Master<'_> {
             tracing::debug!(process = pid, "reaped a process that is no worker: {ending}");
         }
         self.feed(Event::Gone { pid, success: ending.is_success() });
+    }
+
+    fn exit_of(&self, pid: Pid, child: &Child, ending: Ending) -> WorkerExit {
+        let in_flight = self.board.in_flight(child.row).into_iter();
+        WorkerExit {
+            pid: pid.unsigned_abs(),
+            slot: child.slot,
+            generation: child.generation,
+            age: child.started.elapsed().unwrap_or_default(),
+            requests: self.board.read(child.row).finished,
+            reason: child.failure.clone().unwrap_or_else(|| ending.to_string()),
+            in_flight: in_flight.map(|request| request.request).collect(),
+        }
     }
 
     pub(super) fn note_exit(&mut self, slot: usize, how: String) {

@@ -25,6 +25,7 @@ use super::process::{self, chain, panicked, status};
 use super::watch::Watch;
 use crate::board::{Board, BoardPulse, InFlightList, RowId};
 use crate::ends;
+use crate::hooks::{Hooks, WorkerProcess};
 use crate::report::Report;
 use crate::settings::Settings;
 use crate::signals::WorkerSignals;
@@ -45,6 +46,7 @@ pub(crate) struct Seed {
     pub(crate) report: OwnedFd,
     /// How many requests it begins before it is due.
     pub(crate) max_requests: Option<u64>,
+    pub(crate) hooks: Hooks,
     /// A pipe whose other end only the master holds: its end is the master's death.
     pub(crate) alive: OwnedFd,
 }
@@ -70,14 +72,26 @@ where
     S::Error: Into<BoxError>,
     B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
 {
-    let prepared = settle_in(&seed).and_then(|signals| {
+    let served = Arc::new(Served {
+        report: seed.report,
+        requests: AtomicU64::new(0),
+        due_at: seed.max_requests,
+    });
+    let (slot, generation) = (seed.slot, seed.generation);
+    let process = WorkerProcess { pid: Some(std::process::id()), slot, generation };
+    if let Err(error) = seed.hooks.ask("post_fork", |hooks| hooks.post_fork(&process)) {
+        tracing::error!(slot, "{error}");
+        served.say(&Report::Failure(error.to_string()));
+        return status::NOT_STARTED;
+    }
+    let prepared = settle_in(seed.master, slot).and_then(|signals| {
         let listeners = seed.listeners.iter().map(MasterListener::share);
         Ok((signals, listeners.collect::<io::Result<Vec<_>>>()?, pipe2(OFlag::O_CLOEXEC)?))
     });
     let (signals, listeners, (done, not_done)) = match prepared {
         Ok(prepared) => prepared,
         Err(error) => {
-            tracing::error!(%error, slot = seed.slot, "a worker could not set itself up");
+            tracing::error!(%error, slot, "a worker could not set itself up");
             return status::NOT_STARTED;
         }
     };
@@ -89,16 +103,12 @@ where
         settings: seed.settings,
         exit_work: Arc::default(),
     };
+    let hooks = seed.hooks;
     let watch = Watch::new(signals, seed.alive, seed.listeners, done, worker.clone());
-    let served = Arc::new(Served {
-        report: seed.report,
-        requests: AtomicU64::new(0),
-        due_at: seed.max_requests,
-    });
     thread::scope(|scope| {
         let fresh = thread::Builder::new().name("worker".into()).spawn_scoped(scope, move || {
             let _not_done = not_done;
-            run(&worker, app, listeners, refused, &served)
+            run(&worker, app, listeners, refused, &served, &hooks)
         });
         match fresh {
             Ok(fresh) => {
@@ -114,10 +124,10 @@ where
 }
 
 /// What a process does first after the fork.
-fn settle_in(seed: &Seed) -> io::Result<WorkerSignals> {
+fn settle_in(master: Pid, slot: usize) -> io::Result<WorkerSignals> {
     let signals = WorkerSignals::take()?;
-    process::follow(seed.master)?;
-    process::name(&format!("farrier:{}", seed.slot));
+    process::follow(master)?;
+    process::name(&format!("farrier:{slot}"));
     Ok(signals)
 }
 
@@ -128,6 +138,7 @@ fn run<A, F, S, E, B>(
     listeners: Vec<WorkerListener>,
     refused: Option<RefusedHook>,
     served: &Arc<Served>,
+    hooks: &Hooks,
 ) -> i32
 where
     A: Fn(Worker) -> F,
@@ -147,7 +158,7 @@ where
     };
     let code = runtime.block_on(async {
         tokio::spawn(keep_beating(worker.pulse(), worker.settings.beat_interval()));
-        match start(worker, app, listeners, refused, served).await {
+        match start(worker, app, listeners, refused, served, hooks).await {
             Ok(server) => {
                 worker.pulse.set_state(State::Ready);
                 served.say(&Report::Ready);
@@ -178,6 +189,7 @@ where
             }
         }
     });
+    hooks.call("worker_exit", |hooks| hooks.worker_exit(worker));
     // What blocks in a thread of its own is not waited for: the process ends with it.
     runtime.shutdown_background();
     code
@@ -196,6 +208,7 @@ async fn start<A, F, S, E>(
     listeners: Vec<WorkerListener>,
     refused: Option<RefusedHook>,
     served: &Arc<Served>,
+    hooks: &Hooks,
 ) -> Result<Server<S>, BoxError>
 where
     A: Fn(Worker) -> F,
@@ -203,6 +216,7 @@ where
     E: Into<BoxError>,
 {
     let service = app(worker.clone()).await.map_err(Into::into)?;
+    hooks.ask("post_worker_init", |hooks| hooks.post_worker_init(worker))?;
     let listeners: Vec<Listener> = listeners
         .into_iter()
         .map(|listener| match listener {
@@ -226,10 +240,13 @@ where
                 event => pulse.note(*event),
             }
         });
-    Ok(match refused {
-        Some(hook) => server.request_refused(move |refused| hook(refused)),
-        None => server,
-    })
+    let hooks = hooks.clone();
+    Ok(server.request_refused(move |what| {
+        if let Some(hook) = &refused {
+            hook(what);
+        }
+        hooks.call("request_refused", |hooks| hooks.request_refused(what));
+    }))
 }
 
 impl Served {
