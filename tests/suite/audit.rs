@@ -4,6 +4,7 @@
 use std::fs;
 
 use harness::client;
+use harness::eventually;
 use harness::service;
 use hyper::StatusCode;
 
@@ -75,4 +76,35 @@ async fn what_processes_can_share_is_let_through() {
     assert!(!lab.log().contains("descriptor"), "{}", lab.log());
     let response = client::get(lab.address(), "/pid").await.expect("a whole response");
     assert_eq!(response.status, StatusCode::OK);
+}
+
+/// What is the master's alone is in no worker: its signals, the pidfile with its lock, the control socket.
+#[test]
+fn a_worker_has_nothing_that_only_the_master_may_have() {
+    let lab = service::lab();
+    let pidfile = lab.path("master.pid").display().to_string();
+    let lab = lab.args(["--workers=2", &format!("--pidfile={pidfile}")]).start();
+    let open = |pid: u32| -> Vec<String> {
+        let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).expect("a process");
+        let links = descriptors.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
+        links.map(|link| link.display().to_string()).collect()
+    };
+    let sockets = fs::read_to_string("/proc/net/unix").expect("a list");
+    let control = format!("{pidfile}.sock");
+    let control = sockets.lines().find(|line| line.ends_with(&control)).expect("it listens");
+    let control = control.split_whitespace().nth(6).expect("an inode");
+    let control = format!("socket:[{control}]");
+    let is_masters =
+        |link: &String| link.contains("signalfd") || *link == pidfile || *link == control;
+    let of_master = open(lab.pid());
+    assert_eq!(of_master.iter().filter(|link| is_masters(link)).count(), 3, "{of_master:?}");
+    eventually("all serve", || (lab.workers().len() == 2).then_some(()));
+    for worker in lab.workers() {
+        let of_worker = open(worker);
+        assert!(!of_worker.iter().any(is_masters), "{of_worker:?}");
+        let listeners =
+            of_master.iter().filter(|link| link.starts_with("socket:") && **link != control);
+        assert!(listeners.clone().count() > 0);
+        assert!(listeners.clone().all(|link| of_worker.contains(link)), "{of_worker:?}");
+    }
 }

@@ -46,6 +46,8 @@
 //! What is refused belongs into the app's own function, which each worker calls, or, for work that is done
 //! once, into [`Launcher::prepare`].
 //!
+//! Which code runs where, and how often: [`where_does_this_code_run`].
+//!
 //! # Signals
 //!
 //! To the master: TERM drains and stops, INT and QUIT stop at once, HUP reads the settings again and
@@ -82,6 +84,9 @@
 //!
 //! 0: stopped. 1: a wrong setting, an address that cannot be bound, a failed preparation. 3: no worker of
 //! the first generation became ready.
+
+#[doc = include_str!("../docs/where-does-this-code-run.md")]
+pub mod where_does_this_code_run {}
 
 mod arbiter;
 mod audit;
