@@ -80,6 +80,14 @@ impl ServerHooks for Trace {
         let _ = self.note("request_refused", "worker", None);
     }
 
+    fn worker_int(&self, worker: &Worker) {
+        let _ = self.note("worker_int", "worker", Some((worker.slot(), worker.generation())));
+    }
+
+    fn worker_abort(&self, worker: &Worker) {
+        let _ = self.note("worker_abort", "worker", Some((worker.slot(), worker.generation())));
+    }
+
     fn worker_exit(&self, worker: &Worker) {
         let _ = self.note("worker_exit", "worker", Some((worker.slot(), worker.generation())));
     }

@@ -142,6 +142,29 @@ async fn child_exit_names_the_requests_that_died_with_it() {
     });
 }
 
+/// A worker that is told to leave at once, and one that hangs, have their hooks too; of the second it is the last.
+#[tokio::test]
+async fn int_and_abort_have_hooks() {
+    let lab = traced(&["--workers=1", "--timeout=1"]).start();
+    let blocked = tokio::spawn(client::get(lab.address(), "/block?ms=60000"));
+    service::in_flight(&lab, 1).await;
+    eventually("it is gone", || {
+        calls(&lab).contains(&"child_exit master 0 1".to_owned()).then_some(())
+    });
+    let calls = calls(&lab);
+    assert!(calls.contains(&"worker_abort worker 0 1".to_owned()), "{calls:?}");
+    assert!(!calls.iter().any(|call| call.starts_with("worker_exit")), "{calls:?}");
+    assert!(lab.log().contains("killed by the launcher: SIGABRT"), "{}", lab.log());
+    blocked.await.expect("no panic").expect_err("it is lost");
+
+    let mut lab = traced(&["--workers=1"]).start();
+    await_calls(&lab, 6, &["worker_ready master 0 1"]);
+    lab.signal(Signal::SIGINT);
+    assert_eq!(lab.wait().code(), Some(0));
+    let end = ["worker_int worker 0 1", "worker_exit worker 0 1", "child_exit master 0 1"];
+    await_calls(&lab, 7, &[end.as_slice(), &["on_exit master - -"]].concat());
+}
+
 /// A hook that can refuse refuses the start, in one line, and leaves nothing behind.
 #[test]
 fn a_start_can_be_refused() {

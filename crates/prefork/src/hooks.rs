@@ -31,6 +31,8 @@ const SLOW: Duration = Duration::from_millis(100);
 /// | [`post_worker_init`](Self::post_worker_init) | worker, in its runtime | the app is made, nothing is served | the worker does not start |
 /// | [`worker_ready`](Self::worker_ready) | master | the worker serves | logged |
 /// | [`request_refused`](Self::request_refused) | worker, on a connection's task | the server refuses a request | logged |
+/// | [`worker_int`](Self::worker_int) | worker, the thread that hears signals | it is told to leave at once | logged |
+/// | [`worker_abort`](Self::worker_abort) | the same | the master has found it hung, and it dies next | logged |
 /// | [`worker_exit`](Self::worker_exit) | worker, on its runtime's thread | last of all, however it was told to leave | logged |
 /// | [`child_exit`](Self::child_exit) | master | a worker is gone: once for each that was ever forked | logged |
 /// | [`on_reload`](Self::on_reload) | master | the settings are read again, nothing is forked for them | logged |
@@ -107,6 +109,13 @@ pub trait ServerHooks: Send + Sync + 'static {
 
     /// The server itself has refused a request, and no layer has seen it.
     fn request_refused(&self, refused: &Refused) {}
+
+    /// The worker was told to leave at once: INT or QUIT.
+    fn worker_int(&self, worker: &Worker) {}
+
+    /// The worker was sent SIGABRT, by the master because its heartbeat is late: it dies when this returns, or after a
+    /// second. Its runtime may be blocked, and whatever lock it holds stays held.
+    fn worker_abort(&self, worker: &Worker) {}
 
     /// The worker leaves: told to, recycled, replaced, or because its app could not be started.
     ///

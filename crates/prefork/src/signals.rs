@@ -116,7 +116,8 @@ impl WorkerSignals {
     /// The kernel's: no descriptor.
     pub(crate) fn take() -> io::Result<Self> {
         let (read, write) = UnixStream::pair()?;
-        let named = ORDERS.into_iter().chain(STRAYS).map(|signal| signal as i32);
+        let named = ORDERS.into_iter().chain(STRAYS).chain([Signal::SIGABRT]);
+        let named = named.map(|signal| signal as i32);
         let all = named.chain(libc::SIGRTMIN()..=libc::SIGRTMAX());
         let delivery = SignalDelivery::with_pipe(read, write, SignalOnly, all)?;
         // On a terminal a line of the log, from the background, would bring the whole group a SIGTTOU.
@@ -140,6 +141,12 @@ impl AsFd for WorkerSignals {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.get_read().as_fd()
     }
+}
+
+/// Dies of a signal as if there were no handler for it.
+pub(crate) fn die_of(signal: Signal) {
+    // It fails for signals only that the kernel does not know.
+    let _ = signal_hook::low_level::emulate_default_handler(signal as i32);
 }
 
 /// For the preparing process: the orders to stop end it, and nothing else does that goes to the whole group. What

@@ -104,7 +104,8 @@ where
         exit_work: Arc::default(),
     };
     let hooks = seed.hooks;
-    let watch = Watch::new(signals, seed.alive, seed.listeners, done, worker.clone());
+    let watch =
+        Watch::new(signals, seed.alive, seed.listeners, done, worker.clone(), hooks.clone());
     thread::scope(|scope| {
         let fresh = thread::Builder::new().name("worker".into()).spawn_scoped(scope, move || {
             let _not_done = not_done;

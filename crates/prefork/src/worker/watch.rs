@@ -1,5 +1,6 @@
 //! The forked thread of a worker: it is there when the runtime is not.
 
+use std::mem;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant;
 
@@ -10,6 +11,7 @@ use nix::sys::signal::Signal;
 use super::handle::Worker;
 use super::process::{leave, status};
 use crate::ends;
+use crate::hooks::Hooks;
 use crate::poll::poll_until;
 use crate::signals::{self, Came, WorkerSignals};
 use crate::sockets::MasterListener;
@@ -26,10 +28,12 @@ pub(super) struct Watch {
     /// Ends when the fresh thread does.
     done: OwnedFd,
     worker: Worker,
+    hooks: Hooks,
     /// Somebody else than the master said SIGTERM: when that is an order as well.
     told_alone: Option<Instant>,
     /// When the process ends, whatever the fresh thread does.
     deadline: Option<Instant>,
+    told_quick: bool,
 }
 
 impl Watch {
@@ -40,6 +44,7 @@ impl Watch {
         listeners: Vec<MasterListener>,
         done: OwnedFd,
         worker: Worker,
+        hooks: Hooks,
     ) -> Self {
         Self {
             signals,
@@ -48,8 +53,10 @@ impl Watch {
             closing: None,
             done,
             worker,
+            hooks,
             told_alone: None,
             deadline: None,
+            told_quick: false,
         }
     }
 
@@ -83,6 +90,11 @@ impl Watch {
                                 .get_or_insert_with(|| Instant::now() + ends::TOLD_ALONE);
                         }
                         Ok(Signal::SIGINT | Signal::SIGQUIT) => self.stop_quick(),
+                        Ok(Signal::SIGABRT) => {
+                            self.hooks
+                                .call("worker_abort", |hooks| hooks.worker_abort(&self.worker));
+                            signals::die_of(Signal::SIGABRT);
+                        }
                         Ok(order) if signals::is_order(order) => {
                             tracing::debug!(signal = %order, "ignored: this signal is for the master");
                         }
@@ -157,6 +169,9 @@ impl Watch {
     }
 
     fn stop_quick(&mut self) {
+        if !mem::replace(&mut self.told_quick, true) {
+            self.hooks.call("worker_int", |hooks| hooks.worker_int(&self.worker));
+        }
         self.leave_if_booting();
         self.worker.pulse.set_state(State::Draining);
         self.worker.drain.stop_quick();
