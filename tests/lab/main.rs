@@ -84,7 +84,6 @@ fn main() -> ExitCode {
     };
     let (boots, policy) = (Boots(args.boot, args.boot_file), args.policy.policy());
     let launcher = Launcher::with_args(args.launcher)
-        .request_refused(|refused| tracing::info!(%refused, "request refused"))
         .server_hooks(Trace { file: args.trace_hooks, provoked: args.hook });
     // An empty variable is an unset one, as for the launcher's own settings.
     let Some(url) = args.database_url.filter(|url| !url.is_empty()) else {

@@ -76,7 +76,8 @@ impl ServerHooks for Trace {
         let _ = self.note("worker_ready", "master", Some((worker.slot, worker.generation)));
     }
 
-    fn request_refused(&self, _: &Refused) {
+    fn request_refused(&self, refused: &Refused) {
+        tracing::info!(%refused, "request refused");
         let _ = self.note("request_refused", "worker", None);
     }
 

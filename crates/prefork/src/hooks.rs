@@ -38,7 +38,8 @@ const SLOW: Duration = Duration::from_millis(100);
 /// | [`on_reload`](Self::on_reload) | master | the settings are read again, nothing is forked for them | logged |
 /// | [`on_exit`](Self::on_exit) | master | every process is gone, the pidfile is not | logged |
 ///
-/// `pre_request` and `post_request` are a layer: farrier-hooks. gunicorn's order is the same, but that `worker_exit`
+/// `pre_request` and `post_request` are a layer: farrier-hooks. Work that is to be awaited before a worker leaves is
+/// [`Worker::before_exit`]'s, and what is done once before there are workers [`Launcher::prepare`](crate::Launcher::prepare)'s. gunicorn's order is the same, but that `worker_exit`
 /// runs there in the master at times, and `child_exit` not for workers that are killed while it stops.
 ///
 /// ```
@@ -107,7 +108,8 @@ pub trait ServerHooks: Send + Sync + 'static {
     /// A worker serves.
     fn worker_ready(&self, worker: &WorkerProcess) {}
 
-    /// The server itself has refused a request, and no layer has seen it.
+    /// The server itself has refused a request, and no layer has seen it: a head that cannot be parsed, is too large or
+    /// does not come in time, or what a proxy in front may read otherwise; see [`Refused`].
     fn request_refused(&self, refused: &Refused) {}
 
     /// The worker was told to leave at once: INT or QUIT.

@@ -3,9 +3,8 @@
 use std::fmt;
 use std::future::Future;
 use std::process::ExitCode;
-use std::sync::Arc;
 
-use farrier_serve::{BoxError, Refused};
+use farrier_serve::BoxError;
 use http::{Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
@@ -17,7 +16,7 @@ use crate::complain::complain;
 use crate::hooks::{Hooks, ServerHooks};
 use crate::master::Master;
 use crate::settings::{self, Args, Settings};
-use crate::worker::{self, Prepare, RefusedHook, Worker};
+use crate::worker::{self, Prepare, Worker};
 use crate::{log, stdout};
 
 /// Runs a service in worker processes that it forks, watches and replaces.
@@ -28,7 +27,6 @@ pub struct Launcher {
     name: String,
     source: Source,
     prepare: Option<Prepare>,
-    refused: Option<RefusedHook>,
     hooks: Hooks,
 }
 
@@ -58,7 +56,7 @@ impl Launcher {
     }
 
     fn with(name: String, source: Source) -> Self {
-        Self { name, source, prepare: None, refused: None, hooks: Hooks::default() }
+        Self { name, source, prepare: None, hooks: Hooks::default() }
     }
 
     /// Changes the defaults; the settings file, the environment and the flags are stronger.
@@ -93,21 +91,6 @@ impl Launcher {
         self
     }
 
-    /// Calls `hook` in the worker with each request that the server itself refuses, and no layer sees.
-    ///
-    /// A head that cannot be parsed, one that is too large, one that does not come in time; see
-    /// [`Refused`]. The hook runs on the connection's task and must be short; a panic in it is caught.
-    ///
-    /// ```
-    /// # use farrier_prefork::Launcher;
-    /// let launcher = Launcher::from_args("app").request_refused(|refused| eprintln!("{refused}"));
-    /// # drop(launcher);
-    /// ```
-    pub fn request_refused(mut self, hook: impl Fn(&Refused) + Send + Sync + 'static) -> Self {
-        self.refused = Some(Arc::new(hook));
-        self
-    }
-
     /// Calls the functions of `hooks` at the turns of the server's life: see [`ServerHooks`].
     pub fn server_hooks(mut self, hooks: impl ServerHooks) -> Self {
         self.hooks = Hooks::new(hooks);
@@ -135,12 +118,12 @@ impl Launcher {
         S::Error: Into<BoxError>,
         B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
     {
-        let Self { name, source, prepare, refused, hooks } = self;
+        let Self { name, source, prepare, hooks } = self;
         let settings = match source.resolve(&name) {
             Ok(settings) => settings,
             Err(code) => return code,
         };
-        let body = |seed| worker::live(seed, &app, refused.clone());
+        let body = |seed| worker::live(seed, &app);
         let begun = settings
             .check()
             .map_err(Into::into)

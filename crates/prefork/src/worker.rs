@@ -13,4 +13,4 @@ mod watch;
 pub use self::handle::Worker;
 pub(crate) use self::prepare::{Prepare, prepare};
 pub(crate) use self::process::{end_with, status};
-pub(crate) use self::run::{RefusedHook, Seed, live};
+pub(crate) use self::run::{Seed, live};

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
 use farrier_heartbeat::{Pulse, State, keep_beating};
-use farrier_serve::{BoxError, ConnectionEvent, Drain, Level, Listener, Refused, Server};
+use farrier_serve::{BoxError, ConnectionEvent, Drain, Level, Listener, Server};
 use http::{Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
@@ -58,11 +58,8 @@ struct Served {
     due_at: Option<u64>,
 }
 
-/// Is told of each request that the server refuses.
-pub(crate) type RefusedHook = Arc<dyn Fn(&Refused) + Send + Sync>;
-
 /// A worker's whole life, in the forked process; the exit status comes back.
-pub(crate) fn live<A, F, S, E, B>(seed: Seed, app: &A, refused: Option<RefusedHook>) -> i32
+pub(crate) fn live<A, F, S, E, B>(seed: Seed, app: &A) -> i32
 where
     A: Fn(Worker) -> F + Sync,
     F: Future<Output = Result<S, E>>,
@@ -109,7 +106,7 @@ where
     thread::scope(|scope| {
         let fresh = thread::Builder::new().name("worker".into()).spawn_scoped(scope, move || {
             let _not_done = not_done;
-            run(&worker, app, listeners, refused, &served, &hooks)
+            run(&worker, app, listeners, &served, &hooks)
         });
         match fresh {
             Ok(fresh) => {
@@ -137,7 +134,6 @@ fn run<A, F, S, E, B>(
     worker: &Worker,
     app: &A,
     listeners: Vec<WorkerListener>,
-    refused: Option<RefusedHook>,
     served: &Arc<Served>,
     hooks: &Hooks,
 ) -> i32
@@ -159,7 +155,7 @@ where
     };
     let code = runtime.block_on(async {
         tokio::spawn(keep_beating(worker.pulse(), worker.settings.beat_interval()));
-        match start(worker, app, listeners, refused, served, hooks).await {
+        match start(worker, app, listeners, served, hooks).await {
             Ok(server) => {
                 worker.pulse.set_state(State::Ready);
                 served.say(&Report::Ready);
@@ -207,7 +203,6 @@ async fn start<A, F, S, E>(
     worker: &Worker,
     app: &A,
     listeners: Vec<WorkerListener>,
-    refused: Option<RefusedHook>,
     served: &Arc<Served>,
     hooks: &Hooks,
 ) -> Result<Server<S>, BoxError>
@@ -242,11 +237,8 @@ where
             }
         });
     let hooks = hooks.clone();
-    Ok(server.request_refused(move |what| {
-        if let Some(hook) = &refused {
-            hook(what);
-        }
-        hooks.call("request_refused", |hooks| hooks.request_refused(what));
+    Ok(server.request_refused(move |refused| {
+        hooks.call("request_refused", |hooks| hooks.request_refused(refused));
     }))
 }
 
