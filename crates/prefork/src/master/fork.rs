@@ -3,7 +3,7 @@
 use std::mem;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use nix::fcntl::OFlag;
 use nix::unistd;
@@ -92,12 +92,12 @@ impl Master<'_> {
             Ok(Forked::Parent(pid)) => {
                 let pid = pid.as_raw();
                 self.board.occupy(row, pid);
-                let started = SystemTime::now();
                 let child = Child {
                     slot,
                     generation,
                     row,
-                    started,
+                    started: SystemTime::now(),
+                    forked: Instant::now(),
                     report: Some(reader),
                     max_rss: limits.max_rss,
                     failure: None,

@@ -69,6 +69,8 @@ pub(super) struct Child {
     pub(super) generation: u64,
     pub(super) row: RowId,
     pub(super) started: SystemTime,
+    /// The same, by the clock that no jump of time changes.
+    pub(super) forked: Instant,
     /// Where it says that it is ready, or why it will not be, and that it is due; `None` once it is gone.
     pub(super) report: Option<OwnedFd>,
     /// Bytes of resident memory above which it is due.

@@ -126,7 +126,7 @@ impl Master<'_> {
             pid: pid.unsigned_abs(),
             slot: child.slot,
             generation: child.generation,
-            age: child.started.elapsed().unwrap_or_default(),
+            age: child.forked.elapsed(),
             requests: self.board.read(child.row).finished,
             reason: child.failure.clone().unwrap_or_else(|| ending.to_string()),
             in_flight: in_flight.map(|request| request.request).collect(),
