@@ -125,6 +125,20 @@ async fn each_worker_is_gone_once() {
     assert!(lab.log().contains(r#"reason: "SIGKILL""#), "{}", lab.log());
 }
 
+/// A worker that is told to leave while it starts has its `worker_exit` too.
+#[test]
+fn a_worker_that_never_served_leaves_in_order() {
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        let mut lab = traced(&["--workers=1"]).env("LAB_BOOT", "hang").spawn();
+        eventually("it boots", || (calls(&lab).len() == 5).then_some(()));
+        lab.signal(signal);
+        assert_eq!(lab.wait().code(), Some(0), "{}", lab.log());
+        let calls: Vec<_> = calls(&lab).into_iter().filter(|call| !call.contains("int")).collect();
+        let end = ["worker_exit worker 0 1", "child_exit master 0 1", "on_exit master - -"];
+        assert_eq!(calls[5..], end, "{signal}");
+    }
+}
+
 /// What died with a worker is in its `child_exit`.
 #[tokio::test]
 async fn child_exit_names_the_requests_that_died_with_it() {

@@ -33,7 +33,7 @@ const SLOW: Duration = Duration::from_millis(100);
 /// | [`request_refused`](Self::request_refused) | worker, on a connection's task | the server refuses a request | logged |
 /// | [`worker_int`](Self::worker_int) | worker, the thread that hears signals | it is told to leave at once | logged |
 /// | [`worker_abort`](Self::worker_abort) | the same | the master has found it hung, and it dies next | logged |
-/// | [`worker_exit`](Self::worker_exit) | worker, on its runtime's thread | last of all, however it was told to leave | logged |
+/// | [`worker_exit`](Self::worker_exit) | worker, on its runtime's thread if it has served | last of all, however it was told to leave | logged |
 /// | [`child_exit`](Self::child_exit) | master | a worker is gone: once for each that was ever forked | logged |
 /// | [`on_reload`](Self::on_reload) | master | the settings are read again, nothing is forked for them | logged |
 /// | [`on_exit`](Self::on_exit) | master | every process is gone, the pidfile is not | logged |
@@ -121,7 +121,8 @@ pub trait ServerHooks: Send + Sync + 'static {
 
     /// The worker leaves: told to, recycled, replaced, or because its app could not be started.
     ///
-    /// Not in one that crashes, hangs, is killed, or is told to leave before it is ready.
+    /// Not in one that crashes, hangs or is killed. In one that is told to leave before it is ready it runs on the thread
+    /// that hears signals, while the app may still be in the making.
     fn worker_exit(&self, worker: &Worker) {}
 
     /// A worker is gone.
