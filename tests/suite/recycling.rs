@@ -163,3 +163,19 @@ async fn a_worker_that_is_due_is_reloaded_and_stopped_as_any() {
     lab.signal(Signal::SIGTERM);
     assert_eq!(lab.wait().code(), Some(0));
 }
+
+/// One that is told to leave in the moment in which it begins to serve does one or the other, not both.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_that_leaves_as_it_comes_loses_nothing() {
+    let lab = service::lab().args(["--workers=1"]).start();
+    let load = Load::start(lab.address(), "/plaintext", 8, Reuse::Close);
+    for _ in 0..150 {
+        lab.signal(Signal::SIGTTIN);
+        tokio::time::sleep(Duration::from_micros(fastrand::u64(0..3_000))).await;
+        lab.signal(Signal::SIGTTOU);
+        tokio::time::sleep(Duration::from_millis(4)).await;
+    }
+    let report = load.stop().await;
+    assert!(report.ok > 0 && report.failed.is_empty(), "{:?}\n{}", report.failed, lab.log());
+    assert!(!lab.log().contains("WARN"), "{}", lab.log());
+}

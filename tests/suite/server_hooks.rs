@@ -225,6 +225,22 @@ async fn no_other_hook_ends_anything() {
     }
 }
 
+/// What came while a hook held the master up is heard before anybody is judged late.
+#[test]
+fn a_slow_hook_makes_nobody_late() {
+    for hook in ["worker_ready", "pre_fork", "child_exit"] {
+        let provoked = format!("{hook}=slow");
+        let args = ["--workers=4", "--boot-timeout=0.5", "--graceful-timeout=0.3"];
+        let mut lab = traced(&args).env("LAB_HOOK", &provoked).start();
+        eventually("all are ready", || {
+            (lab.log().matches("worker ready").count() == 4).then_some(())
+        });
+        lab.signal(Signal::SIGTERM);
+        assert_eq!(lab.wait().code(), Some(0));
+        assert!(!lab.log().contains("SIGKILL"), "{hook}: {}", lab.log());
+    }
+}
+
 /// In a worker they refuse that worker; a first generation of which none starts is the end.
 #[test]
 fn a_worker_can_be_refused() {

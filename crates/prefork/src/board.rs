@@ -289,6 +289,23 @@ impl BoardPulse {
         };
     }
 
+    /// The worker serves from now on, unless it was told to leave before; whether it does.
+    pub(crate) fn begin_to_serve(&self) -> bool {
+        self.leave_booting_for(State::Ready)
+    }
+
+    /// The worker leaves, if it has not begun to serve; whether it does.
+    pub(crate) fn leave_unserved(&self) -> bool {
+        self.leave_booting_for(State::Draining)
+    }
+
+    /// Two threads want it, and one of them gets it.
+    fn leave_booting_for(&self, next: State) -> bool {
+        let (booting, next) = (State::Booting.code(), next.code());
+        let state = &self.row().state;
+        state.compare_exchange(booting, next, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
     /// Whether the master has told this worker to leave.
     pub(crate) fn is_dismissed(&self) -> bool {
         self.row().dismissed.load(Ordering::Acquire) != 0

@@ -84,7 +84,7 @@ pub trait ServerHooks: Send + Sync + 'static {
         Ok(())
     }
 
-    /// A worker is about to be forked; its `pid` is not known.
+    /// A worker is about to be forked; its `pid` is not known. If the fork is refused nothing follows.
     fn pre_fork(&self, worker: &WorkerProcess) {}
 
     /// A worker was forked, and this is it.
@@ -105,7 +105,7 @@ pub trait ServerHooks: Send + Sync + 'static {
         Ok(())
     }
 
-    /// A worker serves.
+    /// A worker serves, or has begun to: it may have been told to leave since.
     fn worker_ready(&self, worker: &WorkerProcess) {}
 
     /// The server itself has refused a request, and no layer has seen it: a head that cannot be parsed, is too large or
@@ -119,9 +119,10 @@ pub trait ServerHooks: Send + Sync + 'static {
     /// second. Its runtime may be blocked, and whatever lock it holds stays held.
     fn worker_abort(&self, worker: &Worker) {}
 
-    /// The worker leaves: told to, recycled, replaced, or because its app could not be started.
+    /// The worker leaves: told to, recycled, replaced, or because its app has refused to start. It has what is left of the
+    /// worker's time to leave.
     ///
-    /// Not in one that crashes, hangs or is killed. In one that is told to leave before it is ready it runs on the thread
+    /// Not in one that crashes, hangs, is killed, whose app panics at its start, or that `post_fork` has refused. In one that is told to leave before it is ready it runs on the thread
     /// that hears signals, while the app may still be in the making.
     fn worker_exit(&self, worker: &Worker) {}
 
@@ -131,7 +132,7 @@ pub trait ServerHooks: Send + Sync + 'static {
     /// The settings were read again, and workers are about to be replaced.
     fn on_reload(&self, settings: &Settings) {}
 
-    /// The server has stopped.
+    /// The server has stopped; not if it never started.
     fn on_exit(&self) {}
 }
 
@@ -207,13 +208,13 @@ impl Hooks {
         if took > SLOW {
             tracing::warn!("the hook {name} took {:.1} s", took.as_secs_f64());
         }
-        match called {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(format!("the hook {name} failed: {error}").into()),
-            Err(panic) => {
-                Err(format!("the hook {name} panicked: {}", panic_message(&*panic)).into())
-            }
-        }
+        let why = match called {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(error)) => format!("failed: {error}"),
+            Err(panic) => format!("panicked: {}", panic_message(&*panic)),
+        };
+        // It becomes a part of lines.
+        Err(format!("the hook {name} {why}").replace(char::is_control, " ").into())
     }
 }
 

@@ -15,6 +15,8 @@ pub(crate) struct Arbiter {
     pub(super) phase: Phase,
     pub(super) slots: Vec<SlotState>,
     pub(super) workers: BTreeMap<Pid, Member>,
+    /// How many workers were ever forked.
+    pub(super) forks: u64,
     /// The generation that new workers belong to.
     pub(super) generation: u64,
     /// The highest generation there ever was; numbers of those that failed are not used again.
@@ -80,6 +82,7 @@ impl Arbiter {
             limits,
             phase: Phase::New { prepare },
             workers: BTreeMap::new(),
+            forks: 0,
             generation: 1,
             newest: 1,
             trial: None,
@@ -120,9 +123,9 @@ impl Arbiter {
             }
             Event::Order(order) => self.order(order, now, &mut actions),
             Event::Reread(limits) => self.reread(limits),
-            Event::Tick => {}
+            // Deadlines are judged last, when all that came before them was told.
+            Event::Tick => self.expire(now, &mut actions),
         }
-        self.expire(now, &mut actions);
         self.settle(now, &mut actions);
         actions
     }
@@ -135,7 +138,8 @@ impl Arbiter {
         };
         let workers = self.workers.values().flat_map(|member| {
             let judged = Self::late_at(member).map(|late| member.suspect.unwrap_or(late));
-            let expires = member.expires.filter(|_| member.due.is_none());
+            let may_be_due = member.stage.is_active() && member.due.is_none();
+            let expires = member.expires.filter(|_| may_be_due);
             [member.stage.deadline(), judged, expires].into_iter().flatten()
         });
         let slots = self.slots.iter().filter_map(|slot| slot.retry_at);
@@ -190,9 +194,11 @@ impl Arbiter {
         let former = self.trial.as_ref().filter(|trial| trial.former == generation);
         let limits = former.map_or(&self.limits, |trial| &trial.limits).clone();
         let deadline = limits.boot_timeout.map(|limit| now + limit);
+        self.forks += 1;
         let member = Member {
             slot,
             generation,
+            fork: self.forks,
             limits,
             stage: Stage::Booting { deadline },
             beat: now,
@@ -322,6 +328,7 @@ impl Arbiter {
             let member = Member {
                 slot: usize::MAX,
                 generation: 0,
+                fork: 0,
                 limits: self.limits.clone(),
                 stage: Stage::Leaving { deadline: now + ends::MASTER_QUICK, quick: true },
                 beat: now,

@@ -22,6 +22,8 @@ const HEALTHY: Duration = Duration::from_secs(1);
 pub(super) struct Member {
     pub(super) slot: usize,
     pub(super) generation: u64,
+    /// Which one it is of all that were ever forked; pids begin anew.
+    pub(super) fork: u64,
     /// By which it was started, and by which it is judged.
     pub(super) limits: Limits,
     pub(super) stage: Stage,

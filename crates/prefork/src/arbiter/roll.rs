@@ -74,8 +74,8 @@ impl Arbiter {
         for slot in 0..self.slots.len() {
             // The newest of the slot that serves; whoever is older, or due, goes. Never the other way round.
             let serving = self.active(slot).filter(|(_, member)| member.stage == Stage::Ready);
-            let best =
-                serving.max_by_key(|(pid, member)| (member.generation, member.due.is_none(), *pid));
+            let best = serving
+                .max_by_key(|(_, member)| (member.generation, member.due.is_none(), member.fork));
             if let Some((best, newest)) = best.map(|(pid, member)| (pid, member.generation)) {
                 self.retire(now, actions, |pid, member| {
                     member.slot == slot
@@ -186,6 +186,12 @@ impl Arbiter {
     ) {
         for (&pid, member) in &mut self.workers {
             if member.stage.is_active() && which(pid, member) {
+                // What failed before it did not fail again.
+                if let Some(slot) =
+                    self.slots.get_mut(member.slot).filter(|_| member.is_healthy(now))
+                {
+                    slot.failures = 0;
+                }
                 let why = member.due.map_or(Why::Replaced, |(_, why)| Why::Recycled(why));
                 member.leave(pid, why, now, actions);
             }

@@ -328,6 +328,56 @@ fn a_worker_that_is_due_stays_until_its_successor_serves() {
     assert_eq!(world.serving(), [(0, 1), (1, 1)]);
 }
 
+/// Deadlines are judged by the tick, after all that came before it was told: who was ready or gone by then is.
+#[test]
+fn who_was_heard_before_the_tick_is_not_late() {
+    let mut world = World::new(2);
+    let pids = world.pids();
+    world.now += BOOT_TIMEOUT;
+    world.ready(pids[0]);
+    world.ready(pids[1]);
+    world.feed(Event::Tick);
+    assert_eq!(world.serving(), [(0, 1), (1, 1)]);
+    assert!(world.log.iter().all(|action| !matches!(action, Action::Signal { .. })));
+}
+
+/// Failures in a row end with a healthy worker, also if that is recycled.
+#[test]
+fn a_healthy_worker_that_is_recycled_ends_a_row_of_failures() {
+    let mut world = World::running(1);
+    for _ in 0..2 {
+        world.forks_fail = true;
+        let due = world.pids()[0];
+        world.feed(Event::Due { pid: due, why: Due::Requests });
+        world.live(Duration::from_secs(20));
+        assert!(world.arbiter.slots[0].failures > 3);
+        world.forks_fail = false;
+        world.live(LONGEST_BACKOFF);
+        assert!(!world.pids().contains(&due));
+        assert_eq!(world.arbiter.slots[0].failures, 0);
+    }
+}
+
+/// Of two that are due the one that was forked later stays, also when pids begin anew.
+#[test]
+fn the_order_of_workers_is_not_that_of_their_pids() {
+    let mut world = World::running(1);
+    let old = world.pids()[0];
+    world.feed(Event::Due { pid: old, why: Due::Lifetime });
+    let booting = *world.pids().last().unwrap();
+    // As if its pid were a low one.
+    let (process, member) = (
+        world.processes.remove(&booting).unwrap(),
+        world.arbiter.workers.remove(&booting).unwrap(),
+    );
+    world.processes.insert(7, process);
+    world.arbiter.workers.insert(7, member);
+    world.feed(Event::Due { pid: 7, why: Due::Lifetime });
+    world.ready(7);
+    assert!(world.processes[&old].told_at.is_some());
+    assert_eq!(world.processes[&7].told_at, None);
+}
+
 /// By its age, and in a reload, which replaces it anyway.
 #[test]
 fn a_worker_is_due_at_the_end_of_its_lifetime() {

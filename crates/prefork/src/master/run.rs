@@ -34,13 +34,15 @@ impl Master<'_> {
                 Phase::New { .. } | Phase::Preparing { .. } | Phase::Starting | Phase::Running => {}
             }
             self.wait();
-            // Beats before the tick that judges them, and the tick before anything else that judges.
+            // What is judged is this moment, after all that came before it was heard, however long a hook took.
+            let now = Instant::now();
             self.take_beats();
-            self.feed(Event::Tick);
             self.take_reports();
-            self.look_at_memory();
             self.take_signals();
             self.take_commands();
+            self.look_at_memory();
+            let actions = self.arbiter.handle(Event::Tick, now);
+            self.act(actions);
         };
         self.close_listeners();
         self.no_reload("the server does not run");

@@ -1,7 +1,7 @@
 //! A worker's whole life: its two threads, the runtime, the app, the server.
 
 use std::cell::Cell;
-use std::future::Future;
+use std::future::{self, Future};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::pin::pin;
@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
-use farrier_heartbeat::{Pulse, State, keep_beating};
+use farrier_heartbeat::keep_beating;
 use farrier_serve::{BoxError, ConnectionEvent, Drain, Level, Listener, Server};
 use http::{Request, Response};
 use http_body::Body;
@@ -157,7 +157,10 @@ where
         tokio::spawn(keep_beating(worker.pulse(), worker.settings.beat_interval()));
         match start(worker, app, listeners, served, hooks).await {
             Ok(server) => {
-                worker.pulse.set_state(State::Ready);
+                if !worker.pulse.begin_to_serve() {
+                    // It was told to leave, and the forked thread does.
+                    future::pending::<()>().await;
+                }
                 served.say(&Report::Ready);
                 let told = Cell::new(None);
                 let mut serving = pin!(server.serve(worker.drain()));

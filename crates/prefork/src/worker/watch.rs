@@ -181,7 +181,7 @@ impl Watch {
 
     /// A worker that serves nobody has nothing to finish.
     fn leave_if_booting(&mut self) {
-        if self.worker.pulse.state() == State::Booting {
+        if self.worker.pulse.leave_unserved() {
             self.hooks.call("worker_exit", |hooks| hooks.worker_exit(&self.worker));
             self.close_before_leaving();
             leave(status::LEFT);

@@ -64,8 +64,13 @@ impl World {
     }
 
     pub(super) fn feed(&mut self, event: Event) {
+        let is_tick = matches!(event, Event::Tick);
         let actions = self.arbiter.handle(event, self.now);
         self.act(actions);
+        if is_tick {
+            let deadline = self.arbiter.deadline();
+            assert!(deadline.is_none_or(|next| next >= self.now), "a deadline that stays past");
+        }
         self.check();
     }
 
