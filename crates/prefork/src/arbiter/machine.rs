@@ -107,7 +107,9 @@ impl Arbiter {
             Event::Spawned { pid, slot, generation, lifetime } => {
                 self.spawned(pid, slot, generation, lifetime, now);
             }
-            Event::SpawnFailed { slot } => self.spawn_failed(slot, now),
+            Event::SpawnFailed { slot, generation } => {
+                self.spawn_failed(slot, generation, now, &mut actions);
+            }
             Event::Ready(pid) => self.ready(pid, now, &mut actions),
             Event::Gone { pid, success } => self.gone(pid, success, now, &mut actions),
             Event::Due { pid, why } => self.due(pid, why, now, &mut actions),
@@ -219,10 +221,19 @@ impl Arbiter {
         }
     }
 
-    fn spawn_failed(&mut self, slot: usize, now: Instant) {
+    fn spawn_failed(
+        &mut self,
+        slot: usize,
+        generation: u64,
+        now: Instant,
+        actions: &mut Vec<Action>,
+    ) {
         if let Some(slot) = self.slots.get_mut(slot) {
             slot.spawning = false;
             slot.failed(false, now);
+        }
+        if generation == self.generation {
+            self.revert(slot, actions);
         }
     }
 
@@ -278,16 +289,20 @@ impl Arbiter {
                 slot.failed(member.ready_at.is_some(), now);
             }
         }
-        // The canary of a reload died before it was ready: the old generation stays.
         if member.ready_at.is_none() && member.generation == self.generation {
-            if let Some(trial) = self.trial.take() {
-                actions.push(Action::Revert { generation: self.generation, slot: member.slot });
-                self.unfinished = false;
-                self.generation = trial.former;
-                self.limits = trial.limits;
-                if let Some(slot) = self.slots.get_mut(member.slot) {
-                    *slot = SlotState::default();
-                }
+            self.revert(member.slot, actions);
+        }
+    }
+
+    /// The canary of a reload, if one is on trial, is gone before it was ready: the old generation stays.
+    fn revert(&mut self, slot: usize, actions: &mut Vec<Action>) {
+        if let Some(trial) = self.trial.take() {
+            actions.push(Action::Revert { generation: self.generation, slot });
+            self.unfinished = false;
+            self.generation = trial.former;
+            self.limits = trial.limits;
+            if let Some(slot) = self.slots.get_mut(slot) {
+                *slot = SlotState::default();
             }
         }
     }

@@ -30,7 +30,7 @@ pub(crate) enum Event {
     /// A worker was forked, as an [`Action::Spawn`] asked, and is due after `lifetime`.
     Spawned { pid: Pid, slot: usize, generation: u64, lifetime: Option<Duration> },
     /// A worker could not be forked.
-    SpawnFailed { slot: usize },
+    SpawnFailed { slot: usize, generation: u64 },
     /// A worker reported that it serves.
     Ready(Pid),
     /// A process is gone and reaped; `success` is its exit status 0.

@@ -77,8 +77,8 @@ fn forks_that_fail_at_the_start_are_the_end() {
     let mut arbiter = Arbiter::new(limits(2), false);
     let actions = arbiter.handle(Event::Tick, now);
     assert_eq!(actions.len(), 2);
-    arbiter.handle(Event::SpawnFailed { slot: 0 }, now);
-    arbiter.handle(Event::SpawnFailed { slot: 1 }, now);
+    arbiter.handle(Event::SpawnFailed { slot: 0, generation: 1 }, now);
+    arbiter.handle(Event::SpawnFailed { slot: 1, generation: 1 }, now);
     assert_eq!(arbiter.phase(), Phase::Stopped(Verdict::NeverReady));
 }
 
@@ -326,6 +326,22 @@ fn a_worker_that_is_due_stays_until_its_successor_serves() {
     world.live(LONGEST_BACKOFF + Duration::from_secs(1));
     assert!(!world.pids().contains(&first[0]) && world.pids().contains(&first[1]));
     assert_eq!(world.serving(), [(0, 1), (1, 1)]);
+}
+
+/// A first worker that cannot even be forked is one that does not become ready.
+#[test]
+fn a_canary_that_cannot_be_forked_ends_the_reload() {
+    let mut world = World::running(2);
+    world.forks_fail = true;
+    world.order(Order::Reload);
+    assert!(world.log.contains(&Action::Revert { generation: 2, slot: 0 }));
+    assert!(!world.arbiter.reloading());
+    world.live(Duration::from_secs(5));
+    assert_eq!(world.serving(), [(0, 1), (1, 1)]);
+    world.forks_fail = false;
+    world.order(Order::Reload);
+    world.live(Duration::from_secs(5));
+    assert_eq!(world.serving(), [(0, 3), (1, 3)]);
 }
 
 /// Deadlines are judged by the tick, after all that came before it was told: who was ready or gone by then is.

@@ -113,7 +113,7 @@ impl Master<'_> {
                     let how = format!("no worker could be forked: {error}");
                     tracing::error!(slot, generation, "{how}");
                     self.note_exit(slot, how);
-                    Event::SpawnFailed { slot }
+                    Event::SpawnFailed { slot, generation }
                 }
             }),
             Action::LogHung { pid, silent } => {

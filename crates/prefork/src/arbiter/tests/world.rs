@@ -83,7 +83,9 @@ impl World {
                     let pid = self.fork(usize::MAX, 0);
                     Event::Preparing(pid)
                 }
-                Action::Spawn { slot, .. } if self.forks_fail => Event::SpawnFailed { slot },
+                Action::Spawn { slot, generation } if self.forks_fail => {
+                    Event::SpawnFailed { slot, generation }
+                }
                 Action::Spawn { slot, generation } => {
                     self.spawns.push((self.now, slot));
                     let pid = self.fork(slot, generation);
