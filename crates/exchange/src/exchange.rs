@@ -325,8 +325,7 @@ impl Facts {
         self.complete = body.is_end_stream();
         self.expected = match (declared, exact) {
             // HTTP/1: the client is told that there is none. HTTP/2: it is told what the header says.
-            (None, _) if self.complete => Expected::Nothing,
-            (Some(_), _) if self.complete && is_http1 => Expected::Nothing,
+            (declared, _) if self.complete && (is_http1 || declared.is_none()) => Expected::Nothing,
             (Some(declared), Some(exact)) if is_http1 && declared != exact => {
                 // The client is told the one, and given the other.
                 self.failure.get_or_insert(Outcome::BodyFailed);

@@ -91,6 +91,7 @@ impl Master<'_> {
             }
             Ok(Forked::Parent(pid)) => {
                 let pid = pid.as_raw();
+                tracing::info!(worker = pid, slot, generation, "booting worker");
                 self.board.occupy(row, pid);
                 let child = Child {
                     slot,

@@ -103,12 +103,7 @@ impl Master<'_> {
         match action {
             Action::Prepare => Some(self.fork_prepare()),
             Action::Spawn { slot, generation } => Some(match self.spawn(slot, generation) {
-                Ok(spawned) => {
-                    if let Event::Spawned { pid, .. } = spawned {
-                        tracing::info!(worker = pid, slot, generation, "booting worker");
-                    }
-                    spawned
-                }
+                Ok(spawned) => spawned,
                 Err(error) => {
                     let how = format!("no worker could be forked: {error}");
                     tracing::error!(slot, generation, "{how}");

@@ -111,8 +111,7 @@ impl Master<'_> {
             self.board.free(child.row);
             let stage = self.arbiter.worker(pid).map(|(_, _, stage)| stage);
             if matches!(stage, Some(Stage::Booting { .. } | Stage::Ready)) {
-                let how = child.failure.unwrap_or_else(|| ending.to_string());
-                self.note_exit(child.slot, how);
+                self.note_exit(child.slot, exit.reason);
             }
         } else {
             tracing::debug!(process = pid, "reaped a process that is no worker: {ending}");
