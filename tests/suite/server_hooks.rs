@@ -241,6 +241,20 @@ fn a_slow_hook_makes_nobody_late() {
     }
 }
 
+/// Who tells a server to stop while a hook holds its start up gets no worker first.
+#[test]
+fn an_order_to_stop_that_comes_before_the_workers_is_obeyed_before_them() {
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        let mut lab = traced(&["--workers=1"]).env("LAB_HOOK", "when_ready=slow").spawn();
+        eventually("the hook holds it up", || {
+            calls(&lab).iter().any(|call| call.starts_with("when_ready")).then_some(())
+        });
+        lab.signal(signal);
+        assert_eq!(lab.wait().code(), Some(0), "{}", lab.log());
+        assert!(!lab.log().contains("booting worker"), "{signal}: {}", lab.log());
+    }
+}
+
 /// In a worker they refuse that worker; a first generation of which none starts is the end.
 #[test]
 fn a_worker_can_be_refused() {

@@ -1,14 +1,13 @@
 //! Server hooks: functions of the program's that the launcher calls, by gunicorn's names.
 
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use farrier_serve::{BoxError, Refused};
 
-use crate::log::panic_message;
 use crate::settings::Settings;
+use crate::unwind::caught;
 use crate::worker::Worker;
 
 /// A hook that takes longer than this is named in the log: its process has waited for it.
@@ -203,7 +202,7 @@ impl Hooks {
         call: impl FnOnce(&dyn ServerHooks) -> Result<(), BoxError>,
     ) -> Result<(), BoxError> {
         let began = Instant::now();
-        let called = catch_unwind(AssertUnwindSafe(|| call(&*self.0)));
+        let called = caught(|| call(&*self.0));
         let took = began.elapsed();
         if took > SLOW {
             tracing::warn!("the hook {name} took {:.1} s", took.as_secs_f64());
@@ -211,7 +210,7 @@ impl Hooks {
         let why = match called {
             Ok(Ok(())) => return Ok(()),
             Ok(Err(error)) => format!("failed: {error}"),
-            Err(panic) => format!("panicked: {}", panic_message(&*panic)),
+            Err(panic) => format!("panicked: {panic}"),
         };
         // It becomes a part of lines.
         Err(format!("the hook {name} {why}").replace(char::is_control, " ").into())

@@ -107,6 +107,7 @@ mod signals;
 mod sockets;
 mod stdout;
 mod sys;
+mod unwind;
 mod worker;
 
 pub use board::BoardPulse;

@@ -2,7 +2,6 @@
 
 pub(crate) mod sink;
 
-use std::any::Any;
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::fmt;
 use std::io;
@@ -19,6 +18,7 @@ use tracing_subscriber::registry::LookupSpan;
 use self::sink::Sink;
 pub(crate) use self::sink::forget_losses;
 use crate::settings::{LogFile, LogLevel, Settings};
+use crate::unwind;
 
 /// Installs a subscriber as the settings say, unless the program has set its own.
 ///
@@ -50,7 +50,7 @@ pub(crate) fn install(settings: &Settings) -> Result<(), LogError> {
 
 /// One line for a panic: what, where, in which thread; and the backtrace if RUST_BACKTRACE asks for one.
 fn log_panic(panic: &PanicHookInfo<'_>) {
-    let message = panic_message(panic.payload());
+    let message = unwind::message(panic.payload());
     let place = panic.location().map(tracing::field::display);
     let thread = thread::current();
     let thread = thread.name().unwrap_or("without a name");
@@ -58,12 +58,6 @@ fn log_panic(panic: &PanicHookInfo<'_>) {
     let backtrace =
         (backtrace.status() == BacktraceStatus::Captured).then(|| backtrace.to_string());
     tracing::error!(panic = message, place, thread, backtrace, "a thread panicked");
-}
-
-/// What a panic says.
-pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> &str {
-    let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
 }
 
 fn filter(level: LogLevel) -> LevelFilter {

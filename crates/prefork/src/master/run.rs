@@ -23,6 +23,8 @@ impl Master<'_> {
         for address in &self.addresses {
             tracing::info!("listening on {address}");
         }
+        // Who was told to stop while a hook held the start up forks nobody.
+        self.take_signals();
         self.feed(Event::Tick);
         let verdict = loop {
             match self.arbiter.phase() {

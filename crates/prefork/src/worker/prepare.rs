@@ -8,6 +8,7 @@ use tokio::runtime::{Builder, Runtime};
 
 use super::process::{self, chain, panicked, status};
 use crate::signals;
+use crate::unwind::said_by;
 
 /// Runs once before the first worker, on a runtime of a process of its own.
 pub(crate) type Prepare = Box<dyn FnOnce(&Runtime) -> Result<(), BoxError> + Send>;
@@ -36,7 +37,7 @@ pub(crate) fn prepare(master: Pid, work: Prepare) -> i32 {
         }
     });
     match fresh {
-        Ok(fresh) => fresh.join().unwrap_or_else(|panic| panicked(&*panic)),
+        Ok(fresh) => fresh.join().unwrap_or_else(|panic| panicked(&said_by(panic))),
         Err(error) => {
             tracing::error!(%error, "the preparing process could not start its thread");
             status::NOT_STARTED

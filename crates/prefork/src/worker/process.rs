@@ -1,14 +1,13 @@
 //! A forked process: its first instructions, its exit statuses, and its last instruction.
 
-use std::any::Any;
 use std::ffi::CString;
-use std::panic::{self, AssertUnwindSafe};
 
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
 use nix::unistd::{Pid, getppid};
 
-use crate::{log, stdout, sys};
+use crate::unwind::caught;
+use crate::{stdout, sys};
 
 /// The exit statuses of a worker; the master judges by the board and by how a worker was ended, never by
 /// these.
@@ -23,8 +22,7 @@ pub(crate) mod status {
 
 /// Does all that a forked process does, and ends it: nothing, not even a panic, leads back into the master.
 pub(crate) fn end_with(life: impl FnOnce() -> i32) -> ! {
-    let code = panic::catch_unwind(AssertUnwindSafe(life));
-    leave(code.unwrap_or_else(|panic| panicked(&*panic)))
+    leave(caught(life).unwrap_or_else(|panic| panicked(&panic)))
 }
 
 /// Ends a forked process: what it wrote is flushed, and no exit handler of the master's runs.
@@ -48,8 +46,7 @@ pub(super) fn name(name: &str) {
 }
 
 /// Logs a panic of the app; the exit status comes back.
-pub(super) fn panicked(panic: &(dyn Any + Send)) -> i32 {
-    let panic = log::panic_message(panic);
+pub(super) fn panicked(panic: &str) -> i32 {
     tracing::error!(panic, "the app panicked");
     status::PANICKED
 }

@@ -30,6 +30,7 @@ use crate::report::Report;
 use crate::settings::Settings;
 use crate::signals::WorkerSignals;
 use crate::sockets::{MasterListener, WorkerListener};
+use crate::unwind::said_by;
 
 /// What a worker process is made of.
 #[derive(Debug)]
@@ -111,7 +112,7 @@ where
         match fresh {
             Ok(fresh) => {
                 watch.until_done();
-                fresh.join().unwrap_or_else(|panic| panicked(&*panic))
+                fresh.join().unwrap_or_else(|panic| panicked(&said_by(panic)))
             }
             Err(error) => {
                 tracing::error!(%error, "a worker could not start its thread");
