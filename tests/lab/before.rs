@@ -1,4 +1,4 @@
-//! What `main` has open when the launcher comes, and should not.
+//! What `main` has open when the launcher comes, or a preload leaves behind, and should not.
 
 use std::any::Any;
 use std::fs::File;
@@ -8,9 +8,14 @@ use std::os::unix::net::UnixStream;
 use clap::ValueEnum;
 use farrier::prelude::BoxError;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::libc::AF_NETLINK;
+use nix::sys::epoll::{Epoll, EpollCreateFlags};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::inotify::{InitFlags, Inotify};
+use nix::sys::signal::SigSet;
+use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::timerfd::{ClockId, TimerFd, TimerFlags};
+use socket2::{Domain, Socket, Type};
 use tokio::runtime::Builder;
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -19,7 +24,13 @@ pub(crate) enum Before {
     Connection,
     /// Both ends of a pair of Unix sockets.
     Pair,
+    /// A TCP socket that is not connected to anybody.
+    Unconnected,
+    /// A socket to the kernel.
+    Netlink,
+    Epoll,
     Eventfd,
+    Signalfd,
     Timerfd,
     Inotify,
     /// A runtime with one thread.
@@ -42,6 +53,12 @@ pub(crate) fn open(what: Before) -> Result<Box<dyn Any>, BoxError> {
     Ok(match what {
         Before::Connection => Box::new(connect()?),
         Before::Pair => Box::new(UnixStream::pair()?),
+        Before::Unconnected => Box::new(Socket::new(Domain::IPV4, Type::STREAM, None)?),
+        Before::Netlink => Box::new(Socket::new(Domain::from(AF_NETLINK), Type::RAW, None)?),
+        Before::Epoll => Box::new(Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?),
+        Before::Signalfd => {
+            Box::new(SignalFd::with_flags(&SigSet::empty(), SfdFlags::SFD_CLOEXEC)?)
+        }
         Before::Eventfd => Box::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC)?),
         Before::Timerfd => {
             Box::new(TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_CLOEXEC)?)

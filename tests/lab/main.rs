@@ -20,12 +20,14 @@ mod before;
 mod db;
 mod later;
 mod policy;
+mod preload;
 mod provoke;
 mod streams;
 mod trace;
 
 use before::Before;
 use db::Store;
+use preload::{Preload, Table};
 use trace::Trace;
 
 #[derive(Debug, Parser)]
@@ -49,6 +51,12 @@ struct Args {
     /// What one of them does: HOOK=fail, HOOK=panic or HOOK=slow.
     #[arg(long, env = "LAB_HOOK")]
     hook: Option<String>,
+    /// MiB of a table that is loaded before the workers are forked; without it nothing is.
+    #[arg(long, env = "LAB_PRELOAD_MB")]
+    preload_mb: Option<usize>,
+    /// A file that says what goes wrong when it is loaded.
+    #[arg(long, env = "LAB_PRELOAD_FILE")]
+    preload_file: Option<PathBuf>,
     #[command(flatten)]
     policy: policy::PolicyArgs,
     #[command(flatten)]
@@ -85,16 +93,17 @@ fn main() -> ExitCode {
     let (boots, policy) = (Boots(args.boot, args.boot_file), args.policy.policy());
     let launcher = Launcher::with_args(args.launcher)
         .server_hooks(Trace { file: args.trace_hooks, provoked: args.hook });
+    let preload = args.preload_mb.map(|mb| Preload { mb, file: args.preload_file });
     // An empty variable is an unset one, as for the launcher's own settings.
     let Some(url) = args.database_url.filter(|url| !url.is_empty()) else {
-        return launcher.run(move |worker| app(worker, boots.now(), Router::new()));
+        return run(launcher, preload, move |worker, more| app(worker, boots.now(), more));
     };
     let ran = match url.split_once(':') {
         Some(("mysql", _)) => MySql::new(&url)
-            .map(|mysql| serve(launcher, boots, Pool::new(mysql, policy), &url))
+            .map(|mysql| serve(launcher, boots, preload, Pool::new(mysql, policy), &url))
             .map_err(BoxError::from),
         Some(("sqlite", _)) => Sqlite::new(&url)
-            .map(|sqlite| serve(launcher, boots, Pool::new(sqlite, policy), &url))
+            .map(|sqlite| serve(launcher, boots, preload, Pool::new(sqlite, policy), &url))
             .map_err(BoxError::from),
         _ => Err("allowed is mysql://USER:PASSWORD@HOST:PORT/DATABASE or sqlite:FILE".into()),
     };
@@ -104,14 +113,37 @@ fn main() -> ExitCode {
     })
 }
 
-fn serve<S: Store>(launcher: Launcher, boots: Boots, pool: Pool<S>, url: &str) -> ExitCode {
+fn serve<S: Store>(
+    launcher: Launcher,
+    boots: Boots,
+    preload: Option<Preload>,
+    pool: Pool<S>,
+    url: &str,
+) -> ExitCode {
     let (before, url) = (pool.clone(), url.to_owned());
-    launcher.prepare(move || create_schema(before, url)).run(move |worker| {
+    let launcher = launcher.prepare(move || create_schema(before, url));
+    run(launcher, preload, move |worker, more| {
         let closing = pool.clone();
         worker.before_exit(async move { closing.close().await });
         let database = db::routes::<S>().layer(ConnectionLayer::new(pool.clone()));
-        app(worker, boots.now(), database)
+        app(worker, boots.now(), more.merge(database))
     })
+}
+
+/// With the routes of what is preloaded, if something is.
+fn run<F>(
+    launcher: Launcher,
+    preload: Option<Preload>,
+    app: impl Fn(Worker, Router) -> F + Sync,
+) -> ExitCode
+where
+    F: Future<Output = Result<Router, BoxError>>,
+{
+    let Some(preload) = preload else {
+        return launcher.run(|worker| app(worker, Router::new()));
+    };
+    let launcher = launcher.preload(move || preload.load());
+    launcher.run(|worker, table: &'static Table| app(worker, preload::routes(table)))
 }
 
 async fn create_schema<S: Store>(pool: Pool<S>, url: String) -> Result<(), BoxError> {
@@ -123,7 +155,7 @@ async fn create_schema<S: Store>(pool: Pool<S>, url: String) -> Result<(), BoxEr
     Ok(())
 }
 
-async fn app(worker: Worker, boot: Option<Boot>, database: Router) -> Result<Router, BoxError> {
+async fn app(worker: Worker, boot: Option<Boot>, more: Router) -> Result<Router, BoxError> {
     match boot {
         None => {}
         Some(Boot::Fail) => return Err("LAB_BOOT said so".into()),
@@ -135,7 +167,7 @@ async fn app(worker: Worker, boot: Option<Boot>, database: Router) -> Result<Rou
     let routes = provoke::routes()
         .merge(streams::routes(&worker))
         .merge(later::routes(&worker))
-        .merge(database)
+        .merge(more)
         .layer(layers);
     // Handlers become routes now, and not at each request: axum does that where it serves itself.
     Ok(routes.with_state(()))

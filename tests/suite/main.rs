@@ -12,6 +12,7 @@ mod lab;
 mod launcher;
 mod orphans;
 mod pipes;
+mod preload;
 mod readme;
 mod recycling;
 mod rooms;

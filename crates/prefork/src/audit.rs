@@ -22,6 +22,13 @@ use self::descriptors::{Kind, not_shareable};
 pub(crate) use self::threads::SingleThreaded;
 use crate::sys;
 
+/// Where it belongs instead.
+pub(crate) const ELSEWHERE: &str = "Open it in the function that `run` is given, which each worker calls for \
+     itself, or, for work that is done once, in `prepare`";
+
+const NO_RUNTIME: &str = "Use a plain `fn main`, not #[tokio::main], and close what a runtime from before `run` \
+     has opened, such as a database pool: each worker has a runtime of its own";
+
 /// An audit that was passed.
 #[derive(Debug)]
 pub(crate) struct Audit {
@@ -57,6 +64,20 @@ pub(crate) fn audit(known: &[RawFd]) -> Result<Audit, Offence> {
     }
 }
 
+/// The same after `before`: what is new, this program has opened, with close-on-exec or without.
+///
+/// # Errors
+///
+/// What was found, by name.
+pub(crate) fn audit_since(before: &Audit, known: &[RawFd]) -> Result<(), Offence> {
+    let is_new = |found: &Descriptor| before.inherited.iter().all(|had| had.number != found.number);
+    let descriptors: Vec<_> = audit(known)?.inherited.into_iter().filter(is_new).collect();
+    if descriptors.is_empty() {
+        return Ok(());
+    }
+    Err(Offence::Found { threads: Vec::new(), descriptors })
+}
+
 /// In a child: what the parent of the whole program has left open here is open no more. The numbers stay
 /// taken, since whoever uses one of them must not get what is opened next.
 ///
@@ -76,29 +97,31 @@ pub(crate) fn close_inherited(inherited: &[Descriptor]) -> io::Result<()> {
 
 impl fmt::Display for Offence {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (threads, descriptors) = match self {
-            Self::Found { threads, descriptors } => (threads, descriptors),
-            Self::Unreadable(error) => {
-                return write!(f, "the audit before a fork cannot read /proc: {error}");
-            }
-        };
-        f.write_str(
-            "the launcher forks, and a worker can neither have nor share what there is already: ",
-        )?;
-        let threads = threads.iter().map(|thread| format!("the thread {thread}"));
-        let all: Vec<_> = threads.chain(descriptors.iter().map(Descriptor::to_string)).collect();
-        f.write_str(&all.join("; "))?;
-        f.write_str(if self.is_runtime() {
-            ". Use a plain `fn main`, not #[tokio::main], and close what a runtime from before `run` has \
-             opened, such as a database pool: each worker has a runtime of its own"
-        } else {
-            ". Open it in the function that `run` is given, which each worker calls for itself, or, for work \
-             that is done once, in `prepare`"
-        })
+        if let Self::Unreadable(error) = self {
+            return write!(f, "the audit before a fork cannot read /proc: {error}");
+        }
+        let found = self.found();
+        write!(
+            f,
+            "the launcher forks, and a worker can neither have nor share what there is already: {found}. {}",
+            if self.is_runtime() { NO_RUNTIME } else { ELSEWHERE }
+        )
     }
 }
 
 impl Offence {
+    /// What there is, by name.
+    pub(crate) fn found(&self) -> String {
+        match self {
+            Self::Found { threads, descriptors } => {
+                let threads = threads.iter().map(|thread| format!("the thread {thread}"));
+                let all = threads.chain(descriptors.iter().map(Descriptor::to_string));
+                all.collect::<Vec<_>>().join("; ")
+            }
+            Self::Unreadable(error) => format!("/proc cannot be read: {error}"),
+        }
+    }
+
     fn is_runtime(&self) -> bool {
         match self {
             Self::Found { threads, descriptors } => {

@@ -34,7 +34,7 @@ const SLOW: Duration = Duration::from_millis(100);
 /// | [`worker_abort`](Self::worker_abort) | the same | the master has found it hung, and it dies next | logged |
 /// | [`worker_exit`](Self::worker_exit) | worker, on its runtime's thread if it has served | last of all, however it was told to leave | logged |
 /// | [`child_exit`](Self::child_exit) | master | a worker is gone: once for each that was ever forked | logged |
-/// | [`on_reload`](Self::on_reload) | master | the settings are read again, nothing is forked for them | logged |
+/// | [`on_reload`](Self::on_reload) | master | the settings are read again and what there is to preload is loaded; no worker is forked for it | logged |
 /// | [`on_exit`](Self::on_exit) | master | every process is gone, the pidfile is not | logged |
 ///
 /// `pre_request` and `post_request` are a layer: farrier-hooks. Work that is to be awaited before a worker leaves is

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::future::Future;
 use std::process::ExitCode;
+use std::rc::Rc;
 
 use farrier_serve::BoxError;
 use http::{Request, Response};
@@ -15,7 +16,9 @@ use crate::audit::{Offence, audit};
 use crate::complain::complain;
 use crate::hooks::{Hooks, ServerHooks};
 use crate::master::Master;
+use crate::preload::{Life, Lives, Preload};
 use crate::settings::{self, Args, Settings};
+use crate::signals::StopsAtOnce;
 use crate::worker::{self, Prepare, Worker};
 use crate::{log, stdout};
 
@@ -23,11 +26,12 @@ use crate::{log, stdout};
 ///
 /// See the [crate](crate) for an example and for what `main` must not do before.
 #[must_use = "a launcher does nothing until it runs"]
-pub struct Launcher {
+pub struct Launcher<P = ()> {
     name: String,
     source: Source,
     prepare: Option<Prepare>,
     hooks: Hooks,
+    preload: P,
 }
 
 /// Where the settings come from; they are resolved when the launcher runs.
@@ -56,45 +60,61 @@ impl Launcher {
     }
 
     fn with(name: String, source: Source) -> Self {
-        Self { name, source, prepare: None, hooks: Hooks::default() }
+        Self { name, source, prepare: None, hooks: Hooks::default(), preload: () }
     }
 
-    /// Changes the defaults; the settings file, the environment and the flags are stronger.
+    /// Loads once, before there is any worker, what every worker reads: a table, a model, a set of templates.
     ///
-    /// ```
-    /// # use farrier_prefork::Launcher;
-    /// let launcher = Launcher::from_args("app").defaults(|settings| settings.workers = 4);
-    /// # drop(launcher);
-    /// ```
-    pub fn defaults(mut self, change: impl FnOnce(&mut Settings)) -> Self {
-        match &mut self.source {
-            Source::Resolved(settings) => change(settings),
-            Source::Flags { base, .. } | Source::CommandLine { base } => change(base),
-        }
-        self
-    }
-
-    /// Work that must be done once before there is any worker: a schema, a migration.
+    /// `load` runs in the master, and what it returns reaches the app's function in each worker by reference. The
+    /// workers have the same memory until one of them writes to it, so a table is there once and not once for each.
     ///
-    /// It runs once per start, not per reload, when the sockets are bound: in a short-lived process of its
-    /// own with a runtime of its own, so that nothing it opens is inherited by a worker. If it fails, or
-    /// takes longer than `boot_timeout`, the server does not start, and the exit code is 1.
-    pub fn prepare<P, F, E>(mut self, work: P) -> Self
+    /// ```no_run
+    /// use std::process::ExitCode;
+    ///
+    /// use axum::{Router, extract::State, routing::get};
+    /// use farrier_prefork::{BoxError, Launcher, Worker};
+    ///
+    /// fn main() -> ExitCode {
+    ///     Launcher::from_args("words").preload(load).run(app)
+    /// }
+    ///
+    /// fn load() -> std::io::Result<Vec<String>> {
+    ///     Ok(std::fs::read_to_string("/usr/share/dict/words")?.lines().map(str::to_owned).collect())
+    /// }
+    ///
+    /// async fn app(_: Worker, words: &'static Vec<String>) -> Result<Router, BoxError> {
+    ///     let count = async |State(words): State<&'static Vec<String>>| words.len().to_string();
+    ///     Ok(Router::new().route("/", get(count)).with_state(words))
+    /// }
+    /// ```
+    ///
+    /// The order of a start is gunicorn's under `preload_app`: preload, pidfile, `on_starting`, sockets, `when_ready`,
+    /// [`prepare`](Self::prepare), forks. An error or a panic refuses the start: exit code 1. So does what no worker can have and
+    /// the preload leaves behind: a thread, a runtime, a connection, as the [crate](crate) says; what it opens it closes.
+    /// TERM, INT and QUIT end a first preload at once, and no setting limits it.
+    ///
+    /// # Reload
+    ///
+    /// A reload (HUP, `farrierctl reload`) loads anew, and the workers are replaced by workers that have the new value:
+    ///
+    /// 1. In a process of its own, which is then gone, while the server goes on. If it fails, panics, leaves something behind
+    ///    or takes longer than [`boot_timeout`](Settings::boot_timeout), the log says so, and nothing is changed.
+    /// 2. In the master, which hears nothing meanwhile: signals, `farrierctl`, and a worker that dies or hangs wait until it is
+    ///    loaded; workers go on, and requests are served. The log says how long that was.
+    /// 3. `on_reload`, and the first worker of the new generation. If that one does not become ready, the old value stays with
+    ///    the old workers; once it is, the master drops the old value.
+    ///
+    /// So `load` is called twice for each reload, and the machine needs memory for one value more than there is now. What it
+    /// reads may be another thing the second time. (gunicorn under `preload_app` loads nothing anew at a HUP.)
+    ///
+    /// The value is dropped in the master; a worker ends without dropping it.
+    pub fn preload<T, E>(self, load: impl Fn() -> Result<T, E> + 'static) -> Launcher<Preload<T>>
     where
-        P: FnOnce() -> F + Send + 'static,
-        F: Future<Output = Result<(), E>>,
+        T: Sync + 'static,
         E: Into<BoxError>,
     {
-        self.prepare = Some(Box::new(move |runtime| {
-            runtime.block_on(async { work().await.map_err(Into::into) })
-        }));
-        self
-    }
-
-    /// Calls the functions of `hooks` at the turns of the server's life: see [`ServerHooks`].
-    pub fn server_hooks(mut self, hooks: impl ServerHooks) -> Self {
-        self.hooks = Hooks::new(hooks);
-        self
+        let Self { name, source, prepare, hooks, preload: () } = self;
+        Launcher { name, source, prepare, hooks, preload: Preload::new(load) }
     }
 
     /// Runs the service until it is stopped; the result is for `main` to return.
@@ -118,19 +138,58 @@ impl Launcher {
         S::Error: Into<BoxError>,
         B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
     {
-        let Self { name, source, prepare, hooks } = self;
+        let app = &app;
+        let life = Life::new(move |seed| worker::live(seed, app));
+        self.start(Lives::Same(life))
+    }
+}
+
+impl<P> Launcher<P> {
+    /// Changes the defaults; the settings file, the environment and the flags are stronger.
+    ///
+    /// ```
+    /// # use farrier_prefork::Launcher;
+    /// let launcher = Launcher::from_args("app").defaults(|settings| settings.workers = 4);
+    /// # drop(launcher);
+    /// ```
+    pub fn defaults(mut self, change: impl FnOnce(&mut Settings)) -> Self {
+        match &mut self.source {
+            Source::Resolved(settings) => change(settings),
+            Source::Flags { base, .. } | Source::CommandLine { base } => change(base),
+        }
+        self
+    }
+
+    /// Work that must be done once before there is any worker: a schema, a migration.
+    ///
+    /// It runs once per start, not per reload, when the sockets are bound: in a short-lived process of its
+    /// own with a runtime of its own, so that nothing it opens is inherited by a worker. If it fails, or
+    /// takes longer than `boot_timeout`, the server does not start, and the exit code is 1.
+    pub fn prepare<W, F, E>(mut self, work: W) -> Self
+    where
+        W: FnOnce() -> F + Send + 'static,
+        F: Future<Output = Result<(), E>>,
+        E: Into<BoxError>,
+    {
+        self.prepare = Some(Box::new(move |runtime| {
+            runtime.block_on(async { work().await.map_err(Into::into) })
+        }));
+        self
+    }
+
+    /// Calls the functions of `hooks` at the turns of the server's life: see [`ServerHooks`].
+    pub fn server_hooks(mut self, hooks: impl ServerHooks) -> Self {
+        self.hooks = Hooks::new(hooks);
+        self
+    }
+
+    fn start(self, lives: Lives<'_>) -> ExitCode {
+        let Self { name, source, prepare, hooks, .. } = self;
         let settings = match source.resolve(&name) {
             Ok(settings) => settings,
             Err(code) => return code,
         };
-        let body = |seed| worker::live(seed, &app);
-        let begun = settings
-            .check()
-            .map_err(Into::into)
-            .and_then(|()| Ok(log::install(&settings)?))
-            .and_then(|()| Ok(first_audit()?))
-            .and_then(|()| Master::new(&name, settings, prepare, hooks, &body));
-        let code = match begun {
+        let code = match begin(&name, settings, prepare, hooks, lives) {
             Ok(master) => match master.run() {
                 Verdict::Stopped => {
                     tracing::info!("{name} has stopped");
@@ -156,7 +215,56 @@ impl Launcher {
     }
 }
 
-impl fmt::Debug for Launcher {
+impl<T: Sync + 'static> Launcher<Preload<T>> {
+    /// Runs the service until it is stopped, as [`Launcher::run`] does without a preload; `app` is given what was
+    /// preloaded, too, which is there for as long as the worker.
+    pub fn run<A, F, S, E, B>(self, app: A) -> ExitCode
+    where
+        A: Fn(Worker, &'static T) -> F + Sync,
+        F: Future<Output = Result<S, E>>,
+        E: Into<BoxError>,
+        S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
+        S::Future: Send + 'static,
+        S::Error: Into<BoxError>,
+        B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
+    {
+        let app = &app;
+        let Self { name, source, prepare, hooks, preload } = self;
+        let load = move || {
+            let loaded = Rc::new(preload.load()?);
+            Ok(Life::new(move |seed| {
+                // A worker ends without dropping anything, so it has what the master had at the fork until then.
+                let loaded: &'static Rc<T> = Box::leak(Box::new(Rc::clone(&loaded)));
+                let loaded: &'static T = loaded;
+                worker::live(seed, &|worker| app(worker, loaded))
+            }))
+        };
+        Launcher { name, source, prepare, hooks, preload: () }
+            .start(Lives::Preloaded(Box::new(load)))
+    }
+}
+
+/// All that can refuse the start, in its order.
+fn begin<'a>(
+    name: &str,
+    settings: Settings,
+    prepare: Option<Prepare>,
+    hooks: Hooks,
+    lives: Lives<'a>,
+) -> Result<Master<'a>, BoxError> {
+    settings.check()?;
+    log::install(&settings)?;
+    first_audit()?;
+    if !lives.is_preloaded() {
+        return Master::new(name, settings, prepare, hooks, lives);
+    }
+    // Until the master hears the orders to stop by itself.
+    let _stops_at_once = StopsAtOnce::new()?;
+    tracing::info!("preloading");
+    Master::new(name, settings, prepare, hooks, lives)
+}
+
+impl<P> fmt::Debug for Launcher<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Launcher").field("name", &self.name).finish_non_exhaustive()
     }

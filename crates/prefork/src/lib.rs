@@ -46,6 +46,9 @@
 //! What is refused belongs into the app's own function, which each worker calls, or, for work that is done
 //! once, into [`Launcher::prepare`].
 //!
+//! What every worker reads, such as a large table, is loaded once by [`Launcher::preload`], under the same rules, and is
+//! there once in memory.
+//!
 //! Which code runs where, and how often: [`where_does_this_code_run`].
 //!
 //! # Signals
@@ -101,6 +104,7 @@ mod log;
 mod master;
 mod pidfile;
 mod poll;
+mod preload;
 mod report;
 mod settings;
 mod signals;
@@ -114,5 +118,6 @@ pub use board::BoardPulse;
 pub use farrier_serve::{BoxError, Refused};
 pub use hooks::{ServerHooks, WorkerExit, WorkerProcess};
 pub use launcher::Launcher;
+pub use preload::Preload;
 pub use settings::{Args, Bind, LogFile, LogLevel, Origin, Settings, SettingsError, parse_args};
 pub use worker::Worker;

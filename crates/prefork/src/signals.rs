@@ -4,6 +4,7 @@ use std::io::{self, IsTerminal};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::errno::Errno;
 use nix::libc;
@@ -28,6 +29,9 @@ const ORDERS: [Signal; 9] = [
     Signal::SIGTTOU,
     Signal::SIGWINCH,
 ];
+
+/// Those of them that order to stop.
+const STOPS: [Signal; 3] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT];
 
 /// What else would end a process that does not expect it; an app that does has its own handlers.
 const STRAYS: [Signal; 7] = [
@@ -149,20 +153,46 @@ pub(crate) fn die_of(signal: Signal) {
     let _ = signal_hook::low_level::emulate_default_handler(signal as i32);
 }
 
-/// For the preparing process: the orders to stop end it, and nothing else does that goes to the whole group. What
-/// it starts has the signals that a shell would give.
+/// For a process that is no worker: the orders to stop end it, and nothing else does that goes to the whole group.
+/// What it starts has the signals that a shell would give.
 ///
 /// # Errors
 ///
 /// None that the kernel documents for these calls.
 pub(crate) fn obey_only_stop() -> io::Result<()> {
-    let stops = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT];
-    for signal in ORDERS.into_iter().chain(STRAYS).filter(|signal| !stops.contains(signal)) {
+    for signal in ORDERS.into_iter().chain(STRAYS).filter(|signal| !STOPS.contains(signal)) {
         // A handler, since who ignores a signal passes that on.
         flag::register(signal as i32, Arc::default())?;
     }
+    for signal in STOPS {
+        // [`StopsAtOnce`] has left a handler.
+        sys::default_action(signal)?;
+    }
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
     Ok(())
+}
+
+/// While it is there, an order to stop ends this process at once, with status 0: it has nothing yet to leave in order.
+/// Also as process 1, which the kernel spares signals that it has no handler for.
+pub(crate) struct StopsAtOnce(Arc<AtomicBool>);
+
+impl StopsAtOnce {
+    /// # Errors
+    ///
+    /// None that the kernel documents for these signals.
+    pub(crate) fn new() -> io::Result<Self> {
+        let is_on = Arc::new(AtomicBool::new(true));
+        for signal in STOPS {
+            flag::register_conditional_shutdown(signal as i32, 0, Arc::clone(&is_on))?;
+        }
+        Ok(Self(is_on))
+    }
+}
+
+impl Drop for StopsAtOnce {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
 }
 
 /// Whether a signal is one of gunicorn's vocabulary.

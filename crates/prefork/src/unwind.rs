@@ -1,7 +1,6 @@
 //! Panics of the program's code, caught where they must not go on.
 
 use std::any::Any;
-use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Calls the program's code.
@@ -18,7 +17,7 @@ pub(crate) fn said_by(panic: Box<dyn Any + Send>) -> String {
     let said = message(&*panic).to_owned();
     // What the program panicked with may panic once more when it is dropped.
     if let Err(another) = catch_unwind(AssertUnwindSafe(|| drop(panic))) {
-        mem::forget(another);
+        let _ = Box::leak(another);
     }
     said
 }

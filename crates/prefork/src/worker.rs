@@ -4,13 +4,15 @@
 //! even when the runtime is not; a fresh one runs the runtime and the app. Fresh, because the forked
 //! thread's thread-locals are copies of the master's: every worker would draw the same "random" numbers.
 
+mod dry_run;
 mod handle;
 mod prepare;
 mod process;
 mod run;
 mod watch;
 
+pub(crate) use self::dry_run::dry_run;
 pub use self::handle::Worker;
 pub(crate) use self::prepare::{Prepare, prepare};
-pub(crate) use self::process::{end_with, status};
+pub(crate) use self::process::{chain, end_with, status};
 pub(crate) use self::run::{Seed, live};

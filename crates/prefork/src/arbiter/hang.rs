@@ -35,6 +35,13 @@ impl Arbiter {
                 });
             }
         }
+        if let Some(run) = self.dry_run.as_mut() {
+            if run.deadline.is_some_and(|deadline| now >= deadline) {
+                run.deadline = None;
+                let (pid, signal) = (run.pid, WorkerSignal::Kill);
+                actions.push(Action::Signal { pid, signal, why: Why::NotPreloaded });
+            }
+        }
         for slot in &mut self.slots {
             slot.retry_at = slot.retry_at.filter(|at| now < *at);
         }

@@ -25,8 +25,11 @@ pub(crate) struct Arbiter {
     pub(super) trial: Option<Trial>,
     /// A reload was asked for while another one, or the start, was going on.
     pub(super) reload_wanted: bool,
-    /// The settings are being read; the answer is the next [`Event::Reread`].
+    /// The settings are being read, and with a preload it is tried and called; the end of that is [`Event::Reread`], or
+    /// that the dry run has failed.
     pub(super) rereading: bool,
+    /// While that waits for the dry run.
+    pub(super) dry_run: Option<DryRun>,
     /// A reload has begun, and neither [`Action::Reloaded`] nor [`Action::Revert`] has ended it.
     pub(super) unfinished: bool,
 }
@@ -65,6 +68,14 @@ pub(crate) enum Verdict {
     NeverReady,
 }
 
+/// The process in which a preload is tried before the master calls it.
+#[derive(Debug)]
+pub(super) struct DryRun {
+    pub(super) pid: Pid,
+    /// When it is killed; `None` for never, and once it is.
+    pub(super) deadline: Option<Instant>,
+}
+
 /// The generation that a reload is about to replace.
 #[derive(Debug)]
 pub(super) struct Trial {
@@ -88,6 +99,7 @@ impl Arbiter {
             trial: None,
             reload_wanted: false,
             rereading: false,
+            dry_run: None,
             unfinished: false,
         }
     }
@@ -124,6 +136,9 @@ impl Arbiter {
                 return actions;
             }
             Event::Order(order) => self.order(order, now, &mut actions),
+            Event::DryRun { pid, limit } => {
+                self.dry_run = Some(DryRun { pid, deadline: limit.map(|limit| now + limit) });
+            }
             Event::Reread(limits) => self.reread(limits),
             // Deadlines are judged last, when all that came before them was told.
             Event::Tick => self.expire(now, &mut actions),
@@ -145,7 +160,8 @@ impl Arbiter {
             [member.stage.deadline(), judged, expires].into_iter().flatten()
         });
         let slots = self.slots.iter().filter_map(|slot| slot.retry_at);
-        workers.chain(slots).chain(preparing).min()
+        let dry_run = self.dry_run.as_ref().and_then(|run| run.deadline);
+        workers.chain(slots).chain(preparing).chain(dry_run).min()
     }
 
     pub(crate) fn phase(&self) -> Phase {
@@ -271,6 +287,14 @@ impl Arbiter {
                 return;
             }
         }
+        if self.dry_run.as_ref().is_some_and(|run| run.pid == pid) {
+            self.dry_run = None;
+            self.rereading = success;
+            if success {
+                actions.push(Action::Preload);
+            }
+            return;
+        }
         let Some(member) = self.workers.remove(&pid) else {
             return;
         };
@@ -338,25 +362,29 @@ impl Arbiter {
             Phase::Preparing { pid, .. } => (quick, verdict, pid),
             Phase::New { .. } | Phase::Starting | Phase::Running => (quick, verdict, None),
         };
-        if let Some(pid) = preparing {
-            // It has no signal handling of its own, so SIGTERM ends it at once.
-            let member = Member {
-                slot: usize::MAX,
-                generation: 0,
-                fork: 0,
-                limits: self.limits.clone(),
-                stage: Stage::Leaving { deadline: now + ends::MASTER_QUICK, quick: true },
-                beat: now,
-                suspect: None,
-                ready_at: None,
-                expires: None,
-                due: None,
-            };
-            self.workers.insert(pid, member);
-            actions.push(Action::Signal { pid, signal: WorkerSignal::Term, why: Why::Stop });
+        for pid in preparing.into_iter().chain(self.dry_run.take().map(|run| run.pid)) {
+            self.dismiss_process(pid, now, actions);
         }
         self.phase = Phase::Stopping { quick, verdict };
         self.dismiss_all(quick, now, actions);
+    }
+
+    /// One that is no worker, and has no signal handling of its own, so that SIGTERM ends it at once.
+    fn dismiss_process(&mut self, pid: Pid, now: Instant, actions: &mut Vec<Action>) {
+        let member = Member {
+            slot: usize::MAX,
+            generation: 0,
+            fork: 0,
+            limits: self.limits.clone(),
+            stage: Stage::Leaving { deadline: now + ends::MASTER_QUICK, quick: true },
+            beat: now,
+            suspect: None,
+            ready_at: None,
+            expires: None,
+            due: None,
+        };
+        self.workers.insert(pid, member);
+        actions.push(Action::Signal { pid, signal: WorkerSignal::Term, why: Why::Stop });
     }
 
     pub(super) fn dismiss_all(&mut self, quick: bool, now: Instant, actions: &mut Vec<Action>) {

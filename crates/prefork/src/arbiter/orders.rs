@@ -41,7 +41,9 @@ pub(crate) enum Event {
     Beat { pid: Pid, at: Instant },
     /// An order, by signal or by the control socket.
     Order(Order),
-    /// The answer to [`Action::Reread`]: what the settings say now, or `None` if they are wrong.
+    /// The preload's dry run was forked, and has so long.
+    DryRun { pid: Pid, limit: Option<Duration> },
+    /// A reload can begin: what the settings say now; or `None`: they are wrong, or the preload has failed.
     Reread(Option<Limits>),
     /// Time went by.
     Tick,
@@ -73,8 +75,10 @@ pub(crate) enum Action {
     LogDue { pid: Pid, why: Due },
     /// Send a signal.
     Signal { pid: Pid, signal: WorkerSignal, why: Why },
-    /// Read the settings again; the answer is [`Event::Reread`].
+    /// Read the settings again; the answer is [`Event::Reread`], or, if there is a preload, [`Event::DryRun`].
     Reread,
+    /// The dry run has succeeded: preload in this process; the answer is [`Event::Reread`].
+    Preload,
     /// The settings of the generation that failed to start, in this slot, are void.
     Revert { generation: u64, slot: usize },
     /// A new generation serves, and its settings are proven.
@@ -122,6 +126,8 @@ pub(crate) enum Why {
     BootTimeout,
     /// The preparation took too long.
     NotPrepared,
+    /// The preload's dry run took too long.
+    NotPreloaded,
     /// Its heartbeat is late.
     Hung,
 }

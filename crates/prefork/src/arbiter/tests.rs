@@ -508,6 +508,80 @@ fn wrong_settings_change_nothing() {
     assert!(!world.arbiter.reloading());
 }
 
+/// Behaviour L63: a reload with a preload tries it in a process of its own, then calls it in the master, and only then
+/// begins.
+#[test]
+fn a_preload_is_tried_before_it_is_called() {
+    let mut world = World::running(2);
+    (world.preload, world.file) = (Some(true), Some(limits(3)));
+    let log = world.log.len();
+    world.order(Order::Reload);
+    assert_eq!(world.log[log..], [Action::Reread]);
+    assert!(world.arbiter.reloading());
+    world.order(Order::More);
+    world.all_ready();
+    assert_eq!(world.serving().len(), 3, "orders are obeyed meanwhile");
+    let log = world.log.len();
+    world.loaded();
+    let canary = Action::Spawn { slot: 0, generation: 2 };
+    assert_eq!(world.log[log..], [Action::Preload, canary]);
+    world.live(Duration::from_secs(5));
+    assert_eq!(world.serving(), [(0, 2), (1, 2), (2, 2)]);
+}
+
+/// Behaviour L62: one that fails, or hangs, changes nothing.
+#[test]
+fn a_preload_that_fails_changes_nothing() {
+    let mut world = World::running(2);
+    world.preload = Some(true);
+    let (before, spawns) = (world.pids(), world.spawns.len());
+    let unchanged = |world: &World| {
+        assert_eq!((world.pids(), world.spawns.len()), (before.clone(), spawns));
+        assert!(!world.arbiter.reloading());
+        assert_eq!(world.arbiter.generation(), 1);
+    };
+    world.order(Order::Reload);
+    world.die(world.dry_run.expect("a dry run"));
+    unchanged(&world);
+
+    world.order(Order::Reload);
+    let hung = world.dry_run.expect("a dry run");
+    let process = world.processes.get_mut(&hung).expect("it lives");
+    (process.beats, process.obeys) = (false, false);
+    world.live(BOOT_TIMEOUT - Duration::from_secs(1));
+    assert!(world.processes.contains_key(&hung));
+    world.live(Duration::from_secs(2));
+    let signal = WorkerSignal::Kill;
+    assert!(world.log.contains(&Action::Signal { pid: hung, signal, why: Why::NotPreloaded }));
+    unchanged(&world);
+
+    world.preload = Some(false);
+    world.order(Order::Reload);
+    world.loaded();
+    unchanged(&world);
+
+    world.preload = Some(true);
+    world.order(Order::Reload);
+    world.order(Order::Reload);
+    world.loaded();
+    world.live(Duration::from_secs(5));
+    assert_eq!(world.serving(), [(0, 3), (1, 3)], "who asks meanwhile asks for another one");
+}
+
+#[test]
+fn a_stop_ends_a_dry_run() {
+    for quick in [true, false] {
+        let mut world = World::running(2);
+        world.preload = Some(true);
+        world.order(Order::Reload);
+        let dry_run = world.dry_run.expect("a dry run");
+        world.order(Order::Stop { quick });
+        assert_eq!(world.processes[&dry_run].signals, [WorkerSignal::Term]);
+        world.live(Duration::from_secs(1));
+        assert_eq!(world.arbiter.phase(), Phase::Stopped(Verdict::Stopped));
+    }
+}
+
 /// Behaviour L42.
 #[test]
 fn reloads_in_a_burst_never_make_a_third_generation() {

@@ -1,7 +1,7 @@
 //! The forks, and what a child gives up first.
 
 use std::mem;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
@@ -9,18 +9,18 @@ use nix::fcntl::OFlag;
 use nix::unistd;
 
 use super::recycling::Recycling;
-use super::state::{Child, Master, Own};
-use crate::arbiter::Event;
+use super::state::{Child, DryRun, Generation, Master, Own};
+use crate::arbiter::{Event, Limits};
 use crate::audit::{audit, close_inherited};
 use crate::hooks::WorkerProcess;
+use crate::settings::Settings;
 use crate::sys::{self, Forked};
 use crate::worker::{self, Seed};
 use crate::{log, stdout};
 
 impl Master<'_> {
     fn fork(&self) -> Result<Forked, Box<dyn std::error::Error>> {
-        let own = self.own.iter().flat_map(Own::not_shareable);
-        let audit = audit(&own.map(|own| own.as_raw_fd()).collect::<Vec<_>>())?;
+        let audit = audit(&self.known())?;
         // A child would write again what is still in the buffer.
         stdout::settle();
         let forked = sys::fork(audit.single_threaded)?;
@@ -30,6 +30,34 @@ impl Master<'_> {
             }
         }
         Ok(forked)
+    }
+
+    /// What an audit would find and is the launcher's own.
+    pub(super) fn known(&self) -> Vec<RawFd> {
+        self.own.iter().flat_map(Own::not_shareable).map(|own| own.as_raw_fd()).collect()
+    }
+
+    /// The process that tries the preload before the master calls it.
+    pub(super) fn fork_dry_run(
+        &mut self,
+        settings: Settings,
+    ) -> Result<Event, Box<dyn std::error::Error>> {
+        let (reader, report) = unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
+        match self.fork()? {
+            Forked::Child => {
+                drop(reader);
+                self.give_up_what_is_the_masters();
+                let load = || self.lives.load(&[]).map(drop).map_err(|error| error.to_string());
+                worker::end_with(|| worker::dry_run(self.pid, &report, load))
+            }
+            Forked::Parent(pid) => {
+                let pid = pid.as_raw();
+                tracing::info!(process = pid, "preloading, at first in a process of its own");
+                let limit = Limits::of(&settings).boot_timeout;
+                self.dry_run = Some(DryRun { pid, settings, report: reader, is_late: false });
+                Ok(Event::DryRun { pid, limit })
+            }
+        }
     }
 
     pub(super) fn fork_prepare(&mut self) -> Event {
@@ -59,8 +87,8 @@ impl Master<'_> {
         slot: usize,
         generation: u64,
     ) -> Result<Event, Box<dyn std::error::Error>> {
-        let settings = self.generations.get(&generation).ok_or("its settings are void")?;
-        let settings = Arc::clone(settings);
+        let current = self.generations.get(&generation).ok_or("its settings are void")?;
+        let Generation { settings, life } = current.clone();
         let own = self.own.as_ref().ok_or("a child does not fork workers")?;
         let alive = own.alive.try_clone()?;
         let (reader, report) = unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
@@ -87,7 +115,7 @@ impl Master<'_> {
                     hooks: self.hooks.clone(),
                     alive,
                 };
-                worker::end_with(|| (self.body)(seed))
+                worker::end_with(|| life.live(seed))
             }
             Ok(Forked::Parent(pid)) => {
                 let pid = pid.as_raw();

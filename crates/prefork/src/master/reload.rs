@@ -1,49 +1,104 @@
 //! Reloads: the settings are read again, and whoever asked hears how it went.
 
+use std::fmt;
+use std::sync::Arc;
 use std::time::Instant;
 
-use super::state::Master;
-use crate::arbiter::Limits;
-use crate::control::{self, Control};
+use nix::unistd;
 
-impl Master<'_> {
+use super::state::{DryRun, Generation, Master};
+use super::words::Ending;
+use crate::arbiter::{Event, Limits, Phase, Why};
+use crate::control::{self, Control};
+use crate::preload::{Life, Lives};
+use crate::report::Report;
+use crate::settings::Settings;
+
+impl<'a> Master<'a> {
     /// Answers [`Action::Reread`](crate::arbiter::Action::Reread).
-    pub(super) fn reload_begins(&mut self) -> Option<Limits> {
-        match self.read_settings() {
-            Ok(limits) => {
-                let former =
-                    "the reload did not come to an end: its workers fail, and the next one began";
-                self.answer_reloads(|control, now| {
-                    control.reload_ends(&control::refusal(former), now);
-                    control.reload_begins();
-                });
-                Some(limits)
-            }
+    pub(super) fn reload_begins(&mut self) -> Event {
+        let settings = match self.read_settings() {
+            Ok(settings) => settings,
             Err(error) => {
-                let why = format!("nothing is reloaded: {error}");
-                tracing::error!("{why}");
+                let why = nothing_is_reloaded(&error);
                 let reply = control::refusal(&why);
                 self.last_reload = Some(Err(why));
                 self.answer_reloads(|control, now| control.reload_is_refused(&reply, now));
-                None
+                return Event::Reread(None);
             }
+        };
+        let former = "the reload did not come to an end: its workers fail, and the next one began";
+        self.answer_reloads(|control, now| {
+            control.reload_ends(&control::refusal(former), now);
+            control.reload_begins();
+        });
+        if let Lives::Same(life) = &self.lives {
+            let life = life.clone();
+            return self.new_generation(settings, life);
         }
+        self.fork_dry_run(settings).unwrap_or_else(|error| {
+            self.reload_ends(Err(nothing_is_reloaded(&error)));
+            Event::Reread(None)
+        })
     }
 
     /// The settings as they are now, as far as a reload can change them.
-    fn read_settings(&mut self) -> Result<Limits, Box<dyn std::error::Error>> {
+    fn read_settings(&self) -> Result<Settings, Box<dyn std::error::Error>> {
         let current = self.generations.get(&self.arbiter.generation());
-        let current = current.ok_or("the current settings are void")?;
+        let current = &current.ok_or("the current settings are void")?.settings;
         let new = current.reread()?;
         let fixed = current.fixed_until_restart(&new);
         if !fixed.is_empty() {
             tracing::warn!("changed, but only a restart makes it so: {}", fixed.join(", "));
         }
+        Ok(new)
+    }
+
+    /// The dry run is over; returns whether it has succeeded.
+    pub(super) fn dry_run_ended(&mut self, ending: Ending) -> bool {
+        let Some(DryRun { report, is_late, .. }) = &self.dry_run else { return false };
+        let mut said = [0; Report::LONGEST];
+        let length = unistd::read(report, &mut said).unwrap_or(0);
+        let why = match Report::first(&said[..length]) {
+            Some((Report::Ready, _)) => return true,
+            Some((Report::Failure(why), _)) => why,
+            _ if *is_late => Why::NotPreloaded.to_string(),
+            _ => format!("the preload has ended its process: {ending}"),
+        };
+        self.dry_run = None;
+        // If the server stops there is nobody left to be told.
+        if self.arbiter.phase() == Phase::Running {
+            self.reload_ends(Err(nothing_is_reloaded(&why)));
+        }
+        false
+    }
+
+    /// Answers [`Action::Preload`](crate::arbiter::Action::Preload).
+    pub(super) fn preload(&mut self) -> Event {
+        let Some(DryRun { settings, .. }) = self.dry_run.take() else {
+            return Event::Reread(None);
+        };
+        let began = Instant::now();
+        let loaded = self.lives.load(&self.known());
+        let took = began.elapsed().as_secs_f64();
+        match loaded {
+            Ok(life) => {
+                tracing::info!("preloaded in {took:.1} s, for which the master heard nothing");
+                self.new_generation(settings, life)
+            }
+            Err(error) => {
+                self.reload_ends(Err(nothing_is_reloaded(&error)));
+                Event::Reread(None)
+            }
+        }
+    }
+
+    fn new_generation(&mut self, settings: Settings, life: Life<'a>) -> Event {
         tracing::info!("reloading");
-        self.hooks.call("on_reload", |hooks| hooks.on_reload(&new));
-        let limits = Limits::of(&new);
-        self.reread = Some(new);
-        Ok(limits)
+        self.hooks.call("on_reload", |hooks| hooks.on_reload(&settings));
+        let limits = Limits::of(&settings);
+        self.reread = Some(Generation { settings: Arc::new(settings), life });
+        Event::Reread(Some(limits))
     }
 
     /// Whoever asked for the reload that is over hears how it went.
@@ -65,4 +120,11 @@ impl Master<'_> {
             answer(control, Instant::now());
         }
     }
+}
+
+/// Logs it, and returns what whoever has asked is told.
+fn nothing_is_reloaded(why: &dyn fmt::Display) -> String {
+    let why = format!("nothing is reloaded: {why}");
+    tracing::error!("{why}");
+    why
 }

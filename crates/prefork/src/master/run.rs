@@ -2,7 +2,6 @@
 
 use std::collections::VecDeque;
 use std::os::fd::AsFd;
-use std::sync::Arc;
 use std::time::Instant;
 
 use nix::poll::{PollFd, PollFlags};
@@ -95,8 +94,8 @@ impl Master<'_> {
                 continue;
             };
             actions.extend(self.arbiter.handle(event, Instant::now()));
-            if let Some(settings) = self.reread.take() {
-                self.generations.entry(self.arbiter.generation()).or_insert(Arc::new(settings));
+            if let Some(reread) = self.reread.take() {
+                self.generations.entry(self.arbiter.generation()).or_insert(reread);
             }
         }
     }
@@ -127,6 +126,9 @@ impl Master<'_> {
                     // First: what the workers then find in the queues is all that will ever be there.
                     self.close_listeners();
                 }
+                if let Some(dry_run) = self.dry_run.as_mut().filter(|_| why == Why::NotPreloaded) {
+                    dry_run.is_late = true;
+                }
                 if let Some(child) = self.children.get(&pid) {
                     self.board.dismiss(child.row);
                     if matches!(why, Why::BootTimeout | Why::Hung) {
@@ -136,7 +138,8 @@ impl Master<'_> {
                 send_signal(pid, signal, why);
                 None
             }
-            Action::Reread => Some(Event::Reread(self.reload_begins())),
+            Action::Reread => Some(self.reload_begins()),
+            Action::Preload => Some(self.preload()),
             Action::Revert { generation, slot } => {
                 self.generations.remove(&generation);
                 let reason = self.exits.get(&slot).map_or("unknown", |(how, _)| how);

@@ -14,10 +14,11 @@ use crate::board::{Board, RowId};
 use crate::control::Control;
 use crate::hooks::Hooks;
 use crate::pidfile::Pidfile;
+use crate::preload::{Life, Lives};
 use crate::settings::Settings;
 use crate::signals::Signals;
 use crate::sockets::MasterListener;
-use crate::worker::{Prepare, Seed};
+use crate::worker::Prepare;
 
 /// The process that holds the sockets and keeps the workers on their feet.
 pub(crate) struct Master<'a> {
@@ -25,10 +26,10 @@ pub(crate) struct Master<'a> {
     pub(super) pid: unistd::Pid,
     pub(super) began: Instant,
     pub(super) arbiter: Arbiter,
-    /// The settings of each generation that may still be started.
-    pub(super) generations: BTreeMap<u64, Arc<Settings>>,
+    /// Those that may still be started.
+    pub(super) generations: BTreeMap<u64, Generation<'a>>,
     /// What was just read again, until the arbiter has given it a generation.
-    pub(super) reread: Option<Settings>,
+    pub(super) reread: Option<Generation<'a>>,
     /// How the last reload went; `None` before the first is over.
     pub(super) last_reload: Option<Result<(), String>>,
     /// By slot how its last worker ended that nobody had told to, and when.
@@ -47,10 +48,30 @@ pub(crate) struct Master<'a> {
     pub(super) children: BTreeMap<Pid, Child>,
     pub(super) preparing: Option<Pid>,
     pub(super) prepare: Option<Prepare>,
+    pub(super) lives: Lives<'a>,
+    /// While a reload waits for it.
+    pub(super) dry_run: Option<DryRun>,
     pub(super) hooks: Hooks,
     /// How many workers there should be, as the hooks were told.
     pub(super) target: usize,
-    pub(super) body: &'a dyn Fn(Seed) -> i32,
+}
+
+/// What the workers of one generation are started with.
+#[derive(Clone)]
+pub(super) struct Generation<'a> {
+    pub(super) settings: Arc<Settings>,
+    pub(super) life: Life<'a>,
+}
+
+/// The process that tries the preload for a reload.
+pub(super) struct DryRun {
+    pub(super) pid: Pid,
+    /// What the reload has read.
+    pub(super) settings: Settings,
+    /// Where it says that the preload has succeeded, or why not.
+    pub(super) report: OwnedFd,
+    /// It has taken longer than `boot_timeout`, and is killed.
+    pub(super) is_late: bool,
 }
 
 /// Descriptors that no child may keep.
@@ -80,7 +101,7 @@ pub(super) struct Child {
 }
 
 impl<'a> Master<'a> {
-    /// Takes what a master holds: signals, pidfile, sockets. Nothing is forked yet.
+    /// Preloads, and takes what a master holds: signals, pidfile, sockets. Nothing is forked yet.
     ///
     /// # Errors
     ///
@@ -90,9 +111,14 @@ impl<'a> Master<'a> {
         settings: Settings,
         prepare: Option<Prepare>,
         hooks: Hooks,
-        body: &'a dyn Fn(Seed) -> i32,
+        lives: Lives<'a>,
     ) -> Result<Self, BoxError> {
-        // First, so that a stop that comes early is not lost.
+        let began = Instant::now();
+        let life = lives.load(&[])?;
+        if lives.is_preloaded() {
+            tracing::info!("preloaded in {:.1} s", began.elapsed().as_secs_f64());
+        }
+        // Before all else, so that a stop that comes early is not lost.
         let signals = Signals::of_master()?;
         let pid = getpid();
         let target = settings.workers;
@@ -137,7 +163,10 @@ impl<'a> Master<'a> {
             pid,
             began: Instant::now(),
             arbiter,
-            generations: BTreeMap::from([(generation, Arc::new(settings))]),
+            generations: BTreeMap::from([(
+                generation,
+                Generation { settings: Arc::new(settings), life },
+            )]),
             reread: None,
             last_reload: None,
             exits: BTreeMap::new(),
@@ -151,9 +180,10 @@ impl<'a> Master<'a> {
             children: BTreeMap::new(),
             preparing: None,
             prepare,
+            lives,
+            dry_run: None,
             hooks,
             target,
-            body,
         })
     }
 }

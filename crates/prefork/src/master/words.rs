@@ -141,6 +141,7 @@ impl fmt::Display for Why {
             Self::GraceOver => "it did not leave within graceful_timeout",
             Self::BootTimeout => "it did not become ready within boot_timeout",
             Self::NotPrepared => "the preparation did not end within boot_timeout",
+            Self::NotPreloaded => "the preload did not end within boot_timeout",
             Self::Hung => "it is hung",
         })
     }

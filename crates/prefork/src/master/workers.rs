@@ -96,6 +96,11 @@ impl Master<'_> {
     }
 
     fn reaped(&mut self, pid: Pid, ending: Ending) {
+        if self.dry_run.as_ref().is_some_and(|run| run.pid == pid) {
+            let success = self.dry_run_ended(ending);
+            self.feed(Event::Gone { pid, success });
+            return;
+        }
         if self.preparing == Some(pid) {
             self.preparing = None;
             if !ending.is_success() {

@@ -7,7 +7,6 @@ use nix::unistd::Pid;
 use tokio::runtime::{Builder, Runtime};
 
 use super::process::{self, chain, panicked, status};
-use crate::signals;
 use crate::unwind::said_by;
 
 /// Runs once before the first worker, on a runtime of a process of its own.
@@ -15,12 +14,10 @@ pub(crate) type Prepare = Box<dyn FnOnce(&Runtime) -> Result<(), BoxError> + Sen
 
 /// The preparing process's whole life; the exit status comes back.
 pub(crate) fn prepare(master: Pid, work: Prepare) -> i32 {
-    let ready = signals::obey_only_stop().and_then(|()| Ok(process::follow(master)?));
-    if let Err(error) = ready {
+    if let Err(error) = process::obey_the_master_only(master, "farrier:prepare") {
         tracing::error!(%error, "the preparing process could not set itself up");
         return status::NOT_STARTED;
     }
-    process::name("farrier:prepare");
     let fresh = thread::Builder::new().name("prepare".into()).spawn(move || {
         let runtime = Builder::new_current_thread().enable_all().build();
         let done = runtime.map_err(BoxError::from).and_then(|runtime| {

@@ -1,13 +1,14 @@
 //! A forked process: its first instructions, its exit statuses, and its last instruction.
 
 use std::ffi::CString;
+use std::io;
 
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
 use nix::unistd::{Pid, getppid};
 
 use crate::unwind::caught;
-use crate::{stdout, sys};
+use crate::{signals, stdout, sys};
 
 /// The exit statuses of a worker; the master judges by the board and by how a worker was ended, never by
 /// these.
@@ -37,6 +38,14 @@ pub(super) fn follow(master: Pid) -> nix::Result<()> {
     if getppid() == master { Ok(()) } else { Err(nix::errno::Errno::ESRCH) }
 }
 
+/// For a process that serves nobody: it ends with the master, or when it is told to.
+pub(super) fn obey_the_master_only(master: Pid, own_name: &str) -> io::Result<()> {
+    signals::obey_only_stop()?;
+    follow(master)?;
+    name(own_name);
+    Ok(())
+}
+
 /// The name that `ps -o comm` and `top` show; the kernel cuts it to 15 bytes.
 pub(super) fn name(name: &str) {
     if let Ok(name) = CString::new(name) {
@@ -52,7 +61,7 @@ pub(super) fn panicked(panic: &str) -> i32 {
 }
 
 /// An error and what caused it, in one line.
-pub(super) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -74,6 +74,7 @@ impl World {
                 let told = |pid: &Pid| self.processes[pid].told_at.is_some();
                 if let Some(pid) = pick(index).filter(told) {
                     self.processes.remove(&pid);
+                    self.dry_run = self.dry_run.filter(|run| *run != pid);
                     self.feed(Event::Gone { pid, success: true });
                 }
             }
@@ -103,8 +104,9 @@ proptest! {
     /// Whatever happened: left alone, the server comes back to its target, each slot with one worker of the
     /// current generation. `check` and `signal` watch every step on the way.
     #[test]
-    fn the_target_is_reached_again(workers in 1..5_usize, steps in prop::collection::vec(step(), 0..60)) {
+    fn the_target_is_reached_again(workers in 1..5_usize, preload: Option<bool>, steps in prop::collection::vec(step(), 0..60)) {
         let mut world = World::running(workers);
+        world.preload = preload;
         for step in &steps {
             world.step(step);
         }
@@ -124,9 +126,11 @@ proptest! {
         workers in 1..5_usize,
         prepare in any::<bool>(),
         quick in any::<bool>(),
+        preload in any::<Option<bool>>(),
         steps in prop::collection::vec(step(), 0..40),
     ) {
         let mut world = World::starting(workers, prepare);
+        world.preload = preload;
         for step in &steps {
             world.step(step);
         }

@@ -13,6 +13,9 @@ pub(super) struct World {
     /// What the settings file says; `None` if it is wrong.
     pub(super) file: Option<Limits>,
     pub(super) forks_fail: bool,
+    /// Whether the master's own call of the preload succeeds, if there is one.
+    pub(super) preload: Option<bool>,
+    pub(super) dry_run: Option<Pid>,
     /// Of the workers that are forked from now on.
     pub(super) lifetime: Option<Duration>,
     pub(super) spawns: Vec<(Instant, usize)>,
@@ -47,6 +50,8 @@ impl World {
             processes: BTreeMap::new(),
             file: Some(limits(workers)),
             forks_fail: false,
+            preload: None,
+            dry_run: None,
             lifetime: None,
             spawns: Vec::new(),
             log: Vec::new(),
@@ -95,7 +100,15 @@ impl World {
                     self.signal(pid, signal, why);
                     continue;
                 }
+                Action::Reread if self.preload.is_some() && self.file.is_some() => {
+                    let pid = self.fork(usize::MAX, 0);
+                    self.dry_run = Some(pid);
+                    Event::DryRun { pid, limit: Some(BOOT_TIMEOUT) }
+                }
                 Action::Reread => Event::Reread(self.file.clone()),
+                Action::Preload => {
+                    Event::Reread(self.file.clone().filter(|_| self.preload != Some(false)))
+                }
                 Action::LogHung { pid, .. } | Action::LogDue { pid, .. } => {
                     assert!(self.processes.contains_key(&pid));
                     continue;
@@ -189,8 +202,16 @@ impl World {
         }
     }
 
+    /// The dry run succeeds.
+    pub(super) fn loaded(&mut self) {
+        let pid = self.dry_run.take().expect("a dry run");
+        self.processes.remove(&pid).expect("it lives");
+        self.feed(Event::Gone { pid, success: true });
+    }
+
     pub(super) fn die(&mut self, pid: Pid) {
         if self.processes.remove(&pid).is_some() {
+            self.dry_run = self.dry_run.filter(|run| *run != pid);
             self.feed(Event::Gone { pid, success: false });
         }
     }
@@ -222,6 +243,8 @@ impl World {
                 }
                 if leaves {
                     self.die(pid);
+                } else if self.dry_run == Some(pid) && process_boots(self.processes.get(&pid)) {
+                    self.loaded();
                 } else if process_boots(self.processes.get(&pid)) {
                     self.ready(pid);
                 }
