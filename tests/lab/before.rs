@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::fs::File;
+use std::io::Write;
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::unix::net::UnixStream;
 
@@ -43,6 +44,8 @@ pub(crate) enum Before {
     Inherited,
     /// Nothing, but it has printed half a line.
     Output,
+    /// Nothing, but an exit handler of the C library is registered, which appends its pid to the file `at-exit`.
+    ExitHandler,
     /// Files, pipes, listening and datagram sockets, and a thread that has ended.
     Harmless,
 }
@@ -83,6 +86,9 @@ pub(crate) fn open(what: Before) -> Result<Box<dyn Any>, BoxError> {
             print!("without a line's end");
             Box::new(())
         }
+        Before::ExitHandler => {
+            Box::new(shutdown_hooks::add_shutdown_hook(at_exit).then_some(()).ok_or("no room")?)
+        }
         Before::Harmless => {
             std::thread::spawn(|| ()).join().map_err(|_| "the thread panicked")?;
             let datagrams = UdpSocket::bind("127.0.0.1:0")?;
@@ -90,6 +96,12 @@ pub(crate) fn open(what: Before) -> Result<Box<dyn Any>, BoxError> {
             Box::new((File::open("/dev/null")?, std::io::pipe()?, connect()?.0, datagrams))
         }
     })
+}
+
+extern "C" fn at_exit() {
+    let file = File::options().append(true).create(true).open("at-exit");
+    // Nobody is there any more to be told.
+    let _ = file.and_then(|mut file| writeln!(file, "{}", std::process::id()));
 }
 
 /// A connection whose other end waits in the queue of a listener.

@@ -1,6 +1,7 @@
 //! What is open before the launcher forks: it is named and refused, or shared without harm, or closed in the
 //! workers.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
 use harness::client;
@@ -78,33 +79,49 @@ async fn what_processes_can_share_is_let_through() {
     assert_eq!(response.status, StatusCode::OK);
 }
 
-/// What is the master's alone is in no worker: its signals, the pidfile with its lock, the control socket.
-#[test]
-fn a_worker_has_nothing_that_only_the_master_may_have() {
-    let lab = service::lab();
-    let pidfile = lab.path("master.pid").display().to_string();
-    let lab = lab.args(["--workers=2", &format!("--pidfile={pidfile}")]).start();
-    let open = |pid: u32| -> Vec<String> {
-        let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).expect("a process");
+/// What a process has open, as the kernel names it; without what this test has given it.
+fn open(pid: u32) -> BTreeSet<String> {
+    let links = |of: &str| -> BTreeSet<String> {
+        let descriptors = fs::read_dir(format!("/proc/{of}/fd")).expect("a process");
         let links = descriptors.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
         links.map(|link| link.display().to_string()).collect()
     };
+    &links(&pid.to_string()) - &links("self")
+}
+
+/// Everything that a worker has open is its own, or is meant for it: the listener, the board, its two pipes to the master,
+/// the log. Not the master's signals, pidfile and control socket, and nothing of another worker's.
+#[test]
+fn a_worker_has_nothing_that_it_must_not_have() {
+    let lab = service::lab();
+    let pidfile = lab.path("master.pid").display().to_string();
+    let log = lab.path("log").display().to_string();
+    let args = ["--workers=3", "--preload-mb=1", &*format!("--pidfile={pidfile}")];
+    let lab = lab.args(args).start();
     let sockets = fs::read_to_string("/proc/net/unix").expect("a list");
     let control = format!("{pidfile}.sock");
     let control = sockets.lines().find(|line| line.ends_with(&control)).expect("it listens");
     let control = control.split_whitespace().nth(6).expect("an inode");
     let control = format!("socket:[{control}]");
-    let is_masters =
-        |link: &String| link.contains("signalfd") || *link == pidfile || *link == control;
+    eventually("all serve", || (lab.log().matches("worker ready").count() == 3).then_some(()));
     let of_master = open(lab.pid());
-    assert_eq!(of_master.iter().filter(|link| is_masters(link)).count(), 3, "{of_master:?}");
-    eventually("all serve", || (lab.workers().len() == 2).then_some(()));
-    for worker in lab.workers() {
-        let of_worker = open(worker);
-        assert!(!of_worker.iter().any(is_masters), "{of_worker:?}");
-        let listeners =
-            of_master.iter().filter(|link| link.starts_with("socket:") && **link != control);
-        assert!(listeners.clone().count() > 0);
-        assert!(listeners.clone().all(|link| of_worker.contains(link)), "{of_worker:?}");
+    for of_masters in [&pidfile, &control, "anon_inode:[signalfd]"] {
+        assert!(of_master.contains(of_masters), "{of_masters}: {of_master:?}");
     }
+    let of_workers: Vec<_> = lab.workers().into_iter().map(open).collect();
+    let mut pipes: BTreeMap<&String, usize> = BTreeMap::new();
+    for of_worker in &of_workers {
+        let shared: Vec<_> = of_worker.intersection(&of_master).collect();
+        let count = |start: &str| shared.iter().filter(|link| link.starts_with(start)).count();
+        assert_eq!([count("pipe:"), count("socket:"), count("/memfd:")], [2, 1, 1], "{shared:?}");
+        let rest = shared.iter().filter(|link| link.starts_with('/') && !link.contains("memfd"));
+        assert!(rest.clone().all(|link| **link == log), "{shared:?}");
+        assert_eq!(shared.len(), 4 + rest.count(), "{shared:?}");
+        assert!(!of_worker.contains(&control), "{of_worker:?}");
+        for pipe in of_worker.iter().filter(|link| link.starts_with("pipe:")) {
+            *pipes.entry(pipe).or_default() += 1;
+        }
+    }
+    let common: Vec<_> = pipes.values().filter(|workers| **workers > 1).collect();
+    assert_eq!(common, [&3], "one pipe is common to all, by which they learn of the master's end");
 }

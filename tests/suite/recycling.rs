@@ -164,6 +164,23 @@ async fn a_worker_that_is_due_is_reloaded_and_stopped_as_any() {
     assert_eq!(lab.wait().code(), Some(0));
 }
 
+/// Behaviour L64: what was registered before the fork to run at the exit is the master's, and runs once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_exit_handler_of_the_master_runs_in_a_worker() {
+    let args = ["--workers=2", "--max-requests=5", "--drain-idle=0.1"];
+    let mut lab = service::lab().args(args).env("LAB_BEFORE", "exit-handler").start();
+    let load = Load::start(lab.address(), "/plaintext", 4, Reuse::Close);
+    eventually("50 are due", || (due(&lab) >= 50).then_some(()));
+    let report = load.stop().await;
+    assert!(report.failed.is_empty(), "{:?}", report.failed);
+    let file = lab.path("at-exit");
+    assert!(!file.exists(), "{:?}", fs::read_to_string(file));
+    lab.signal(Signal::SIGTERM);
+    assert_eq!(lab.wait().code(), Some(0));
+    let ran = fs::read_to_string(file).expect("it has run");
+    assert_eq!(ran, format!("{}\n", lab.pid()), "{}", lab.log());
+}
+
 /// One that is told to leave in the moment in which it begins to serve does one or the other, not both.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_worker_that_leaves_as_it_comes_loses_nothing() {
