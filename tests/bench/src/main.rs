@@ -18,6 +18,7 @@ mod chaos;
 mod http;
 mod layers;
 mod outage;
+mod preload;
 mod report;
 mod service;
 
@@ -35,12 +36,17 @@ enum Command {
     Layers(callgrind::Args),
     /// The database goes away under a steady load: by SIGTERM, SIGKILL and SIGSTOP.
     Outage(outage::Args),
+    /// Memory per worker of a table that all read: each worker's own, and preloaded.
+    Preload(preload::Args),
     /// Serves requests through one variant; what `layers` runs under callgrind.
     #[command(hide = true)]
     Serve(callgrind::ServeArgs<layers::Variant>),
     /// Serves requests over a socket; what `http` runs under callgrind.
     #[command(hide = true)]
     ServeHttp(callgrind::ServeArgs<http::Variant>),
+    /// Runs a launcher; what `preload` looks at.
+    #[command(hide = true)]
+    ServeTable(preload::ServeArgs),
 }
 
 fn main() -> ExitCode {
@@ -51,6 +57,8 @@ fn main() -> ExitCode {
         Command::Serve(args) => layers::serve(&args),
         Command::Http(args) => http::run(&args),
         Command::ServeHttp(args) => http::serve(&args),
+        Command::Preload(args) => preload::run(&args),
+        Command::ServeTable(args) => return preload::serve(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
