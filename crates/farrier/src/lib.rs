@@ -63,6 +63,7 @@
 //! # Features
 //!
 //! - `prefork` (default): the launcher;
+//! - `shared`: a queue between processes;
 //! - `mysql`: MySQL and MariaDB through mysql_async;
 //! - `sqlite`, `postgres`: SQLite and PostgreSQL through sqlx.
 #![forbid(unsafe_code)]
@@ -76,6 +77,8 @@ pub use farrier_mysql as mysql;
 #[cfg(feature = "prefork")]
 pub use farrier_prefork as prefork;
 pub use farrier_serve as serve;
+#[cfg(feature = "shared")]
+pub use farrier_shared as shared;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub use farrier_sqlx as sqlx;
 

@@ -1,0 +1,35 @@
+//! What processes that were forked from one share: a typed queue between them.
+//!
+//! It is made before the fork, so that every process has it, and is of use within one process as well. It stands by
+//! itself, and beside farrier's launcher, where workers give work to a companion.
+//!
+//! ```
+//! use farrier_shared::queue;
+//! use serde::{Deserialize, Serialize};
+//!
+//! #[derive(Debug, PartialEq, Serialize, Deserialize)]
+//! struct Mail {
+//!     to: String,
+//! }
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! // Before the fork.
+//! let (mails, mut inbox) = queue::<Mail>("mails")?;
+//! // In a handler, which waits while the queue is full.
+//! mails.send(&Mail { to: "ann".into() }).await?;
+//! // Where the work is done.
+//! assert_eq!(inbox.recv().await?, Mail { to: "ann".into() });
+//! # Ok(())
+//! # }
+//! ```
+#![forbid(unsafe_code)]
+
+mod error;
+mod names;
+mod queue;
+mod socket;
+
+pub use error::{QueueError, RecvError, SendError};
+pub use names::descriptors;
+pub use queue::{Receiver, Sender, queue, queue_with_buffer};
