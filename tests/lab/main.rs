@@ -93,7 +93,11 @@ fn main() -> ExitCode {
     let (boots, policy) = (Boots(args.boot, args.boot_file), args.policy.policy());
     let launcher = Launcher::with_args(args.launcher)
         .server_hooks(Trace { file: args.trace_hooks, provoked: args.hook });
-    let preload = args.preload_mb.map(|mb| Preload { mb, file: args.preload_file });
+    let preload = args.preload_mb.map(|mb| Preload {
+        mb,
+        file: args.preload_file,
+        master: std::process::id(),
+    });
     // An empty variable is an unset one, as for the launcher's own settings.
     let Some(url) = args.database_url.filter(|url| !url.is_empty()) else {
         return run(launcher, preload, move |worker, more| app(worker, boots.now(), more));

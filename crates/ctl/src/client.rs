@@ -203,7 +203,14 @@ impl Client {
     }
 
     fn broken(&self, error: io::Error) -> Failure {
-        let error = if is_timeout(&error) { no_answer() } else { error };
+        let error = if is_timeout(&error) {
+            io::Error::new(
+                ErrorKind::TimedOut,
+                format!("{}; what it was told it may still do", no_answer()),
+            )
+        } else {
+            error
+        };
         Failure::Talk { path: self.path.clone(), error }
     }
 }

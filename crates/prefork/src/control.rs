@@ -62,8 +62,11 @@ pub(crate) enum Reply {
 /// Which reload a client waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Awaits {
-    /// The one that has not begun. Exits: `This` (it begins), answered (it cannot begin, or the server stops).
+    /// One that nothing was done for yet. Exits: `Tried` (its settings are read), answered (the server stops).
     Next,
+    /// The one whose settings are read, and whose preload is tried. Exits: `This` (it begins), answered (it cannot
+    /// begin, or the server stops).
+    Tried,
     /// The one that is going on. Exit: answered (it is over).
     This,
 }
@@ -126,10 +129,19 @@ impl Control {
         self.unfinished = self.clients.iter().any(Client::can_be_answered).then_some(now);
     }
 
-    /// A reload begins: it is the one that those wait for who have asked until now.
+    /// A reload is tried: it is the one that those wait for who have asked until now.
+    pub(crate) fn reload_is_tried(&mut self) {
+        self.move_on(Awaits::Next, Awaits::Tried);
+    }
+
+    /// The reload that was tried begins.
     pub(crate) fn reload_begins(&mut self) {
+        self.move_on(Awaits::Tried, Awaits::This);
+    }
+
+    fn move_on(&mut self, from: Awaits, to: Awaits) {
         let waiting = self.clients.iter_mut().filter_map(|client| client.awaits.as_mut());
-        waiting.for_each(|awaits| *awaits = Awaits::This);
+        waiting.filter(|awaits| **awaits == from).for_each(|awaits| *awaits = to);
     }
 
     /// A reload is over: who waits for it gets the reply.
@@ -139,7 +151,7 @@ impl Control {
 
     /// A reload cannot begin: who has asked for it gets the reply.
     pub(crate) fn reload_is_refused(&mut self, reply: &[u8], now: Instant) {
-        self.answer_waiting(reply, now, |awaits| awaits == Awaits::Next);
+        self.answer_waiting(reply, now, |awaits| awaits == Awaits::Tried);
     }
 
     /// There will be no reload any more: everybody who waits for one gets the reply.

@@ -90,8 +90,9 @@ impl Launcher {
     ///
     /// The order of a start is gunicorn's under `preload_app`: preload, pidfile, `on_starting`, sockets, `when_ready`,
     /// [`prepare`](Self::prepare), forks. An error or a panic refuses the start: exit code 1. So does what no worker can have and
-    /// the preload leaves behind: a thread, a runtime, a connection, as the [crate](crate) says; what it opens it closes.
-    /// TERM, INT and QUIT end a first preload at once, and no setting limits it.
+    /// the preload leaves behind: a thread, a runtime, a connection, as the [crate](crate) says; what it opens it closes, and
+    /// processes that it starts it waits for. TERM, INT and QUIT end a first preload at once, with exit code 0; other signals
+    /// do what they do by default, and no setting limits it.
     ///
     /// # Reload
     ///
@@ -99,15 +100,19 @@ impl Launcher {
     ///
     /// 1. In a process of its own, which is then gone, while the server goes on. If it fails, panics, leaves something behind
     ///    or takes longer than [`boot_timeout`](Settings::boot_timeout), the log says so, and nothing is changed.
-    /// 2. In the master, which hears nothing meanwhile: signals, `farrierctl`, and a worker that dies or hangs wait until it is
-    ///    loaded; workers go on, and requests are served. The log says how long that was.
+    /// 2. In the master, which hears nothing meanwhile: signals, `farrierctl` (which gives up after 10 s; what it has ordered is
+    ///    obeyed later), and a worker that dies or hangs wait until it is loaded; workers go on, and requests are served. The log
+    ///    says how long that was. No setting limits this second call. If it fails though the first one did not, nothing is
+    ///    changed either; but a thread or connection that it leaves in the master keeps that from forking until a restart.
     /// 3. `on_reload`, and the first worker of the new generation. If that one does not become ready, the old value stays with
-    ///    the old workers; once it is, the master drops the old value.
+    ///    the old workers. Once it is, the master drops the old value; since the first worker was forked when both were there,
+    ///    it is replaced once more at the end.
     ///
-    /// So `load` is called twice for each reload, and the machine needs memory for one value more than there is now. What it
-    /// reads may be another thing the second time. (gunicorn under `preload_app` loads nothing anew at a HUP.)
+    /// So `load` is called twice for each reload, and the machine needs, for a while, memory for up to two values more. What
+    /// `load` reads may be another thing the second time. (gunicorn under `preload_app` loads nothing anew at a HUP.)
     ///
-    /// The value is dropped in the master; a worker ends without dropping it.
+    /// The value is dropped in the master; a worker ends without dropping it. A closure that cannot fail says so:
+    /// `|| Ok::<_, std::convert::Infallible>(table())`.
     pub fn preload<T, E>(self, load: impl Fn() -> Result<T, E> + 'static) -> Launcher<Preload<T>>
     where
         T: Sync + 'static,
@@ -123,7 +128,7 @@ impl Launcher {
     /// error or a panic in it means that this worker cannot start. The exit code is
     ///
     /// - 0: stopped by SIGTERM, SIGINT, SIGQUIT or `farrierctl stop`;
-    /// - 1: a wrong setting, an address that cannot be bound, a failed preparation;
+    /// - 1: a wrong setting, a failed preload, an address that cannot be bound, a failed preparation;
     /// - 3: no worker of the first generation became ready.
     ///
     /// A wrong setting, a taken address and whatever else keeps the server from starting is told on

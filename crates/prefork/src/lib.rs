@@ -80,12 +80,12 @@
 //! a reload its successor is ready before it is told to leave. So none is missing meanwhile, also when all are due at
 //! once or a successor cannot start; a worker has its `max_requests`, and what comes until it is told. (gunicorn ends
 //! it first.) `max_requests_jitter` and up to a tenth of `max_lifetime` are drawn for each, so that workers which were
-//! started together do not go together. `max_rss` counts what `ps` shows as RSS, what a worker shares with the master
-//! included; it is looked at once a second. A worker keeps the limits that it was started with.
+//! started together do not go together. `max_rss` counts what `ps` shows as RSS, what a worker shares with the master, such
+//! as a preloaded table, included; it is looked at once a second. A worker keeps the limits that it was started with.
 //!
 //! # Exit codes
 //!
-//! 0: stopped. 1: a wrong setting, an address that cannot be bound, a failed preparation. 3: no worker of
+//! 0: stopped. 1: a wrong setting, a failed preload, an address that cannot be bound, a failed preparation. 3: no worker of
 //! the first generation became ready.
 
 #[doc = include_str!("../docs/where-does-this-code-run.md")]

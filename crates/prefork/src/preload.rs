@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use farrier_serve::BoxError;
 
 use crate::audit::{ELSEWHERE, Offence, audit, audit_since};
+use crate::sys;
 use crate::unwind::caught;
 use crate::worker::{Seed, chain, status};
 
@@ -88,6 +89,17 @@ impl<'a> Lives<'a> {
         }
     }
 
+    /// Loads, and drops what was loaded, in a process that is there for that only.
+    ///
+    /// # Errors
+    ///
+    /// The preload's, and what it or the drop has left behind.
+    pub(crate) fn try_out(&self) -> Result<(), PreloadError> {
+        let before = audit(&[]).map_err(PreloadError::Before)?;
+        drop(self.load(&[])?);
+        audit_since(&before, &[]).map_err(PreloadError::LeftBehind)
+    }
+
     pub(crate) fn is_preloaded(&self) -> bool {
         matches!(self, Self::Preloaded(_))
     }
@@ -97,9 +109,13 @@ impl Drop for Life<'_> {
     /// Of the last one of a generation, which drops what was preloaded for it.
     fn drop(&mut self) {
         let began = Instant::now();
-        let life = self.0.take();
+        let Some(life) = self.0.take() else { return };
+        let is_last = Rc::strong_count(&life) == 1;
         if let Err(panic) = caught(|| drop(life)) {
             tracing::error!(panic, "what was preloaded panicked when it was dropped");
+        }
+        if is_last {
+            sys::trim_heap();
         }
         let took = began.elapsed();
         if took > SLOW {
@@ -133,3 +149,34 @@ impl fmt::Display for PreloadError {
 }
 
 impl std::error::Error for PreloadError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct PanicsWhenDropped;
+
+    impl Drop for PanicsWhenDropped {
+        fn drop(&mut self) {
+            panic!("on purpose");
+        }
+    }
+
+    #[test]
+    fn a_value_that_panics_when_it_is_dropped_ends_nobody() {
+        let value = Rc::new(PanicsWhenDropped);
+        let life = Life::new(move |_| i32::from(Rc::strong_count(&value) == 0));
+        let another = life.clone();
+        drop(life);
+        drop(another);
+    }
+
+    #[test]
+    fn the_reason_is_one_line() {
+        let preload = Preload::new(|| Err::<(), _>("no\ntable"));
+        let error = preload.load().unwrap_err();
+        assert_eq!(error.to_string(), "the preload failed: no table");
+        let preload = Preload::new(|| -> Result<(), BoxError> { panic!("no\ntable") });
+        assert_eq!(preload.load().unwrap_err().to_string(), "the preload panicked: no table");
+    }
+}

@@ -4,7 +4,6 @@ use std::io::{self, IsTerminal};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::errno::Errno;
 use nix::libc;
@@ -81,14 +80,19 @@ impl Signals {
     ///
     /// The kernel's: no descriptor.
     pub(crate) fn of_master() -> nix::Result<Self> {
-        let mut set = SigSet::all();
-        LEFT_ALONE.into_iter().for_each(|signal| set.remove(signal));
-        // Who started the master may have ignored it, and that is inherited: children would vanish
-        // without a word.
-        sys::default_action(Signal::SIGCHLD)?;
-        sigprocmask(SigmaskHow::SIG_SETMASK, Some(&set), None)?;
+        let set = block_all()?;
         let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
         SignalFd::with_flags(&set, flags).map(Self)
+    }
+
+    /// After code of the program's that may have changed what this process hears.
+    ///
+    /// # Errors
+    ///
+    /// None that the kernel documents for these calls.
+    #[expect(clippy::unused_self, reason = "only who has them can take them again")]
+    pub(crate) fn take_again(&self) -> nix::Result<()> {
+        block_all().map(drop)
     }
 
     /// The next signal that is waiting.
@@ -104,6 +108,16 @@ impl Signals {
             }
         }
     }
+}
+
+/// Blocks what a master reads from its descriptor.
+fn block_all() -> nix::Result<SigSet> {
+    let mut set = SigSet::all();
+    LEFT_ALONE.into_iter().for_each(|signal| set.remove(signal));
+    // Who started the master may have ignored it, and that is inherited: children would vanish without a word.
+    sys::default_action(Signal::SIGCHLD)?;
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&set), None)?;
+    Ok(set)
 }
 
 impl AsFd for Signals {
@@ -165,7 +179,7 @@ pub(crate) fn obey_only_stop() -> io::Result<()> {
         flag::register(signal as i32, Arc::default())?;
     }
     for signal in STOPS {
-        // [`StopsAtOnce`] has left a handler.
+        // What the program has changed in the master.
         sys::default_action(signal)?;
     }
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
@@ -174,24 +188,25 @@ pub(crate) fn obey_only_stop() -> io::Result<()> {
 
 /// While it is there, an order to stop ends this process at once, with status 0: it has nothing yet to leave in order.
 /// Also as process 1, which the kernel spares signals that it has no handler for.
-pub(crate) struct StopsAtOnce(Arc<AtomicBool>);
+pub(crate) struct StopsAtOnce(());
 
 impl StopsAtOnce {
     /// # Errors
     ///
     /// None that the kernel documents for these signals.
-    pub(crate) fn new() -> io::Result<Self> {
-        let is_on = Arc::new(AtomicBool::new(true));
-        for signal in STOPS {
-            flag::register_conditional_shutdown(signal as i32, 0, Arc::clone(&is_on))?;
-        }
-        Ok(Self(is_on))
+    pub(crate) fn new() -> nix::Result<Self> {
+        // signal-hook would take them for ever, and keep later handlers of its own from being set.
+        STOPS.into_iter().try_for_each(sys::exit_on)?;
+        Ok(Self(()))
     }
 }
 
 impl Drop for StopsAtOnce {
     fn drop(&mut self) {
-        self.0.store(false, Ordering::Relaxed);
+        for signal in STOPS {
+            // It has worked before.
+            let _ = sys::default_action(signal);
+        }
     }
 }
 

@@ -97,6 +97,28 @@ pub(crate) fn default_action(which: Signal) -> nix::Result<()> {
     unsafe { signal(which, SigHandler::SigDfl) }.map(drop)
 }
 
+/// Lets a signal end this process, with status 0 and nothing else done.
+///
+/// # Errors
+///
+/// None that the kernel documents for a signal that can be caught.
+pub(crate) fn exit_on(which: Signal) -> nix::Result<()> {
+    extern "C" fn exit(_: libc::c_int) {
+        exit_now(0);
+    }
+    // SAFETY: the handler makes one call, which is allowed in handlers.
+    unsafe { signal(which, SigHandler::Handler(exit)) }.map(drop)
+}
+
+/// Gives memory that was freed back to the kernel, where the C library keeps it: a fork would share it with the child.
+pub(crate) fn trim_heap() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: it has no precondition.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// Reaps a child that has ended: its pid and its status as `waitpid` tells it; `None` if there is none.
 ///
 /// nix's own reaps a child that a real-time signal ended, and then returns an error without its pid.

@@ -125,6 +125,14 @@ impl Arbiter {
             Event::Ready(pid) => self.ready(pid, now, &mut actions),
             Event::Gone { pid, success } => self.gone(pid, success, now, &mut actions),
             Event::Due { pid, why } => self.due(pid, why, now, &mut actions),
+            Event::PreloadDropped => {
+                // Whoever was forked before has a copy of it for ever.
+                let new = |member: &Member| member.generation == self.generation;
+                let new = self.workers.iter().filter(|(_, member)| new(member));
+                for pid in new.map(|(&pid, _)| pid).collect::<Vec<_>>() {
+                    self.due(pid, Due::Preload, now, &mut actions);
+                }
+            }
             Event::Beat { pid, at } => {
                 if let Some(member) = self.workers.get_mut(&pid) {
                     if at > member.beat {

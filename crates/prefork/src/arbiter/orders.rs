@@ -37,6 +37,8 @@ pub(crate) enum Event {
     Gone { pid: Pid, success: bool },
     /// A worker has served or grown as much as it may.
     Due { pid: Pid, why: Due },
+    /// What was preloaded for older generations is dropped in the master.
+    PreloadDropped,
     /// The last beat of a worker, from the board.
     Beat { pid: Pid, at: Instant },
     /// An order, by signal or by the control socket.
@@ -109,6 +111,8 @@ pub(crate) enum Due {
     Lifetime,
     /// It holds more memory than `max_rss`.
     Memory,
+    /// It was forked when the master still had what was preloaded before.
+    Preload,
 }
 
 /// Why a signal is sent.

@@ -508,7 +508,7 @@ fn wrong_settings_change_nothing() {
     assert!(!world.arbiter.reloading());
 }
 
-/// Behaviour L63: a reload with a preload tries it in a process of its own, then calls it in the master, and only then
+/// Behaviours L63 and L65: a reload with a preload tries it in a process of its own, then calls it in the master, and only then
 /// begins.
 #[test]
 fn a_preload_is_tried_before_it_is_called() {
@@ -525,8 +525,20 @@ fn a_preload_is_tried_before_it_is_called() {
     world.loaded();
     let canary = Action::Spawn { slot: 0, generation: 2 };
     assert_eq!(world.log[log..], [Action::Preload, canary]);
+    let canary = *world.pids().last().unwrap();
+    world.ready(canary);
+    world.all_ready();
+    world.all_ready();
+    assert_eq!(world.serving().len(), 3);
+    assert!(world.log.contains(&Action::Reloaded { generation: 2 }));
+    // It was forked while the master had both values.
+    assert_eq!(world.processes[&canary].told_at, None, "its successor is to come first");
     world.live(Duration::from_secs(5));
+    assert!(!world.processes.contains_key(&canary));
     assert_eq!(world.serving(), [(0, 2), (1, 2), (2, 2)]);
+    let spawns = world.spawns.len();
+    world.live(Duration::from_secs(60));
+    assert_eq!(world.spawns.len(), spawns, "and no other one");
 }
 
 /// Behaviour L62: one that fails, or hangs, changes nothing.

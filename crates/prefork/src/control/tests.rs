@@ -135,6 +135,10 @@ fn who_waits_for_a_reload_is_answered_when_that_one_is_over() {
     it.control.turn(now, |_| Reply::AfterReload);
     it.control.reload_ends(b"the one before\n", now);
     it.control.reload_begins();
+    it.control.reload_is_tried();
+    it.control.reload_ends(b"still the one before\n", now);
+    it.control.reload_begins();
+    it.control.reload_is_refused(b"the one after\n", now);
     it.control.turn(now + 2 * IDLE, |_| panic!("it is asked nothing while it waits"));
     assert_eq!(it.control.deadline(), None);
     it.control.reload_ends(b"over\n", now);
@@ -145,6 +149,21 @@ fn who_waits_for_a_reload_is_answered_when_that_one_is_over() {
     reply.clear();
     it.client.read_line(&mut reply).unwrap();
     assert!(reply.contains("Status"), "{reply}");
+}
+
+#[test]
+fn who_asks_while_a_reload_is_tried_waits_for_the_next_one() {
+    let mut it = fixture();
+    let now = Instant::now();
+    it.control.reload_is_tried();
+    it.client.get_mut().write_all(b"{\"command\":\"reload\"}\n").unwrap();
+    it.control.turn(now, |_| Reply::AfterReload);
+    it.control.reload_is_refused(b"the one before\n", now);
+    it.control.reload_is_tried();
+    it.control.reload_is_refused(b"refused\n", now);
+    let mut reply = String::new();
+    it.client.read_line(&mut reply).unwrap();
+    assert_eq!(reply, "refused\n");
 }
 
 #[test]

@@ -47,7 +47,7 @@ impl Master<'_> {
             Forked::Child => {
                 drop(reader);
                 self.give_up_what_is_the_masters();
-                let load = || self.lives.load(&[]).map(drop).map_err(|error| error.to_string());
+                let load = || self.lives.try_out().map_err(|error| error.to_string());
                 worker::end_with(|| worker::dry_run(self.pid, &report, load))
             }
             Forked::Parent(pid) => {
@@ -146,6 +146,7 @@ impl Master<'_> {
         drop(self.own.take());
         // The file stays; its lock is the master's.
         self.pidfile = None;
+        self.dry_run = None;
         self.children.clear();
         self.listeners.clear();
         log::forget_losses();

@@ -10,36 +10,23 @@ use super::state::{DryRun, Generation, Master};
 use super::words::Ending;
 use crate::arbiter::{Event, Limits, Phase, Why};
 use crate::control::{self, Control};
-use crate::preload::{Life, Lives};
+use crate::preload::{Life, Lives, PreloadError};
 use crate::report::Report;
 use crate::settings::Settings;
 
 impl<'a> Master<'a> {
     /// Answers [`Action::Reread`](crate::arbiter::Action::Reread).
-    pub(super) fn reload_begins(&mut self) -> Event {
+    pub(super) fn reload_is_tried(&mut self) -> Event {
+        self.answer_reloads(|control, _| control.reload_is_tried());
         let settings = match self.read_settings() {
             Ok(settings) => settings,
-            Err(error) => {
-                let why = nothing_is_reloaded(&error);
-                let reply = control::refusal(&why);
-                self.last_reload = Some(Err(why));
-                self.answer_reloads(|control, now| control.reload_is_refused(&reply, now));
-                return Event::Reread(None);
-            }
+            Err(error) => return self.reload_is_refused(&error),
         };
-        let former = "the reload did not come to an end: its workers fail, and the next one began";
-        self.answer_reloads(|control, now| {
-            control.reload_ends(&control::refusal(former), now);
-            control.reload_begins();
-        });
         if let Lives::Same(life) = &self.lives {
             let life = life.clone();
-            return self.new_generation(settings, life);
+            return self.reload_begins(settings, life);
         }
-        self.fork_dry_run(settings).unwrap_or_else(|error| {
-            self.reload_ends(Err(nothing_is_reloaded(&error)));
-            Event::Reread(None)
-        })
+        self.fork_dry_run(settings).unwrap_or_else(|error| self.reload_is_refused(&error))
     }
 
     /// The settings as they are now, as far as a reload can change them.
@@ -68,7 +55,7 @@ impl<'a> Master<'a> {
         self.dry_run = None;
         // If the server stops there is nobody left to be told.
         if self.arbiter.phase() == Phase::Running {
-            self.reload_ends(Err(nothing_is_reloaded(&why)));
+            self.reload_is_refused(&why);
         }
         false
     }
@@ -80,25 +67,47 @@ impl<'a> Master<'a> {
         };
         let began = Instant::now();
         let loaded = self.lives.load(&self.known());
-        let took = began.elapsed().as_secs_f64();
+        // It may have changed what the master hears.
+        if let Some(Err(error)) = self.own.as_ref().map(|own| own.signals.take_again()) {
+            tracing::error!(%error, "the signals' mask could not be set again");
+        }
+        let deaf = format!(
+            "in {:.1} s, for which the master heard nothing",
+            began.elapsed().as_secs_f64()
+        );
         match loaded {
             Ok(life) => {
-                tracing::info!("preloaded in {took:.1} s, for which the master heard nothing");
-                self.new_generation(settings, life)
+                tracing::info!("preloaded {deaf}");
+                self.reload_begins(settings, life)
             }
-            Err(error) => {
-                self.reload_ends(Err(nothing_is_reloaded(&error)));
-                Event::Reread(None)
-            }
+            Err(error @ PreloadError::LeftBehind(_)) => self.reload_is_refused(&format!(
+                "{error}; in the master itself, {deaf}, so that no process can be forked before a restart"
+            )),
+            Err(error) => self.reload_is_refused(&format!("{error}; in the master itself, {deaf}")),
         }
     }
 
-    fn new_generation(&mut self, settings: Settings, life: Life<'a>) -> Event {
+    fn reload_begins(&mut self, settings: Settings, life: Life<'a>) -> Event {
+        let former = "the reload did not come to an end: its workers fail, and the next one began";
+        self.answer_reloads(|control, now| {
+            control.reload_ends(&control::refusal(former), now);
+            control.reload_begins();
+        });
         tracing::info!("reloading");
         self.hooks.call("on_reload", |hooks| hooks.on_reload(&settings));
         let limits = Limits::of(&settings);
         self.reread = Some(Generation { settings: Arc::new(settings), life });
         Event::Reread(Some(limits))
+    }
+
+    /// Nothing is changed; the log and whoever has asked hear why.
+    fn reload_is_refused(&mut self, why: &dyn fmt::Display) -> Event {
+        let why = format!("nothing is reloaded: {why}");
+        tracing::error!("{why}");
+        let reply = control::refusal(&why);
+        self.last_reload = Some(Err(why));
+        self.answer_reloads(|control, now| control.reload_is_refused(&reply, now));
+        Event::Reread(None)
     }
 
     /// Whoever asked for the reload that is over hears how it went.
@@ -120,11 +129,4 @@ impl<'a> Master<'a> {
             answer(control, Instant::now());
         }
     }
-}
-
-/// Logs it, and returns what whoever has asked is told.
-fn nothing_is_reloaded(why: &dyn fmt::Display) -> String {
-    let why = format!("nothing is reloaded: {why}");
-    tracing::error!("{why}");
-    why
 }

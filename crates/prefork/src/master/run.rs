@@ -138,7 +138,7 @@ impl Master<'_> {
                 send_signal(pid, signal, why);
                 None
             }
-            Action::Reread => Some(self.reload_begins()),
+            Action::Reread => Some(self.reload_is_tried()),
             Action::Preload => Some(self.preload()),
             Action::Revert { generation, slot } => {
                 self.generations.remove(&generation);
@@ -156,11 +156,13 @@ impl Master<'_> {
                 None
             }
             Action::Proven { generation } => {
-                self.generations.retain(|known, _| *known >= generation);
                 if generation > 1 {
                     tracing::info!(generation, "the first worker of the new generation is ready");
                 }
-                None
+                let before = self.generations.len();
+                self.generations.retain(|known, _| *known >= generation);
+                let dropped = self.lives.is_preloaded() && self.generations.len() < before;
+                dropped.then_some(Event::PreloadDropped)
             }
         }
     }

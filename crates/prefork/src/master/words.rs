@@ -128,6 +128,7 @@ impl fmt::Display for Due {
             Self::Requests => "it has begun max_requests",
             Self::Lifetime => "it has lived for max_lifetime",
             Self::Memory => "it holds more memory than max_rss",
+            Self::Preload => "it still holds what was preloaded before",
         })
     }
 }

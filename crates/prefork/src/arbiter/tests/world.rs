@@ -113,6 +113,9 @@ impl World {
                     assert!(self.processes.contains_key(&pid));
                     continue;
                 }
+                Action::Proven { generation } if self.preload.is_some() && generation > 1 => {
+                    Event::PreloadDropped
+                }
                 Action::Revert { .. } | Action::Proven { .. } | Action::Reloaded { .. } => {
                     continue;
                 }
