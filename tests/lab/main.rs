@@ -17,6 +17,7 @@ use farrier::sqlx::Sqlite;
 use tower_http::catch_panic::CatchPanicLayer;
 
 mod before;
+mod companion;
 mod db;
 mod later;
 mod policy;
@@ -26,6 +27,7 @@ mod streams;
 mod trace;
 
 use before::Before;
+use companion::Queue;
 use db::Store;
 use preload::{Preload, Table};
 use trace::Trace;
@@ -57,6 +59,9 @@ struct Args {
     /// A file that says what goes wrong when it is loaded.
     #[arg(long, env = "LAB_PRELOAD_FILE")]
     preload_file: Option<PathBuf>,
+    /// A file to which a companion appends a line every 50 ms; may be given several times.
+    #[arg(long, env = "LAB_COMPANION")]
+    companion: Vec<PathBuf>,
     #[command(flatten)]
     policy: policy::PolicyArgs,
     #[command(flatten)]
@@ -98,16 +103,24 @@ fn main() -> ExitCode {
         file: args.preload_file,
         master: std::process::id(),
     });
+    let (launcher, queue) = match companion::add(launcher, args.companion) {
+        Ok(added) => added,
+        Err(error) => {
+            complain(&format!("LAB_COMPANION: {error}"));
+            return ExitCode::FAILURE;
+        }
+    };
+    let more = Additions { preload, queue };
     // An empty variable is an unset one, as for the launcher's own settings.
     let Some(url) = args.database_url.filter(|url| !url.is_empty()) else {
-        return run(launcher, preload, move |worker, more| app(worker, boots.now(), more));
+        return run(launcher, more, move |worker, more| app(worker, boots.now(), more));
     };
     let ran = match url.split_once(':') {
         Some(("mysql", _)) => MySql::new(&url)
-            .map(|mysql| serve(launcher, boots, preload, Pool::new(mysql, policy), &url))
+            .map(|mysql| serve(launcher, boots, more, Pool::new(mysql, policy), &url))
             .map_err(BoxError::from),
         Some(("sqlite", _)) => Sqlite::new(&url)
-            .map(|sqlite| serve(launcher, boots, preload, Pool::new(sqlite, policy), &url))
+            .map(|sqlite| serve(launcher, boots, more, Pool::new(sqlite, policy), &url))
             .map_err(BoxError::from),
         _ => Err("allowed is mysql://USER:PASSWORD@HOST:PORT/DATABASE or sqlite:FILE".into()),
     };
@@ -120,13 +133,13 @@ fn main() -> ExitCode {
 fn serve<S: Store>(
     launcher: Launcher,
     boots: Boots,
-    preload: Option<Preload>,
+    additions: Additions,
     pool: Pool<S>,
     url: &str,
 ) -> ExitCode {
     let (before, url) = (pool.clone(), url.to_owned());
     let launcher = launcher.prepare(move || create_schema(before, url));
-    run(launcher, preload, move |worker, more| {
+    run(launcher, additions, move |worker, more| {
         let closing = pool.clone();
         worker.before_exit(async move { closing.close().await });
         let database = db::routes::<S>().layer(ConnectionLayer::new(pool.clone()));
@@ -134,20 +147,27 @@ fn serve<S: Store>(
     })
 }
 
-/// With the routes of what is preloaded, if something is.
+/// What there is beside the workers, if there is.
+struct Additions {
+    preload: Option<Preload>,
+    queue: Option<Queue>,
+}
+
+/// With the routes of these.
 fn run<F>(
     launcher: Launcher,
-    preload: Option<Preload>,
+    Additions { preload, queue }: Additions,
     app: impl Fn(Worker, Router) -> F + Sync,
 ) -> ExitCode
 where
     F: Future<Output = Result<Router, BoxError>>,
 {
+    let more = || queue.clone().map_or_else(Router::new, companion::routes);
     let Some(preload) = preload else {
-        return launcher.run(|worker| app(worker, Router::new()));
+        return launcher.run(|worker| app(worker, more()));
     };
     let launcher = launcher.preload(move || preload.load());
-    launcher.run(|worker, table: &'static Table| app(worker, preload::routes(table)))
+    launcher.run(|worker, table: &'static Table| app(worker, more().merge(preload::routes(table))))
 }
 
 async fn create_schema<S: Store>(pool: Pool<S>, url: String) -> Result<(), BoxError> {

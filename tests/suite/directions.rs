@@ -67,7 +67,7 @@ fn farriers_crates_import_one_way() {
     for backend in ["farrier-mysql", "farrier-sqlx"] {
         assert_eq!(house(backend), ["farrier-connection"], "{backend}");
     }
-    let below = ["farrier-exchange", "farrier-heartbeat", "farrier-serve"];
+    let below = ["farrier-exchange", "farrier-heartbeat", "farrier-serve", "farrier-shared"];
     assert_eq!(house("farrier-prefork"), below);
     assert_eq!(house("farrierctl"), [""; 0]);
     for user in ["quickstart", "guestbook", "farrier-tests", "farrier-bench"] {

@@ -4,6 +4,7 @@
 mod audit;
 mod bad_input;
 mod behaviours;
+mod companions;
 mod connection;
 mod control;
 mod directions;

@@ -181,6 +181,8 @@ fn a_preload_that_unblocks_signals_is_none_the_masters_would_miss() {
     provoke(&lab, "unblock");
     let reload = lab.ctl(&["reload"]);
     assert!(reload.status.success(), "{reload:?}");
+    // The old worker, and the one that was forked while the master had both tables.
+    eventually("two have left", || (lab.log().matches("worker left").count() == 2).then_some(()));
     let before = lab.log().matches("worker ready").count();
     process::kill(lab.workers()[0], Signal::SIGKILL);
     eventually("it is replaced", || {

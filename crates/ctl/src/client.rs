@@ -46,6 +46,8 @@ pub(crate) struct Status {
     pub(crate) listeners: Vec<String>,
     pub(crate) slots: Vec<Slot>,
     pub(crate) workers: Vec<Worker>,
+    #[serde(default)]
+    pub(crate) companions: Vec<Companion>,
 }
 
 /// A worker's place.
@@ -76,6 +78,26 @@ pub(crate) struct Worker {
     pub(crate) requests: u64,
     pub(crate) in_flight: u64,
     pub(crate) oldest: Option<Oldest>,
+    pub(crate) started: f64,
+}
+
+/// A process beside the workers.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Companion {
+    pub(crate) name: String,
+    pub(crate) failures: u64,
+    pub(crate) retry_in: Option<f64>,
+    pub(crate) last_exit: Option<Exit>,
+    pub(crate) process: Option<Process>,
+}
+
+/// A companion's process.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Process {
+    pub(crate) pid: u32,
+    pub(crate) generation: u64,
+    pub(crate) state: String,
+    pub(crate) beat_age: f64,
     pub(crate) started: f64,
 }
 

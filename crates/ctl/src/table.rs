@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::time::{Duration, SystemTime};
 
-use crate::client::{Slot, Status, Worker};
+use crate::client::{Companion, Exit, Status, Worker};
 
 const HEADINGS: [&str; 10] = [
     "SLOT",
@@ -34,7 +34,10 @@ pub(crate) fn render(status: &Status) -> String {
     );
     // Writing to a string does not fail.
     let _ = writeln!(text, "listening on {}\n", status.listeners.join(", "));
-    let rows: Vec<_> = status.workers.iter().map(|worker| row(worker, now.as_secs_f64())).collect();
+    let now = now.as_secs_f64();
+    let workers = status.workers.iter().map(|worker| row(worker, now));
+    let companions = status.companions.iter().map(|companion| companion_row(companion, now));
+    let rows: Vec<_> = workers.chain(companions).collect();
     let widths: Vec<usize> = (0..HEADINGS.len())
         .map(|column| {
             let cells = rows.iter().map(|row| row[column].chars().count());
@@ -49,7 +52,14 @@ pub(crate) fn render(status: &Status) -> String {
         text.push_str(line.trim_end());
         text.push('\n');
     }
-    let mut exits = status.slots.iter().filter_map(line).peekable();
+    let slots = status.slots.iter().filter_map(|slot| {
+        line(&format!("slot {}", slot.slot), slot.retry_in, slot.failures, slot.last_exit.as_ref())
+    });
+    let companions = status.companions.iter().filter_map(|companion| {
+        let Companion { name, retry_in, failures, last_exit, .. } = companion;
+        line(name, *retry_in, *failures, last_exit.as_ref())
+    });
+    let mut exits = slots.chain(companions).peekable();
     if exits.peek().is_some() {
         text.push('\n');
     }
@@ -57,13 +67,13 @@ pub(crate) fn render(status: &Status) -> String {
     text
 }
 
-/// What went wrong in a slot, if anything did.
-fn line(slot: &Slot) -> Option<String> {
-    let mut line = format!("slot {}: ", slot.slot);
-    if let Some(wait) = slot.retry_in {
-        let _ = write!(line, "next try in {} after {} failures; ", span(wait), slot.failures);
+/// What went wrong in a place, if anything did.
+fn line(place: &str, retry_in: Option<f64>, failures: u64, exit: Option<&Exit>) -> Option<String> {
+    let exit = exit?;
+    let mut line = format!("{place}: ");
+    if let Some(wait) = retry_in {
+        let _ = write!(line, "next try in {} after {failures} failures; ", span(wait));
     }
-    let exit = slot.last_exit.as_ref()?;
     let _ = writeln!(line, "last exit {} ago: {}", span(exit.age), harmless(&exit.how));
     Some(line)
 }
@@ -84,6 +94,23 @@ fn row(worker: &Worker, now: f64) -> [String; HEADINGS.len()] {
         span(now - worker.started),
         oldest,
     ]
+}
+
+/// It serves no requests, so there is nothing to count.
+fn companion_row(companion: &Companion, now: f64) -> [String; HEADINGS.len()] {
+    let mut row = [const { String::new() }; HEADINGS.len()];
+    row[0].clone_from(&companion.name);
+    match &companion.process {
+        Some(process) => {
+            row[1] = process.pid.to_string();
+            row[2] = process.generation.to_string();
+            row[3].clone_from(&process.state);
+            row[4] = format!("{:.1} s", process.beat_age);
+            row[8] = span(now - process.started);
+        }
+        None => "gone".clone_into(&mut row[3]),
+    }
+    row
 }
 
 /// What comes from a client or an app: nothing in it may move the cursor.
@@ -132,12 +159,20 @@ mod tests {
             {"slot":0,"pid":8,"generation":2,"state":"ready","beat_age":0.1,"connections":3,"requests":12,"in_flight":1,
              "oldest":{"request":"GET /\u001b[2J","age":1.5},"started":0.0},
             {"slot":1,"pid":9,"generation":2,"state":"booting","beat_age":0.1,"connections":3,"requests":0,"in_flight":0,
-             "oldest":null,"started":0.0}]}"#;
+             "oldest":null,"started":0.0}],"companions":[
+            {"name":"cleaner","failures":0,"retry_in":null,"last_exit":null,"process":
+             {"pid":10,"generation":2,"state":"ready","beat_age":0.1,"started":0.0}},
+            {"name":"mailer","failures":2,"retry_in":1.0,"last_exit":{"how":"no server","age":2.0},"process":null}]}"#;
         let text = render(&serde_json::from_str(line).unwrap());
         assert!(text.contains("1 of 2 workers ready") && text.contains("127.0.0.1:80"), "{text}");
         assert!(text.contains("GET /[2J (1.5 s)"), "{text}");
-        let last = "slot 1: next try in 12 s after 4 failures; last exit 2.0 s ago: exit status 3";
-        assert_eq!(text.lines().last(), Some(last));
-        assert_eq!(text.lines().count(), 8, "{text}");
+        let exits: Vec<_> = text.lines().skip(8).collect();
+        let slot = "slot 1: next try in 12 s after 4 failures; last exit 2.0 s ago: exit status 3";
+        let companion =
+            "mailer: next try in 1.0 s after 2 failures; last exit 2.0 s ago: no server";
+        assert_eq!(exits, [slot, companion], "{text}");
+        let companions: Vec<_> = text.lines().skip(5).take(2).collect();
+        assert!(companions[0].starts_with("cleaner  10   2           ready"), "{text}");
+        assert!(companions[1].starts_with("mailer") && companions[1].contains("gone"), "{text}");
     }
 }

@@ -4,6 +4,7 @@
 //! that come back. Everything that waits is a state with a deadline, and [`Arbiter::deadline`] is the
 //! earliest of them, so no wait ever keeps the master from the next event.
 
+mod companions;
 mod hang;
 mod machine;
 mod member;
@@ -12,7 +13,7 @@ mod roll;
 
 pub(crate) use self::machine::{Arbiter, Phase, Verdict};
 pub(crate) use self::member::Stage;
-pub(crate) use self::orders::{Action, Due, Event, Limits, Order, Pid, Why, WorkerSignal};
+pub(crate) use self::orders::{Action, Due, Event, Limits, Order, Pid, Place, Why, WorkerSignal};
 
 #[cfg(test)]
 mod tests;

@@ -24,7 +24,7 @@ use crate::sys;
 
 /// Where it belongs instead.
 pub(crate) const ELSEWHERE: &str = "Open it in the function that `run` is given, which each worker calls for \
-     itself, or, for work that is done once, in `prepare`";
+     itself, or, for work that is done once, in `prepare` or a companion";
 
 const NO_RUNTIME: &str = "Use a plain `fn main`, not #[tokio::main], and close what a runtime from before `run` \
      has opened, such as a database pool: each worker has a runtime of its own";
@@ -47,14 +47,16 @@ pub(crate) enum Offence {
 }
 
 /// Looks for what must not be there when a process forks; `known` are the launcher's own descriptors, which
-/// its children close by themselves.
+/// its children close by themselves. What farrier-shared has opened is there to be shared.
 ///
 /// # Errors
 ///
 /// What was found, by name.
 pub(crate) fn audit(known: &[RawFd]) -> Result<Audit, Offence> {
     let threads = SingleThreaded::prove().map_err(Offence::Unreadable)?;
-    let (descriptors, inherited): (Vec<_>, Vec<_>) = not_shareable(known)
+    let shared = farrier_shared::descriptors();
+    let known: Vec<RawFd> = shared.into_values().flatten().chain(known.iter().copied()).collect();
+    let (descriptors, inherited): (Vec<_>, Vec<_>) = not_shareable(&known)
         .map_err(Offence::Unreadable)?
         .into_iter()
         .partition(|descriptor| descriptor.is_own);

@@ -26,6 +26,9 @@ pub(crate) const MASTER_MARGIN: Duration = Duration::from_millis(600);
 /// The same for a process that was told to leave at once.
 pub(crate) const MASTER_QUICK: Duration = Duration::from_millis(500);
 
+/// What a companion has at least when the server stops, also if the workers took all of the grace.
+pub(crate) const LEAST_COMPANION: Duration = Duration::from_secs(1);
+
 /// Between the SIGABRT and the SIGKILL that a hung worker gets.
 pub(crate) const ABORT_GAP: Duration = Duration::from_secs(1);
 

@@ -19,7 +19,7 @@ use crate::master::Master;
 use crate::preload::{Life, Lives, Preload};
 use crate::settings::{self, Args, Settings};
 use crate::signals::StopsAtOnce;
-use crate::worker::{self, Prepare, Worker};
+use crate::worker::{self, Companion, CompanionWork, Prepare, Worker};
 use crate::{log, stdout};
 
 /// Runs a service in worker processes that it forks, watches and replaces.
@@ -30,6 +30,7 @@ pub struct Launcher<P = ()> {
     name: String,
     source: Source,
     prepare: Option<Prepare>,
+    companions: Vec<CompanionWork>,
     hooks: Hooks,
     preload: P,
 }
@@ -60,7 +61,8 @@ impl Launcher {
     }
 
     fn with(name: String, source: Source) -> Self {
-        Self { name, source, prepare: None, hooks: Hooks::default(), preload: () }
+        let hooks = Hooks::default();
+        Self { name, source, prepare: None, companions: Vec::new(), hooks, preload: () }
     }
 
     /// Loads once, before there is any worker, what every worker reads: a table, a model, a set of templates.
@@ -118,8 +120,8 @@ impl Launcher {
         T: Sync + 'static,
         E: Into<BoxError>,
     {
-        let Self { name, source, prepare, hooks, preload: () } = self;
-        Launcher { name, source, prepare, hooks, preload: Preload::new(load) }
+        let Self { name, source, prepare, companions, hooks, preload: () } = self;
+        Launcher { name, source, prepare, companions, hooks, preload: Preload::new(load) }
     }
 
     /// Runs the service until it is stopped; the result is for `main` to return.
@@ -129,7 +131,7 @@ impl Launcher {
     ///
     /// - 0: stopped by SIGTERM, SIGINT, SIGQUIT or `farrierctl stop`;
     /// - 1: a wrong setting, a failed preload, an address that cannot be bound, a failed preparation;
-    /// - 3: no worker of the first generation became ready.
+    /// - 3: no worker of the first generation became ready, or a required companion did not start.
     ///
     /// A wrong setting, a taken address and whatever else keeps the server from starting is told on
     /// standard error, in one line.
@@ -182,6 +184,98 @@ impl<P> Launcher<P> {
         self
     }
 
+    /// Adds a process that exists once per server, beside its workers: a scheduler, the consumer of a queue, whatever must
+    /// not be done by each worker.
+    ///
+    /// `start` is called in that process, on a runtime of its own, and returns what then runs until the companion is told to
+    /// leave. It is forked, watched and replaced as a worker is: by its heartbeat, after a death with ever longer pauses if it
+    /// keeps failing, by a reload when the first new worker is ready. It never runs twice: an old one is gone before the next
+    /// is forked. Whatever happens to it costs no worker anything; with
+    /// [`require_companions`](Settings::require_companions) the server starts only if each has.
+    ///
+    /// ```no_run
+    /// use std::process::ExitCode;
+    /// use std::time::Duration;
+    ///
+    /// # use axum::Router;
+    /// use farrier_prefork::{BoxError, Companion, Launcher};
+    /// # use farrier_prefork::Worker;
+    ///
+    /// fn main() -> ExitCode {
+    ///     Launcher::from_args("app").companion("cleaner", cleaner).run(app)
+    /// }
+    ///
+    /// async fn cleaner(companion: Companion) -> Result<impl Future<Output = ()>, BoxError> {
+    ///     // What fails here is said in the log, and tried again.
+    ///     let mut hours = tokio::time::interval(Duration::from_secs(3600));
+    ///     let drain = companion.drain();
+    ///     Ok(async move {
+    ///         loop {
+    ///             tokio::select! {
+    ///                 _ = hours.tick() => println!("what is old is deleted"),
+    ///                 () = drain.started() => return,
+    ///             }
+    ///         }
+    ///     })
+    /// }
+    /// # async fn app(_: Worker) -> Result<Router, BoxError> { Ok(Router::new()) }
+    /// ```
+    ///
+    /// Workers give it work by a queue of farrier-shared, which is made before:
+    ///
+    /// ```no_run
+    /// # use axum::Router;
+    /// use farrier_prefork::{BoxError, Companion, Launcher, Worker};
+    /// use farrier_shared::{Receiver, Sender, queue};
+    ///
+    /// # fn main() -> Result<(), BoxError> {
+    /// let (mails, inbox) = queue::<String>("mails")?;
+    /// Launcher::from_args("app")
+    ///     .companion("mailer", move |companion| mailer(companion, inbox.clone()))
+    ///     .run(move |worker| app(worker, mails.clone()));
+    /// # Ok(())
+    /// # }
+    ///
+    /// async fn mailer(
+    ///     companion: Companion,
+    ///     mut inbox: Receiver<String>,
+    /// ) -> Result<impl Future<Output = ()>, BoxError> {
+    ///     let drain = companion.drain();
+    ///     Ok(async move {
+    ///         loop {
+    ///             tokio::select! {
+    ///                 mail = inbox.recv() => match mail {
+    ///                     Ok(mail) => println!("sends {mail}"),
+    ///                     Err(error) => println!("no mail: {error}"),
+    ///                 },
+    ///                 () = drain.started() => break,
+    ///             }
+    ///         }
+    ///         // No worker is left, so this is all that there will be.
+    ///         while let Ok(mail) = inbox.try_recv() {
+    ///             println!("sends {mail}");
+    ///         }
+    ///     })
+    /// }
+    /// # async fn app(_: Worker, mails: Sender<String>) -> Result<Router, BoxError> {
+    /// #     Ok(Router::new().with_state(mails))
+    /// # }
+    /// ```
+    ///
+    /// When the server stops, companions are told when no worker is left, and have what those have left of
+    /// `graceful_timeout`, at least a second. One that returns without being told is started again. Server hooks are not
+    /// called for companions. A name is letters, digits, `-` and `_`; two with the same name refuse the start, exit code 1.
+    pub fn companion<C, F, R, E>(mut self, name: impl Into<String>, start: C) -> Self
+    where
+        C: Fn(Companion) -> F + Sync + 'static,
+        F: Future<Output = Result<R, E>> + 'static,
+        R: Future<Output = ()> + 'static,
+        E: Into<BoxError>,
+    {
+        self.companions.push(CompanionWork::new(name.into(), start));
+        self
+    }
+
     /// Calls the functions of `hooks` at the turns of the server's life: see [`ServerHooks`].
     pub fn server_hooks(mut self, hooks: impl ServerHooks) -> Self {
         self.hooks = Hooks::new(hooks);
@@ -189,12 +283,12 @@ impl<P> Launcher<P> {
     }
 
     fn start(self, lives: Lives<'_>) -> ExitCode {
-        let Self { name, source, prepare, hooks, .. } = self;
+        let Self { name, source, prepare, companions, hooks, .. } = self;
         let settings = match source.resolve(&name) {
             Ok(settings) => settings,
             Err(code) => return code,
         };
-        let code = match begin(&name, settings, prepare, hooks, lives) {
+        let code = match begin(&name, settings, prepare, companions, hooks, lives) {
             Ok(master) => match master.run() {
                 Verdict::Stopped => {
                     tracing::info!("{name} has stopped");
@@ -203,6 +297,12 @@ impl<P> Launcher<P> {
                 Verdict::NotPrepared => {
                     tracing::error!("the server does not start: the preparation failed");
                     ExitCode::from(1)
+                }
+                Verdict::NoCompanion => {
+                    tracing::error!(
+                        "the server does not start: a companion did not, and require_companions is set"
+                    );
+                    ExitCode::from(3)
                 }
                 Verdict::NeverReady => {
                     tracing::error!("the server does not start: no worker became ready");
@@ -234,7 +334,7 @@ impl<T: Sync + 'static> Launcher<Preload<T>> {
         B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
     {
         let app = &app;
-        let Self { name, source, prepare, hooks, preload } = self;
+        let Self { name, source, prepare, companions, hooks, preload } = self;
         let load = move || {
             let loaded = Rc::new(preload.load()?);
             Ok(Life::new(move |seed| {
@@ -244,7 +344,7 @@ impl<T: Sync + 'static> Launcher<Preload<T>> {
                 worker::live(seed, &|worker| app(worker, loaded))
             }))
         };
-        Launcher { name, source, prepare, hooks, preload: () }
+        Launcher { name, source, prepare, companions, hooks, preload: () }
             .start(Lives::Preloaded(Box::new(load)))
     }
 }
@@ -254,19 +354,21 @@ fn begin<'a>(
     name: &str,
     settings: Settings,
     prepare: Option<Prepare>,
+    companions: Vec<CompanionWork>,
     hooks: Hooks,
     lives: Lives<'a>,
 ) -> Result<Master<'a>, BoxError> {
     settings.check()?;
+    check_names(&companions)?;
     log::install(&settings)?;
     first_audit()?;
     if !lives.is_preloaded() {
-        return Master::new(name, settings, prepare, hooks, lives);
+        return Master::new(name, settings, prepare, companions, hooks, lives);
     }
     // Until the master hears the orders to stop by itself.
     let _stops_at_once = StopsAtOnce::new()?;
     tracing::info!("preloading");
-    Master::new(name, settings, prepare, hooks, lives)
+    Master::new(name, settings, prepare, companions, hooks, lives)
 }
 
 impl<P> fmt::Debug for Launcher<P> {
@@ -290,6 +392,27 @@ impl Source {
             ExitCode::from(1)
         })
     }
+}
+
+/// The longest name of a companion, in bytes.
+const LONGEST_NAME: usize = 32;
+
+/// # Errors
+///
+/// Which name is none, or is there twice.
+fn check_names(companions: &[CompanionWork]) -> Result<(), String> {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+    for (index, CompanionWork { name, .. }) in companions.iter().enumerate() {
+        if !(1..=LONGEST_NAME).contains(&name.len()) || !name.bytes().all(is_plain) {
+            return Err(format!(
+                "the companion {name:?}: allowed is a name of 1 to {LONGEST_NAME} letters, digits, - and _"
+            ));
+        }
+        if companions[..index].iter().any(|before| before.name == *name) {
+            return Err(format!("the companion {name:?} is there twice"));
+        }
+    }
+    Ok(())
 }
 
 /// Before the launcher has anything of its own.

@@ -38,13 +38,14 @@
 //!
 //! - shared, for processes share them without harm: files, folders, devices, pipes, memory, listening
 //!   sockets, datagram sockets (a log's), and standard input, output and error, whatever they are;
+//! - shared as well: what farrier-shared has made for that;
 //! - refused, by name: other threads; connections and other sockets; what a runtime is made of, such as an
 //!   epoll, eventfd, timerfd, io_uring or inotify;
 //! - closed in the workers, with a warning: such a descriptor without close-on-exec, which is what this
 //!   program's parent has left open.
 //!
 //! What is refused belongs into the app's own function, which each worker calls, or, for work that is done
-//! once, into [`Launcher::prepare`].
+//! once, into [`Launcher::prepare`], or, for work that goes on, into a [companion](Launcher::companion).
 //!
 //! What every worker reads, such as a large table, is loaded once by [`Launcher::preload`], under the same rules, and is
 //! there once in memory.
@@ -86,7 +87,7 @@
 //! # Exit codes
 //!
 //! 0: stopped. 1: a wrong setting, a failed preload, an address that cannot be bound, a failed preparation. 3: no worker of
-//! the first generation became ready.
+//! the first generation became ready, or a required companion did not start.
 
 #[doc = include_str!("../docs/where-does-this-code-run.md")]
 pub mod where_does_this_code_run {}
@@ -120,4 +121,4 @@ pub use hooks::{ServerHooks, WorkerExit, WorkerProcess};
 pub use launcher::Launcher;
 pub use preload::Preload;
 pub use settings::{Args, Bind, LogFile, LogLevel, Origin, Settings, SettingsError, parse_args};
-pub use worker::Worker;
+pub use worker::{Companion, Worker};

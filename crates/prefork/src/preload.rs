@@ -10,7 +10,7 @@ use farrier_serve::BoxError;
 use crate::audit::{ELSEWHERE, Offence, audit, audit_since};
 use crate::sys;
 use crate::unwind::caught;
-use crate::worker::{Seed, chain, status};
+use crate::worker::{WorkerSeed, chain, status};
 
 /// What was preloaded and takes longer than this to be dropped is named in the log.
 const SLOW: Duration = Duration::from_millis(100);
@@ -22,7 +22,7 @@ pub struct Preload<T>(Box<dyn Fn() -> Result<T, BoxError>>);
 #[derive(Clone)]
 pub(crate) struct Life<'a>(
     /// `None` only while it is dropped.
-    Option<Rc<dyn Fn(Seed) -> i32 + 'a>>,
+    Option<Rc<dyn Fn(WorkerSeed) -> i32 + 'a>>,
 );
 
 /// Where the lives of the generations come from.
@@ -61,12 +61,12 @@ impl<T> Preload<T> {
 }
 
 impl<'a> Life<'a> {
-    pub(crate) fn new(live: impl Fn(Seed) -> i32 + 'a) -> Self {
+    pub(crate) fn new(live: impl Fn(WorkerSeed) -> i32 + 'a) -> Self {
         Self(Some(Rc::new(live)))
     }
 
     /// In the forked process; the exit status comes back.
-    pub(crate) fn live(&self, seed: Seed) -> i32 {
+    pub(crate) fn live(&self, seed: WorkerSeed) -> i32 {
         self.0.as_ref().map_or(status::NOT_STARTED, |live| live(seed))
     }
 }

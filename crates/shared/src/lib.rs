@@ -1,7 +1,8 @@
 //! What processes that were forked from one share: a typed queue between them.
 //!
-//! It is made before the fork, so that every process has it, and is of use within one process as well. It stands by
-//! itself, and beside farrier's launcher, where workers give work to a companion.
+//! It is made before the fork, so that every process has it, and is of use within one process as well. Under farrier's
+//! launcher it is how workers give work to a companion: `main` makes it, the app's function has the sender, and the
+//! companion's the receiver.
 //!
 //! ```
 //! use farrier_shared::queue;

@@ -42,7 +42,7 @@ impl Arbiter {
                 actions.push(Action::Signal { pid, signal, why: Why::NotPreloaded });
             }
         }
-        for slot in &mut self.slots {
+        for slot in self.slots.iter_mut().chain(&mut self.companions) {
             slot.retry_at = slot.retry_at.filter(|at| now < *at);
         }
         for pid in self.hung(now) {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use super::member::{Member, SlotState, Stage};
-use super::orders::{Action, Due, Event, Limits, Order, Pid, Why, WorkerSignal};
+use super::orders::{Action, Due, Event, Limits, Order, Pid, Place, Why, WorkerSignal};
 use crate::ends;
 use crate::settings::MAX_WORKERS;
 
@@ -13,9 +13,11 @@ use crate::settings::MAX_WORKERS;
 pub(crate) struct Arbiter {
     pub(super) limits: Limits,
     pub(super) phase: Phase,
+    /// The workers'.
     pub(super) slots: Vec<SlotState>,
+    pub(super) companions: Vec<SlotState>,
     pub(super) workers: BTreeMap<Pid, Member>,
-    /// How many workers were ever forked.
+    /// How many workers and companions were ever forked.
     pub(super) forks: u64,
     /// The generation that new workers belong to.
     pub(super) generation: u64,
@@ -32,6 +34,8 @@ pub(crate) struct Arbiter {
     pub(super) dry_run: Option<DryRun>,
     /// A reload has begun, and neither [`Action::Reloaded`] nor [`Action::Revert`] has ended it.
     pub(super) unfinished: bool,
+    /// When the first order to stop came.
+    pub(super) stop_began: Option<Instant>,
 }
 
 /// What the master as a whole is doing.
@@ -66,6 +70,8 @@ pub(crate) enum Verdict {
     NotPrepared,
     /// No worker of the first generation became ready.
     NeverReady,
+    /// A companion did not start, and the settings require it.
+    NoCompanion,
 }
 
 /// The process in which a preload is tried before the master calls it.
@@ -87,9 +93,10 @@ pub(super) struct Trial {
 
 impl Arbiter {
     /// A master that has not forked yet; its first event makes it begin.
-    pub(crate) fn new(limits: Limits, prepare: bool) -> Self {
+    pub(crate) fn new(limits: Limits, companions: usize, prepare: bool) -> Self {
         Self {
             slots: vec![SlotState::default(); limits.workers],
+            companions: vec![SlotState::default(); companions],
             limits,
             phase: Phase::New { prepare },
             workers: BTreeMap::new(),
@@ -101,6 +108,7 @@ impl Arbiter {
             rereading: false,
             dry_run: None,
             unfinished: false,
+            stop_began: None,
         }
     }
 
@@ -116,18 +124,19 @@ impl Arbiter {
             Event::Unprepared => {
                 self.phase = Phase::Stopping { quick: true, verdict: Verdict::NotPrepared };
             }
-            Event::Spawned { pid, slot, generation, lifetime } => {
-                self.spawned(pid, slot, generation, lifetime, now);
+            Event::Spawned { pid, place, generation, lifetime } => {
+                self.spawned(pid, place, generation, lifetime, now);
             }
-            Event::SpawnFailed { slot, generation } => {
-                self.spawn_failed(slot, generation, now, &mut actions);
+            Event::SpawnFailed { place, generation } => {
+                self.spawn_failed(place, generation, now, &mut actions);
             }
             Event::Ready(pid) => self.ready(pid, now, &mut actions),
             Event::Gone { pid, success } => self.gone(pid, success, now, &mut actions),
             Event::Due { pid, why } => self.due(pid, why, now, &mut actions),
             Event::PreloadDropped => {
                 // Whoever was forked before has a copy of it for ever.
-                let new = |member: &Member| member.generation == self.generation;
+                let new =
+                    |member: &Member| member.is_worker() && member.generation == self.generation;
                 let new = self.workers.iter().filter(|(_, member)| new(member));
                 for pid in new.map(|(&pid, _)| pid).collect::<Vec<_>>() {
                     self.due(pid, Due::Preload, now, &mut actions);
@@ -167,7 +176,7 @@ impl Arbiter {
             let expires = member.expires.filter(|_| may_be_due);
             [member.stage.deadline(), judged, expires].into_iter().flatten()
         });
-        let slots = self.slots.iter().filter_map(|slot| slot.retry_at);
+        let slots = self.slots.iter().chain(&self.companions).filter_map(|slot| slot.retry_at);
         let dry_run = self.dry_run.as_ref().and_then(|run| run.deadline);
         workers.chain(slots).chain(preparing).chain(dry_run).min()
     }
@@ -190,30 +199,42 @@ impl Arbiter {
         self.reload_wanted || self.rereading || self.unfinished || self.rolling()
     }
 
-    /// Slot, generation and stage of a worker.
-    pub(crate) fn worker(&self, pid: Pid) -> Option<(usize, u64, Stage)> {
-        let member = self.workers.get(&pid)?;
-        Some((member.slot, member.generation, member.stage))
+    /// What a worker or companion is doing.
+    pub(crate) fn stage(&self, pid: Pid) -> Option<Stage> {
+        self.workers.get(&pid).map(|member| member.stage)
     }
 
-    /// How often a slot's worker has failed in a row, and when the next one is forked, if that has to wait.
-    pub(crate) fn failures(&self, slot: usize, now: Instant) -> (u32, Option<Instant>) {
-        let healthy = self.active(slot).any(|(_, member)| member.is_healthy(now));
-        match self.slots.get(slot) {
+    /// How often a place's process has failed in a row, and when the next one is forked, if that has to wait.
+    pub(crate) fn failures(&self, place: Place, now: Instant) -> (u32, Option<Instant>) {
+        let healthy = self.active(place).any(|(_, member)| member.is_healthy(now));
+        let slot = match place {
+            Place::Worker(slot) => self.slots.get(slot),
+            Place::Companion(companion) => self.companions.get(companion),
+            Place::Helper => None,
+        };
+        match slot {
             Some(slot) if !healthy => (slot.failures, slot.retry_at),
             _ => (0, None),
+        }
+    }
+
+    pub(super) fn slot_mut(&mut self, place: Place) -> Option<&mut SlotState> {
+        match place {
+            Place::Worker(slot) => self.slots.get_mut(slot),
+            Place::Companion(companion) => self.companions.get_mut(companion),
+            Place::Helper => None,
         }
     }
 
     fn spawned(
         &mut self,
         pid: Pid,
-        slot: usize,
+        place: Place,
         generation: u64,
         lifetime: Option<Duration>,
         now: Instant,
     ) {
-        if let Some(slot) = self.slots.get_mut(slot) {
+        if let Some(slot) = self.slot_mut(place) {
             slot.spawning = false;
             slot.retry_at = None;
         }
@@ -222,7 +243,7 @@ impl Arbiter {
         let deadline = limits.boot_timeout.map(|limit| now + limit);
         self.forks += 1;
         let member = Member {
-            slot,
+            place,
             generation,
             fork: self.forks,
             limits,
@@ -247,17 +268,17 @@ impl Arbiter {
 
     fn spawn_failed(
         &mut self,
-        slot: usize,
+        place: Place,
         generation: u64,
         now: Instant,
         actions: &mut Vec<Action>,
     ) {
-        if let Some(slot) = self.slots.get_mut(slot) {
+        if let Some(slot) = self.slot_mut(place) {
             slot.spawning = false;
             slot.failed(false, now);
         }
         if generation == self.generation {
-            self.revert(slot, actions);
+            self.revert(place, actions);
         }
     }
 
@@ -272,6 +293,9 @@ impl Arbiter {
         member.ready_at = Some(now);
         member.beat = now;
         let generation = member.generation;
+        if !member.is_worker() {
+            return;
+        }
         if self.phase == Phase::Starting {
             self.phase = Phase::Running;
             actions.push(Action::Proven { generation });
@@ -314,7 +338,7 @@ impl Arbiter {
 
     /// A worker is lost that nobody told to leave; called once for each.
     pub(super) fn died(&mut self, member: &Member, now: Instant, actions: &mut Vec<Action>) {
-        if let Some(slot) = self.slots.get_mut(member.slot) {
+        if let Some(slot) = self.slot_mut(member.place) {
             if member.is_healthy(now) {
                 *slot = SlotState { spawning: slot.spawning, ..SlotState::default() };
             } else {
@@ -322,12 +346,13 @@ impl Arbiter {
             }
         }
         if member.ready_at.is_none() && member.generation == self.generation {
-            self.revert(member.slot, actions);
+            self.revert(member.place, actions);
         }
     }
 
     /// The canary of a reload, if one is on trial, is gone before it was ready: the old generation stays.
-    fn revert(&mut self, slot: usize, actions: &mut Vec<Action>) {
+    fn revert(&mut self, place: Place, actions: &mut Vec<Action>) {
+        let Place::Worker(slot) = place else { return };
         if let Some(trial) = self.trial.take() {
             actions.push(Action::Revert { generation: self.generation, slot });
             self.unfinished = false;
@@ -370,6 +395,7 @@ impl Arbiter {
             Phase::Preparing { pid, .. } => (quick, verdict, pid),
             Phase::New { .. } | Phase::Starting | Phase::Running => (quick, verdict, None),
         };
+        self.stop_began.get_or_insert(now);
         for pid in preparing.into_iter().chain(self.dry_run.take().map(|run| run.pid)) {
             self.dismiss_process(pid, now, actions);
         }
@@ -380,7 +406,7 @@ impl Arbiter {
     /// One that is no worker, and has no signal handling of its own, so that SIGTERM ends it at once.
     fn dismiss_process(&mut self, pid: Pid, now: Instant, actions: &mut Vec<Action>) {
         let member = Member {
-            slot: usize::MAX,
+            place: Place::Helper,
             generation: 0,
             fork: 0,
             limits: self.limits.clone(),
@@ -395,10 +421,18 @@ impl Arbiter {
         actions.push(Action::Signal { pid, signal: WorkerSignal::Term, why: Why::Stop });
     }
 
+    /// Workers first: the companions do what those leave to them, and go when no worker is left.
     pub(super) fn dismiss_all(&mut self, quick: bool, now: Instant, actions: &mut Vec<Action>) {
+        let forking = self.slots.iter().any(|slot| slot.spawning);
+        let working = forking || self.workers.values().any(Member::is_worker);
+        let began = self.stop_began.unwrap_or(now);
         for (&pid, member) in &mut self.workers {
             if quick {
                 member.leave_quick(pid, now, actions);
+            } else if member.is_companion() {
+                if !working {
+                    member.leave_after_the_workers(pid, began, now, actions);
+                }
             } else {
                 member.leave(pid, Why::Stop, now, actions);
             }

@@ -1,8 +1,8 @@
-//! The worker processes and the slots that they fill, as an arbiter sees them.
+//! The processes and the places that they fill, as an arbiter sees them.
 
 use std::time::{Duration, Instant};
 
-use super::orders::{Action, Due, Limits, Pid, Why, WorkerSignal};
+use super::orders::{Action, Due, Limits, Pid, Place, Why, WorkerSignal};
 use crate::ends;
 
 /// Failures in a row that are made good at once: of a worker that was never ready, and of one that died
@@ -17,10 +17,10 @@ pub(super) const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
 /// A worker that was ready for so long is no failure of its slot when it dies.
 const HEALTHY: Duration = Duration::from_secs(1);
 
-/// A worker process.
+/// A process that was forked.
 #[derive(Clone, Debug)]
 pub(super) struct Member {
-    pub(super) slot: usize,
+    pub(super) place: Place,
     pub(super) generation: u64,
     /// Which one it is of all that were ever forked; pids begin anew.
     pub(super) fork: u64,
@@ -55,7 +55,7 @@ pub(crate) enum Stage {
     Killed,
 }
 
-/// A worker's place, which its replacements inherit.
+/// A worker's slot, or a companion's, which its replacements inherit.
 #[derive(Clone, Debug, Default)]
 pub(super) struct SlotState {
     /// Deaths in a row without a healthy life in between.
@@ -67,6 +67,14 @@ pub(super) struct SlotState {
 }
 
 impl Member {
+    pub(super) fn is_worker(&self) -> bool {
+        matches!(self.place, Place::Worker(_))
+    }
+
+    pub(super) fn is_companion(&self) -> bool {
+        matches!(self.place, Place::Companion(_))
+    }
+
     pub(super) fn is_healthy(&self, now: Instant) -> bool {
         self.ready_at.is_some_and(|since| now.duration_since(since) >= HEALTHY)
     }
@@ -77,6 +85,22 @@ impl Member {
             let deadline = now + self.limits.graceful_timeout + ends::MASTER_MARGIN;
             self.stage = Stage::Leaving { deadline, quick: false };
             actions.push(Action::Signal { pid, signal: WorkerSignal::Term, why });
+        }
+    }
+
+    /// Tells a companion to drain when the server stops and has no worker any more: within the same grace.
+    pub(super) fn leave_after_the_workers(
+        &mut self,
+        pid: Pid,
+        began: Instant,
+        now: Instant,
+        actions: &mut Vec<Action>,
+    ) {
+        if self.stage.is_active() {
+            let grace = began + self.limits.graceful_timeout;
+            let deadline = grace.max(now + ends::LEAST_COMPANION) + ends::MASTER_MARGIN;
+            self.stage = Stage::Leaving { deadline, quick: false };
+            actions.push(Action::Signal { pid, signal: WorkerSignal::Term, why: Why::Stop });
         }
     }
 

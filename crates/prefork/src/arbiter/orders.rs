@@ -7,6 +7,17 @@ use crate::settings::Settings;
 /// A process, as the kernel counts them.
 pub(crate) type Pid = i32;
 
+/// What a process is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Place {
+    /// A worker, in this slot.
+    Worker(usize),
+    /// The companion of this number.
+    Companion(usize),
+    /// The preparing process, or a preload's dry run.
+    Helper,
+}
+
 /// The settings that decide.
 #[derive(Clone, Debug)]
 pub(crate) struct Limits {
@@ -18,6 +29,8 @@ pub(crate) struct Limits {
     /// `None`: never.
     pub(crate) boot_timeout: Option<Duration>,
     pub(crate) graceful_timeout: Duration,
+    /// Whether the server starts only with all its companions.
+    pub(crate) require_companions: bool,
 }
 
 /// What happened.
@@ -27,11 +40,11 @@ pub(crate) enum Event {
     Preparing(Pid),
     /// The preparing process could not be forked.
     Unprepared,
-    /// A worker was forked, as an [`Action::Spawn`] asked, and is due after `lifetime`.
-    Spawned { pid: Pid, slot: usize, generation: u64, lifetime: Option<Duration> },
-    /// A worker could not be forked.
-    SpawnFailed { slot: usize, generation: u64 },
-    /// A worker reported that it serves.
+    /// A worker or companion was forked, as an [`Action::Spawn`] asked, and is due after `lifetime`.
+    Spawned { pid: Pid, place: Place, generation: u64, lifetime: Option<Duration> },
+    /// It could not be forked.
+    SpawnFailed { place: Place, generation: u64 },
+    /// A worker reported that it serves, or a companion that it has started.
     Ready(Pid),
     /// A process is gone and reaped; `success` is its exit status 0.
     Gone { pid: Pid, success: bool },
@@ -69,8 +82,8 @@ pub(crate) enum Order {
 pub(crate) enum Action {
     /// Fork the preparing process.
     Prepare,
-    /// Fork a worker; the answer is [`Event::Spawned`] or [`Event::SpawnFailed`].
-    Spawn { slot: usize, generation: u64 },
+    /// Fork a worker or companion; the answer is [`Event::Spawned`] or [`Event::SpawnFailed`].
+    Spawn { place: Place, generation: u64 },
     /// Log what a hung worker is working on: it is about to be killed.
     LogHung { pid: Pid, silent: Duration },
     /// Log that a worker is to be recycled, when its turn comes.
@@ -145,6 +158,7 @@ impl Limits {
             patience: settings.beat_interval() + settings.beat_interval() / 4,
             boot_timeout: limit(settings.boot_timeout),
             graceful_timeout: settings.graceful_timeout,
+            require_companions: settings.require_companions,
         }
     }
 }

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::machine::{Arbiter, Phase, Trial, Verdict};
 use super::member::{Member, SlotState, Stage};
-use super::orders::{Action, Limits, Pid, Why};
+use super::orders::{Action, Limits, Pid, Place, Why};
 
 impl Arbiter {
     pub(super) fn reread(&mut self, limits: Option<Limits>) {
@@ -19,7 +19,7 @@ impl Arbiter {
         self.unfinished = true;
         self.newest += 1;
         self.generation = self.newest;
-        for slot in &mut self.slots {
+        for slot in self.slots.iter_mut().chain(&mut self.companions) {
             slot.failures = 0;
             slot.retry_at = None;
         }
@@ -47,7 +47,8 @@ impl Arbiter {
             Phase::Stopping { verdict, quick } => {
                 // Whoever was forked while the order came in.
                 self.dismiss_all(quick, now, actions);
-                if self.workers.is_empty() && !self.slots.iter().any(|slot| slot.spawning) {
+                let mut slots = self.slots.iter().chain(&self.companions);
+                if self.workers.is_empty() && !slots.any(|slot| slot.spawning) {
                     self.phase = Phase::Stopped(verdict);
                 }
             }
@@ -56,14 +57,25 @@ impl Arbiter {
 
     /// Each slot has one try; who is not ready then will not be.
     fn settle_start(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        self.settle_companions(now, actions);
+        if self.limits.require_companions {
+            match self.all_companions_started() {
+                Some(true) => {}
+                Some(false) => return,
+                None => {
+                    self.stop(true, Verdict::NoCompanion, now, actions);
+                    return self.settle(now, actions);
+                }
+            }
+        }
         for slot in 0..self.slots.len() {
             let state = &self.slots[slot];
-            if !state.spawning && state.failures == 0 && self.active(slot).next().is_none() {
+            if !state.spawning && state.failures == 0 && self.is_vacant(slot) {
                 self.spawn(slot, actions);
             }
         }
         let hope = self.slots.iter().any(|slot| slot.spawning)
-            || self.workers.values().any(|member| member.stage.is_active());
+            || self.workers.values().any(|member| member.is_worker() && member.stage.is_active());
         if !hope {
             self.stop(true, Verdict::NeverReady, now, actions);
             self.settle(now, actions);
@@ -71,18 +83,20 @@ impl Arbiter {
     }
 
     fn settle_run(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        self.settle_companions(now, actions);
         for slot in 0..self.slots.len() {
             // The newest of the slot that serves; whoever is older, or due, goes. Never the other way round.
-            let serving = self.active(slot).filter(|(_, member)| member.stage == Stage::Ready);
+            let serving =
+                self.active(Place::Worker(slot)).filter(|(_, member)| member.stage == Stage::Ready);
             let best = serving
                 .max_by_key(|(_, member)| (member.generation, member.due.is_none(), member.fork));
             if let Some((best, newest)) = best.map(|(pid, member)| (pid, member.generation)) {
                 self.retire(now, actions, |pid, member| {
-                    member.slot == slot
+                    member.place == Place::Worker(slot)
                         && pid != best
                         && (member.stage == Stage::Ready || member.generation < newest)
                 });
-            } else if self.active(slot).next().is_none() && self.slots[slot].may_spawn() {
+            } else if self.is_vacant(slot) && self.slots[slot].may_spawn() {
                 self.spawn(slot, actions);
             }
         }
@@ -92,7 +106,7 @@ impl Arbiter {
         self.retire(now, actions, |_, member| {
             let given_up =
                 member.generation > current && matches!(member.stage, Stage::Booting { .. });
-            member.slot >= target || given_up
+            matches!(member.place, Place::Worker(slot) if slot >= target || given_up)
         });
         self.roll(actions);
         self.recycle(actions);
@@ -114,7 +128,7 @@ impl Arbiter {
     fn roll(&mut self, actions: &mut Vec<Action>) {
         let booting = |arbiter: &Self, slot: usize| {
             arbiter.slots[slot].spawning
-                || arbiter.active(slot).any(|(_, member)| {
+                || arbiter.active(Place::Worker(slot)).any(|(_, member)| {
                     member.generation == arbiter.generation
                         && matches!(member.stage, Stage::Booting { .. })
                 })
@@ -125,12 +139,15 @@ impl Arbiter {
         }
         let stale = slots.into_iter().find(|&slot| {
             self.slots[slot].may_spawn()
-                && self.active(slot).next().is_some()
-                && self.active(slot).all(|(_, member)| member.generation < self.generation)
+                && !self.is_vacant(slot)
+                && self
+                    .active(Place::Worker(slot))
+                    .all(|(_, member)| member.generation < self.generation)
         });
         if let Some(slot) = stale {
             self.slots[slot].spawning = true;
-            actions.push(Action::Spawn { slot, generation: self.generation });
+            let place = Place::Worker(slot);
+            actions.push(Action::Spawn { place, generation: self.generation });
         }
     }
 
@@ -138,15 +155,15 @@ impl Arbiter {
     fn recycle(&mut self, actions: &mut Vec<Action>) {
         let booting = |slot: usize| {
             let boots = |(_, member): (Pid, &Member)| matches!(member.stage, Stage::Booting { .. });
-            self.slots[slot].spawning || self.active(slot).any(boots)
+            self.slots[slot].spawning || self.active(Place::Worker(slot)).any(boots)
         };
         let slots = 0..self.slots.len();
         if self.rolling() || slots.clone().any(booting) {
             return;
         }
         let since = |slot: usize| {
-            let due =
-                self.active(slot).filter_map(|(_, member)| member.due).map(|(since, _)| since);
+            let active = self.active(Place::Worker(slot));
+            let due = active.filter_map(|(_, member)| member.due).map(|(since, _)| since);
             due.min().filter(|_| self.slots[slot].may_spawn()).map(|since| (since, slot))
         };
         if let Some((_, slot)) = slots.filter_map(since).min() {
@@ -160,7 +177,8 @@ impl Arbiter {
             || self
                 .workers
                 .values()
-                .any(|member| member.stage.is_active() && member.generation != self.generation)
+                .filter(|member| member.is_worker() && member.stage.is_active())
+                .any(|member| member.generation != self.generation)
     }
 
     /// Whether each slot has a worker of the newest generation that serves.
@@ -168,17 +186,21 @@ impl Arbiter {
         let serves = |(_, member): (Pid, &Member)| {
             member.generation == self.generation && member.stage == Stage::Ready
         };
-        (0..self.slots.len()).all(|slot| self.active(slot).any(serves))
+        (0..self.slots.len()).all(|slot| self.active(Place::Worker(slot)).any(serves))
     }
 
     fn spawn(&mut self, slot: usize, actions: &mut Vec<Action>) {
         self.slots[slot].spawning = true;
-        // While the new generation is on trial, deaths are made good with the proven one.
-        let generation = self.trial.as_ref().map_or(self.generation, |trial| trial.former);
-        actions.push(Action::Spawn { slot, generation });
+        let (place, generation) = (Place::Worker(slot), self.proven());
+        actions.push(Action::Spawn { place, generation });
     }
 
-    fn retire(
+    /// While a new generation is on trial, deaths are made good with the one before.
+    pub(super) fn proven(&self) -> u64 {
+        self.trial.as_ref().map_or(self.generation, |trial| trial.former)
+    }
+
+    pub(super) fn retire(
         &mut self,
         now: Instant,
         actions: &mut Vec<Action>,
@@ -187,9 +209,12 @@ impl Arbiter {
         for (&pid, member) in &mut self.workers {
             if member.stage.is_active() && which(pid, member) {
                 // What failed before it did not fail again.
-                if let Some(slot) =
-                    self.slots.get_mut(member.slot).filter(|_| member.is_healthy(now))
-                {
+                let slot = match member.place {
+                    Place::Worker(slot) => self.slots.get_mut(slot),
+                    Place::Companion(companion) => self.companions.get_mut(companion),
+                    Place::Helper => None,
+                };
+                if let Some(slot) = slot.filter(|_| member.is_healthy(now)) {
                     slot.failures = 0;
                 }
                 let why = member.due.map_or(Why::Replaced, |(_, why)| Why::Recycled(why));
@@ -198,10 +223,14 @@ impl Arbiter {
         }
     }
 
-    pub(super) fn active(&self, slot: usize) -> impl Iterator<Item = (Pid, &Member)> {
+    pub(super) fn active(&self, place: Place) -> impl Iterator<Item = (Pid, &Member)> {
         self.workers
             .iter()
-            .filter(move |(_, member)| member.slot == slot && member.stage.is_active())
+            .filter(move |(_, member)| member.place == place && member.stage.is_active())
             .map(|(&pid, member)| (pid, member))
+    }
+
+    fn is_vacant(&self, slot: usize) -> bool {
+        self.active(Place::Worker(slot)).next().is_none()
     }
 }

@@ -1,3 +1,4 @@
+mod companions;
 mod properties;
 mod world;
 
@@ -6,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::member::LONGEST_BACKOFF;
 use super::*;
-use crate::ends::{ABORT_GAP, MASTER_MARGIN, MASTER_QUICK};
+use crate::ends::{ABORT_GAP, LEAST_COMPANION, MASTER_MARGIN, MASTER_QUICK};
 use world::World;
 
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -21,6 +22,7 @@ fn limits(workers: usize) -> Limits {
         patience: PATIENCE,
         boot_timeout: Some(BOOT_TIMEOUT),
         graceful_timeout: GRACE,
+        require_companions: false,
     }
 }
 
@@ -74,11 +76,11 @@ fn one_that_fails_at_the_start_is_tried_again_when_another_is_ready() {
 #[test]
 fn forks_that_fail_at_the_start_are_the_end() {
     let now = Instant::now();
-    let mut arbiter = Arbiter::new(limits(2), false);
+    let mut arbiter = Arbiter::new(limits(2), 0, false);
     let actions = arbiter.handle(Event::Tick, now);
     assert_eq!(actions.len(), 2);
-    arbiter.handle(Event::SpawnFailed { slot: 0, generation: 1 }, now);
-    arbiter.handle(Event::SpawnFailed { slot: 1, generation: 1 }, now);
+    arbiter.handle(Event::SpawnFailed { place: Place::Worker(0), generation: 1 }, now);
+    arbiter.handle(Event::SpawnFailed { place: Place::Worker(1), generation: 1 }, now);
     assert_eq!(arbiter.phase(), Phase::Stopped(Verdict::NeverReady));
 }
 
@@ -181,7 +183,7 @@ fn a_hung_worker_is_replaced_explained_aborted_and_killed() {
         matches!(
             world.log[..],
             [
-                Action::Spawn { slot: 0, .. },
+                Action::Spawn { place: Place::Worker(0), .. },
                 Action::LogHung { pid, .. },
                 Action::Signal { pid: struck, signal: WorkerSignal::Abort, why: Why::Hung },
             ] if pid == hung && struck == hung
@@ -523,7 +525,7 @@ fn a_preload_is_tried_before_it_is_called() {
     assert_eq!(world.serving().len(), 3, "orders are obeyed meanwhile");
     let log = world.log.len();
     world.loaded();
-    let canary = Action::Spawn { slot: 0, generation: 2 };
+    let canary = Action::Spawn { place: Place::Worker(0), generation: 2 };
     assert_eq!(world.log[log..], [Action::Preload, canary]);
     let canary = *world.pids().last().unwrap();
     world.ready(canary);
@@ -691,12 +693,13 @@ fn a_stop_during_a_reload_takes_no_longer() {
 fn a_worker_that_is_forked_while_the_order_to_stop_comes_is_told_too() {
     let now = Instant::now();
     for quick in [true, false] {
-        let mut arbiter = Arbiter::new(limits(1), false);
+        let mut arbiter = Arbiter::new(limits(1), 0, false);
         arbiter.handle(Event::Tick, now);
         let actions = arbiter.handle(Event::Order(Order::Stop { quick }), now);
         assert_eq!((arbiter.phase(), actions.len()), (stopping(quick), 0));
-        let actions =
-            arbiter.handle(Event::Spawned { pid: 7, slot: 0, generation: 1, lifetime: None }, now);
+        let place = Place::Worker(0);
+        let spawned = Event::Spawned { pid: 7, place, generation: 1, lifetime: None };
+        let actions = arbiter.handle(spawned, now);
         let signal = if quick { WorkerSignal::Quit } else { WorkerSignal::Term };
         assert_eq!(actions, [Action::Signal { pid: 7, signal, why: Why::Stop }]);
         assert_eq!(arbiter.phase(), stopping(quick));

@@ -10,12 +10,12 @@ use nix::unistd;
 
 use super::recycling::Recycling;
 use super::state::{Child, DryRun, Generation, Master, Own};
-use crate::arbiter::{Event, Limits};
+use crate::arbiter::{Event, Limits, Place};
 use crate::audit::{audit, close_inherited};
 use crate::hooks::WorkerProcess;
 use crate::settings::Settings;
 use crate::sys::{self, Forked};
-use crate::worker::{self, Seed};
+use crate::worker::{self, CompanionWork, Seed, WorkerSeed, status};
 use crate::{log, stdout};
 
 impl Master<'_> {
@@ -84,7 +84,7 @@ impl Master<'_> {
 
     pub(super) fn spawn(
         &mut self,
-        slot: usize,
+        place: Place,
         generation: u64,
     ) -> Result<Event, Box<dyn std::error::Error>> {
         let current = self.generations.get(&generation).ok_or("its settings are void")?;
@@ -92,37 +92,41 @@ impl Master<'_> {
         let own = self.own.as_ref().ok_or("a child does not fork workers")?;
         let alive = own.alive.try_clone()?;
         let (reader, report) = unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
-        let process = WorkerProcess { pid: None, slot, generation };
-        self.hooks.call("pre_fork", |hooks| hooks.pre_fork(&process));
+        if let Place::Worker(slot) = place {
+            let process = WorkerProcess { pid: None, slot, generation };
+            self.hooks.call("pre_fork", |hooks| hooks.pre_fork(&process));
+        }
         let row = self.board.take().ok_or("the board is full")?;
         // Drawn here: a child's copy of the state of chance would give each the same.
-        let limits = Recycling::draw(&settings);
+        let limits = match place {
+            Place::Worker(_) => Recycling::draw(&settings),
+            Place::Companion(_) | Place::Helper => Recycling::default(),
+        };
         match self.fork() {
             Ok(Forked::Child) => {
                 drop(reader);
                 let listeners = mem::take(&mut self.listeners);
                 self.give_up_what_is_the_masters();
-                let seed = Seed {
-                    slot,
-                    generation,
-                    master: self.pid,
-                    board: Arc::clone(&self.board),
-                    row,
-                    settings,
-                    listeners,
-                    report,
-                    max_requests: limits.max_requests,
-                    hooks: self.hooks.clone(),
-                    alive,
-                };
-                worker::end_with(|| life.live(seed))
+                let board = Arc::clone(&self.board);
+                let master = self.pid;
+                let seed = Seed { generation, master, board, row, settings, report, alive };
+                worker::end_with(|| match place {
+                    Place::Worker(slot) => {
+                        let max_requests = limits.max_requests;
+                        let hooks = self.hooks.clone();
+                        life.live(WorkerSeed { seed, slot, listeners, max_requests, hooks })
+                    }
+                    Place::Companion(_) | Place::Helper => {
+                        drop(listeners);
+                        self.companion(place).map_or(status::NOT_STARTED, |work| work.live(seed))
+                    }
+                })
             }
             Ok(Forked::Parent(pid)) => {
                 let pid = pid.as_raw();
-                tracing::info!(worker = pid, slot, generation, "booting worker");
                 self.board.occupy(row, pid);
                 let child = Child {
-                    slot,
+                    place,
                     generation,
                     row,
                     started: SystemTime::now(),
@@ -131,13 +135,22 @@ impl Master<'_> {
                     max_rss: limits.max_rss,
                     failure: None,
                 };
+                self.log_booting(pid, &child);
                 self.children.insert(pid, child);
-                Ok(Event::Spawned { pid, slot, generation, lifetime: limits.lifetime })
+                Ok(Event::Spawned { pid, place, generation, lifetime: limits.lifetime })
             }
             Err(error) => {
                 self.board.free(row);
                 Err(error)
             }
+        }
+    }
+
+    /// The companion of a place.
+    pub(super) fn companion(&self, place: Place) -> Option<&CompanionWork> {
+        match place {
+            Place::Companion(companion) => self.companions.get(companion),
+            Place::Worker(_) | Place::Helper => None,
         }
     }
 

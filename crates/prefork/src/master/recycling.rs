@@ -14,6 +14,7 @@ const MEMORY_LOOKS: Duration = Duration::from_secs(1);
 const LIFETIME_JITTER: f64 = 0.1;
 
 /// One worker's limits; `None` is none.
+#[derive(Debug, Default)]
 pub(super) struct Recycling {
     pub(super) max_requests: Option<u64>,
     pub(super) lifetime: Option<Duration>,

@@ -6,9 +6,9 @@ use std::time::Instant;
 
 use nix::poll::{PollFd, PollFlags};
 
-use super::state::{Master, Own};
+use super::state::{Child, Master, Own};
 use super::workers::send_signal;
-use crate::arbiter::{Action, Event, Phase, Verdict, Why};
+use crate::arbiter::{Action, Event, Phase, Place, Verdict, Why};
 use crate::ends;
 use crate::hooks::ServerHooks;
 use crate::pidfile::Pidfile;
@@ -103,13 +103,13 @@ impl Master<'_> {
     fn carry_out(&mut self, action: Action) -> Option<Event> {
         match action {
             Action::Prepare => Some(self.fork_prepare()),
-            Action::Spawn { slot, generation } => Some(match self.spawn(slot, generation) {
+            Action::Spawn { place, generation } => Some(match self.spawn(place, generation) {
                 Ok(spawned) => spawned,
                 Err(error) => {
-                    let how = format!("no worker could be forked: {error}");
-                    tracing::error!(slot, generation, "{how}");
-                    self.note_exit(slot, how);
-                    Event::SpawnFailed { slot, generation }
+                    let how = format!("no process could be forked: {error}");
+                    tracing::error!(generation, "{}: {how}", self.name_of(place));
+                    self.note_exit(place, how);
+                    Event::SpawnFailed { place, generation }
                 }
             }),
             Action::LogHung { pid, silent } => {
@@ -117,8 +117,9 @@ impl Master<'_> {
                 None
             }
             Action::LogDue { pid, why } => {
-                let slot = self.children.get(&pid).map(|child| child.slot);
-                tracing::info!(worker = pid, slot, "worker is due for recycling: {why}");
+                if let Some(Child { place: Place::Worker(slot), .. }) = self.children.get(&pid) {
+                    tracing::info!(worker = pid, slot, "worker is due for recycling: {why}");
+                }
                 None
             }
             Action::Signal { pid, signal, why } => {
@@ -132,7 +133,7 @@ impl Master<'_> {
                 if let Some(child) = self.children.get(&pid) {
                     self.board.dismiss(child.row);
                     if matches!(why, Why::BootTimeout | Why::Hung) {
-                        self.note_exit(child.slot, why.to_string());
+                        self.note_exit(child.place, why.to_string());
                     }
                 }
                 send_signal(pid, signal, why);
@@ -142,7 +143,7 @@ impl Master<'_> {
             Action::Preload => Some(self.preload()),
             Action::Revert { generation, slot } => {
                 self.generations.remove(&generation);
-                let reason = self.exits.get(&slot).map_or("unknown", |(how, _)| how);
+                let reason = self.exits.get(&Place::Worker(slot)).map_or("unknown", |(how, _)| how);
                 let why = format!(
                     "the reload failed: its first worker did not become ready: {reason}; the old workers stay"
                 );

@@ -9,7 +9,7 @@ use farrier_serve::BoxError;
 use nix::fcntl::OFlag;
 use nix::unistd::{self, getpid};
 
-use crate::arbiter::{Arbiter, Limits, Pid};
+use crate::arbiter::{Arbiter, Limits, Pid, Place};
 use crate::board::{Board, RowId};
 use crate::control::Control;
 use crate::hooks::Hooks;
@@ -18,7 +18,7 @@ use crate::preload::{Life, Lives};
 use crate::settings::Settings;
 use crate::signals::Signals;
 use crate::sockets::MasterListener;
-use crate::worker::Prepare;
+use crate::worker::{CompanionWork, Prepare};
 
 /// The process that holds the sockets and keeps the workers on their feet.
 pub(crate) struct Master<'a> {
@@ -32,8 +32,8 @@ pub(crate) struct Master<'a> {
     pub(super) reread: Option<Generation<'a>>,
     /// How the last reload went; `None` before the first is over.
     pub(super) last_reload: Option<Result<(), String>>,
-    /// By slot how its last worker ended that nobody had told to, and when.
-    pub(super) exits: BTreeMap<usize, (String, Instant)>,
+    /// By place how its last process ended that nobody had told to, and when.
+    pub(super) exits: BTreeMap<Place, (String, Instant)>,
     pub(super) board: Arc<Board>,
     pub(super) listeners: Vec<MasterListener>,
     /// When to look at the listeners' queues again; `None` until the server stops.
@@ -48,6 +48,7 @@ pub(crate) struct Master<'a> {
     pub(super) children: BTreeMap<Pid, Child>,
     pub(super) preparing: Option<Pid>,
     pub(super) prepare: Option<Prepare>,
+    pub(super) companions: Vec<CompanionWork>,
     pub(super) lives: Lives<'a>,
     /// While a reload waits for it.
     pub(super) dry_run: Option<DryRun>,
@@ -84,9 +85,9 @@ pub(super) struct Own {
     pub(super) _held: OwnedFd,
 }
 
-/// A worker process.
+/// A worker or companion.
 pub(super) struct Child {
-    pub(super) slot: usize,
+    pub(super) place: Place,
     pub(super) generation: u64,
     pub(super) row: RowId,
     pub(super) started: SystemTime,
@@ -110,6 +111,7 @@ impl<'a> Master<'a> {
         name: &str,
         settings: Settings,
         prepare: Option<Prepare>,
+        companions: Vec<CompanionWork>,
         hooks: Hooks,
         lives: Lives<'a>,
     ) -> Result<Self, BoxError> {
@@ -156,7 +158,7 @@ impl<'a> Master<'a> {
                 return Err(error);
             }
         };
-        let arbiter = Arbiter::new(Limits::of(&settings), prepare.is_some());
+        let arbiter = Arbiter::new(Limits::of(&settings), companions.len(), prepare.is_some());
         let generation = arbiter.generation();
         Ok(Self {
             name: name.to_owned(),
@@ -180,6 +182,7 @@ impl<'a> Master<'a> {
             children: BTreeMap::new(),
             preparing: None,
             prepare,
+            companions,
             lives,
             dry_run: None,
             hooks,

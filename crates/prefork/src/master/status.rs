@@ -2,10 +2,11 @@
 
 use std::time::{Instant, SystemTime};
 
+use farrier_heartbeat::State;
 use serde::Serialize;
 
 use super::state::{Child, Master};
-use crate::arbiter::{Phase, Pid, Stage};
+use crate::arbiter::{Phase, Pid, Place, Stage};
 
 /// The server.
 #[derive(Debug, Serialize)]
@@ -25,6 +26,7 @@ pub(super) struct Status<'a> {
     last_reload: Option<ReloadStatus<'a>>,
     slots: Vec<SlotStatus<'a>>,
     workers: Vec<WorkerStatus>,
+    companions: Vec<CompanionStatus<'a>>,
 }
 
 /// How a reload went.
@@ -47,7 +49,40 @@ pub(super) struct SlotStatus<'a> {
     last_exit: Option<ExitStatus<'a>>,
 }
 
-/// How a worker ended.
+/// A companion, and its process if it has one now.
+#[derive(Debug, Serialize)]
+pub(super) struct CompanionStatus<'a> {
+    name: &'a str,
+    /// Processes in a row that failed.
+    failures: u32,
+    /// Seconds until the next one is forked, if that has to wait.
+    retry_in: Option<f64>,
+    /// The last end that nobody has ordered.
+    last_exit: Option<ExitStatus<'a>>,
+    process: Option<CompanionProcess>,
+}
+
+/// A companion's process.
+#[derive(Debug, Serialize)]
+pub(super) struct CompanionProcess {
+    pid: i32,
+    generation: u64,
+    /// booting, ready, draining, hung, or killed.
+    state: &'static str,
+    /// Seconds since the last heartbeat.
+    beat_age: f64,
+    /// Seconds since the Unix epoch.
+    started: f64,
+}
+
+/// What is said of each place, filled or not.
+struct PlaceStatus<'a> {
+    failures: u32,
+    retry_in: Option<f64>,
+    last_exit: Option<ExitStatus<'a>>,
+}
+
+/// How a process ended.
 #[derive(Debug, Serialize)]
 pub(super) struct ExitStatus<'a> {
     how: &'a str,
@@ -114,41 +149,62 @@ impl Master<'_> {
             }),
             slots: (0..self.arbiter.target()).map(|slot| self.slot_status(slot)).collect(),
             workers,
+            companions: (0..self.companions.len())
+                .map(|index| self.companion_status(index))
+                .collect(),
+        }
+    }
+
+    fn companion_status(&self, index: usize) -> CompanionStatus<'_> {
+        let place = Place::Companion(index);
+        let PlaceStatus { failures, retry_in, last_exit } = self.place_status(place);
+        let mut children = self.children.iter().filter(|(_, child)| child.place == place);
+        CompanionStatus {
+            name: &self.companions[index].name,
+            failures,
+            retry_in,
+            last_exit,
+            process: children.next().and_then(|(&pid, child)| {
+                let reading = self.board.read(child.row);
+                Some(CompanionProcess {
+                    pid,
+                    generation: child.generation,
+                    state: state(self.arbiter.stage(pid)?, reading.state),
+                    beat_age: reading.beat.elapsed().as_secs_f64(),
+                    started: child.since_the_epoch(),
+                })
+            }),
         }
     }
 
     fn slot_status(&self, slot: usize) -> SlotStatus<'_> {
+        let PlaceStatus { failures, retry_in, last_exit } = self.place_status(Place::Worker(slot));
+        SlotStatus { slot, failures, retry_in, last_exit }
+    }
+
+    fn place_status(&self, place: Place) -> PlaceStatus<'_> {
         let now = Instant::now();
-        let (failures, retry_at) = self.arbiter.failures(slot, now);
+        let (failures, retry_at) = self.arbiter.failures(place, now);
         let wait = |at: Instant| at.saturating_duration_since(now).as_secs_f64();
-        SlotStatus {
-            slot,
+        PlaceStatus {
             failures,
             retry_in: retry_at.map(wait),
             last_exit: self
                 .exits
-                .get(&slot)
+                .get(&place)
                 .map(|(how, when)| ExitStatus { how, age: when.elapsed().as_secs_f64() }),
         }
     }
 
     fn worker_status(&self, pid: Pid, child: &Child) -> Option<WorkerStatus> {
-        let (slot, generation, stage) = self.arbiter.worker(pid)?;
+        let Place::Worker(slot) = child.place else { return None };
         let reading = self.board.read(child.row);
-        let state = match stage {
-            Stage::Booting { .. } => "booting",
-            // A worker that somebody else sent SIGTERM drains without the master's order.
-            Stage::Ready => reading.state.as_str(),
-            Stage::Leaving { .. } => "draining",
-            Stage::Aborting { .. } => "hung",
-            Stage::Killed => "killed",
-        };
         let oldest = self.board.in_flight(child.row).into_iter().next();
         Some(WorkerStatus {
             slot,
             pid,
-            generation,
-            state,
+            generation: child.generation,
+            state: state(self.arbiter.stage(pid)?, reading.state),
             beat_age: reading.beat.elapsed().as_secs_f64(),
             connections: reading.connections,
             requests: reading.started,
@@ -157,10 +213,27 @@ impl Master<'_> {
                 request: oldest.request,
                 age: oldest.age.as_secs_f64(),
             }),
-            started: child
-                .started
-                .duration_since(SystemTime::UNIX_EPOCH)
-                .map_or(0.0, |since| since.as_secs_f64()),
+            started: child.since_the_epoch(),
         })
+    }
+}
+
+impl Child {
+    /// When it was started, in seconds.
+    fn since_the_epoch(&self) -> f64 {
+        let since = self.started.duration_since(SystemTime::UNIX_EPOCH);
+        since.map_or(0.0, |since| since.as_secs_f64())
+    }
+}
+
+/// What a process is doing, by what the master has told it and by what it says itself.
+fn state(stage: Stage, said: State) -> &'static str {
+    match stage {
+        Stage::Booting { .. } => "booting",
+        // One that somebody else sent SIGTERM drains without the master's order.
+        Stage::Ready => said.as_str(),
+        Stage::Leaving { .. } => "draining",
+        Stage::Aborting { .. } => "hung",
+        Stage::Killed => "killed",
     }
 }

@@ -1,4 +1,4 @@
-//! What the master says of its workers in the log.
+//! What the master says of its processes in the log.
 
 use std::fmt;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use nix::libc;
 use nix::sys::signal::Signal;
 
 use super::state::{Child, Master};
-use crate::arbiter::{Due, Pid, Stage, Why};
+use crate::arbiter::{Due, Pid, Place, Stage, Why};
 use crate::board::InFlightList;
 use crate::worker::status;
 
@@ -20,13 +20,71 @@ pub(super) enum Ending {
 }
 
 impl Master<'_> {
-    /// Says how a worker ended, and which requests it took with it.
+    /// Who fills a place, for a line of the log.
+    pub(super) fn name_of(&self, place: Place) -> String {
+        match (place, self.companion(place)) {
+            (_, Some(companion)) => format!("companion {}", companion.name),
+            (Place::Worker(slot), _) => format!("worker of slot {slot}"),
+            (Place::Companion(_) | Place::Helper, None) => "process".to_owned(),
+        }
+    }
+
+    pub(super) fn log_booting(&self, pid: Pid, child: &Child) {
+        let generation = child.generation;
+        match child.place {
+            Place::Worker(slot) => {
+                tracing::info!(worker = pid, slot, generation, "booting worker");
+            }
+            place => tracing::info!(process = pid, generation, "booting {}", self.name_of(place)),
+        }
+    }
+
+    /// Says how a process ended, and, of a worker, which requests it took with it.
     pub(super) fn log_exit(&self, pid: Pid, child: &Child, ending: Ending) {
-        let Child { slot, generation, .. } = *child;
+        match child.place {
+            Place::Worker(slot) => self.log_worker_exit(pid, slot, child, ending),
+            place => self.log_companion_exit(pid, &self.name_of(place), child, ending),
+        }
+    }
+
+    fn log_companion_exit(&self, pid: Pid, name: &str, child: &Child, ending: Ending) {
+        let generation = child.generation;
+        match self.arbiter.stage(pid) {
+            Some(Stage::Leaving { .. }) if ending.is_success() => {
+                tracing::info!(process = pid, generation, "{name} left");
+            }
+            Some(Stage::Leaving { .. }) => {
+                tracing::warn!(process = pid, generation, "{name} left: {ending}");
+            }
+            Some(Stage::Aborting { .. } | Stage::Killed) => {
+                tracing::warn!(
+                    process = pid,
+                    generation,
+                    "{name} gone, killed by the launcher: {ending}"
+                );
+            }
+            Some(Stage::Booting { .. }) => {
+                tracing::error!(
+                    process = pid,
+                    generation,
+                    "{name} died before it had started: {ending}"
+                );
+            }
+            Some(Stage::Ready) if ending.is_success() => {
+                tracing::warn!(process = pid, generation, "{name} left by itself");
+            }
+            Some(Stage::Ready) | None => {
+                tracing::error!(process = pid, generation, "{name} died: {ending}");
+            }
+        }
+    }
+
+    fn log_worker_exit(&self, pid: Pid, slot: usize, child: &Child, ending: Ending) {
+        let generation = child.generation;
         let served = self.board.read(child.row).finished;
         let lost = self.board.in_flight(child.row);
         let lost = InFlightList(&lost);
-        match self.arbiter.worker(pid).map(|(_, _, stage)| stage) {
+        match self.arbiter.stage(pid) {
             Some(Stage::Leaving { .. }) if ending.is_success() && lost.0.is_empty() => {
                 tracing::info!(worker = pid, slot, generation, served, "worker left");
             }
@@ -77,10 +135,16 @@ impl Master<'_> {
             return;
         };
         let in_flight = self.board.in_flight(child.row);
+        let generation = child.generation;
+        let Place::Worker(slot) = child.place else {
+            let (name, silent) = (self.name_of(child.place), silent.as_secs_f64());
+            tracing::error!(process = pid, generation, "{name}: no heartbeat for {silent:.1} s");
+            return;
+        };
         tracing::error!(
             worker = pid,
-            slot = child.slot,
-            generation = child.generation,
+            slot,
+            generation,
             "worker timeout: no heartbeat for {:.1} s; in flight: {}",
             silent.as_secs_f64(),
             InFlightList(&in_flight)

@@ -8,7 +8,7 @@ use nix::unistd;
 
 use super::state::{Child, Master};
 use super::words::Ending;
-use crate::arbiter::{Due, Event, Pid, Stage, Why, WorkerSignal};
+use crate::arbiter::{Due, Event, Pid, Place, Stage, Why, WorkerSignal};
 use crate::hooks::{WorkerExit, WorkerProcess};
 use crate::report::Report;
 use crate::sys;
@@ -61,16 +61,20 @@ impl Master<'_> {
 
     fn hear(&mut self, pid: Pid, report: Report) {
         let Some(child) = self.children.get_mut(&pid) else { return };
-        let Child { slot, generation, .. } = *child;
-        match report {
-            Report::Ready => {
+        let Child { place, generation, .. } = *child;
+        match (report, place) {
+            (Report::Ready, Place::Worker(slot)) => {
                 tracing::info!(worker = pid, slot, generation, "worker ready");
                 let process = WorkerProcess { pid: Some(pid.unsigned_abs()), slot, generation };
                 self.hooks.call("worker_ready", |hooks| hooks.worker_ready(&process));
                 self.feed(Event::Ready(pid));
             }
-            Report::Due => self.feed(Event::Due { pid, why: Due::Requests }),
-            Report::Failure(why) => child.failure = Some(why),
+            (Report::Ready, place) => {
+                tracing::info!(process = pid, generation, "{} ready", self.name_of(place));
+                self.feed(Event::Ready(pid));
+            }
+            (Report::Due, _) => self.feed(Event::Due { pid, why: Due::Requests }),
+            (Report::Failure(why), _) => child.failure = Some(why),
         }
     }
 
@@ -111,12 +115,13 @@ impl Master<'_> {
         self.take_report(pid);
         if let Some(child) = self.children.remove(&pid) {
             self.log_exit(pid, &child, ending);
-            let exit = self.exit_of(pid, &child, ending);
-            self.hooks.call("child_exit", |hooks| hooks.child_exit(&exit));
+            if let Place::Worker(slot) = child.place {
+                let exit = self.exit_of(pid, slot, &child, ending);
+                self.hooks.call("child_exit", |hooks| hooks.child_exit(&exit));
+            }
             self.board.free(child.row);
-            let stage = self.arbiter.worker(pid).map(|(_, _, stage)| stage);
-            if matches!(stage, Some(Stage::Booting { .. } | Stage::Ready)) {
-                self.note_exit(child.slot, exit.reason);
+            if matches!(self.arbiter.stage(pid), Some(Stage::Booting { .. } | Stage::Ready)) {
+                self.note_exit(child.place, reason(&child, ending));
             }
         } else {
             tracing::debug!(process = pid, "reaped a process that is no worker: {ending}");
@@ -124,22 +129,27 @@ impl Master<'_> {
         self.feed(Event::Gone { pid, success: ending.is_success() });
     }
 
-    fn exit_of(&self, pid: Pid, child: &Child, ending: Ending) -> WorkerExit {
+    fn exit_of(&self, pid: Pid, slot: usize, child: &Child, ending: Ending) -> WorkerExit {
         let in_flight = self.board.in_flight(child.row).into_iter();
         WorkerExit {
             pid: pid.unsigned_abs(),
-            slot: child.slot,
+            slot,
             generation: child.generation,
             age: child.forked.elapsed(),
             requests: self.board.read(child.row).finished,
-            reason: child.failure.clone().unwrap_or_else(|| ending.to_string()),
+            reason: reason(child, ending),
             in_flight: in_flight.map(|request| request.request).collect(),
         }
     }
 
-    pub(super) fn note_exit(&mut self, slot: usize, how: String) {
-        self.exits.insert(slot, (how, Instant::now()));
+    pub(super) fn note_exit(&mut self, place: Place, how: String) {
+        self.exits.insert(place, (how, Instant::now()));
     }
+}
+
+/// Why a process is gone: what it has said itself, or how it ended.
+fn reason(child: &Child, ending: Ending) -> String {
+    child.failure.clone().unwrap_or_else(|| ending.to_string())
 }
 
 /// Sends a signal to a process that this master has not reaped, so the pid is still its own.

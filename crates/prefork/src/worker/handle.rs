@@ -5,19 +5,15 @@ use std::sync::Arc;
 
 use farrier_serve::Drain;
 
+use super::supervised::Supervised;
 use crate::board::BoardPulse;
-use crate::exit_work::ExitWork;
 use crate::settings::Settings;
 
 /// What a worker process knows of itself; the app gets one.
 #[derive(Clone, Debug)]
 pub struct Worker {
     pub(super) slot: usize,
-    pub(super) generation: u64,
-    pub(super) pulse: Arc<BoardPulse>,
-    pub(super) drain: Drain,
-    pub(super) settings: Arc<Settings>,
-    pub(super) exit_work: Arc<ExitWork>,
+    pub(super) supervised: Supervised,
 }
 
 impl Worker {
@@ -30,13 +26,13 @@ impl Worker {
     /// 1 for the workers of the start, and one more with each reload.
     #[must_use]
     pub fn generation(&self) -> u64 {
-        self.generation
+        self.supervised.generation
     }
 
     /// The worker's heartbeat: what the heartbeat layer and the probes take.
     #[must_use]
     pub fn pulse(&self) -> Arc<BoardPulse> {
-        Arc::clone(&self.pulse)
+        Arc::clone(&self.supervised.pulse)
     }
 
     /// Tells when the worker is told to leave: for background tasks and long-lived connections.
@@ -68,13 +64,13 @@ impl Worker {
     /// ```
     #[must_use]
     pub fn drain(&self) -> Drain {
-        self.drain.clone()
+        self.supervised.drain.clone()
     }
 
     /// The settings that this worker was started with.
     #[must_use]
     pub fn settings(&self) -> &Settings {
-        &self.settings
+        &self.supervised.settings
     }
 
     /// Registers work that the worker does when its last request is over, and waits for before it exits:
@@ -110,6 +106,6 @@ impl Worker {
     /// all of the grace.
     #[track_caller]
     pub fn before_exit(&self, work: impl Future<Output = ()> + Send + 'static) {
-        self.exit_work.register(work);
+        self.supervised.exit_work.register(work);
     }
 }

@@ -1,21 +1,27 @@
-//! The forked thread of a worker: it is there when the runtime is not.
+//! The forked thread of a worker or companion: it is there when the runtime is not.
 
+use std::io;
 use std::mem;
 use std::os::fd::{AsFd, OwnedFd};
+use std::thread;
 use std::time::Instant;
 
 use farrier_heartbeat::{Pulse, State};
+use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags};
 use nix::sys::signal::Signal;
+use nix::unistd::pipe2;
 
 use super::handle::Worker;
-use super::process::{leave, status};
+use super::process::{leave, panicked, status};
+use super::supervised::Supervised;
 use crate::ends;
-use crate::hooks::Hooks;
+use crate::hooks::{Hooks, ServerHooks};
 use crate::poll::poll_until;
 use crate::signals::{self, Came, WorkerSignals};
 use crate::sockets::MasterListener;
 use crate::sys;
+use crate::unwind::said_by;
 
 /// The forked thread's view of the process.
 pub(super) struct Watch {
@@ -27,8 +33,9 @@ pub(super) struct Watch {
     closing: Option<(Instant, Instant)>,
     /// Ends when the fresh thread does.
     done: OwnedFd,
-    worker: Worker,
-    hooks: Hooks,
+    supervised: Supervised,
+    /// `None` in a companion.
+    hooks: Option<(Hooks, Worker)>,
     /// Somebody else than the master said SIGTERM: when that is an order as well.
     told_alone: Option<Instant>,
     /// When the process ends, whatever the fresh thread does.
@@ -36,9 +43,32 @@ pub(super) struct Watch {
     told_quick: bool,
 }
 
+/// Runs the process's work in a fresh thread, while the forked one watches; the exit status comes back.
+///
+/// # Errors
+///
+/// The kernel's: no descriptor.
+pub(super) fn run_watched(
+    watch: impl FnOnce(OwnedFd) -> Watch,
+    name: &str,
+    work: impl FnOnce() -> i32 + Send,
+) -> io::Result<i32> {
+    let (done, not_done) = pipe2(OFlag::O_CLOEXEC)?;
+    let watch = watch(done);
+    thread::scope(|scope| {
+        let fresh =
+            thread::Builder::new().name(name.to_owned()).spawn_scoped(scope, move || {
+                let _not_done = not_done;
+                work()
+            })?;
+        watch.until_done();
+        Ok(fresh.join().unwrap_or_else(|panic| panicked(&said_by(panic))))
+    })
+}
+
 impl Watch {
     /// `done` ends when the fresh thread does.
-    pub(super) fn new(
+    pub(super) fn of_worker(
         signals: WorkerSignals,
         alive: OwnedFd,
         listeners: Vec<MasterListener>,
@@ -46,14 +76,26 @@ impl Watch {
         worker: Worker,
         hooks: Hooks,
     ) -> Self {
+        let supervised = worker.supervised.clone();
+        let watch = Self::of_companion(signals, alive, done, supervised);
+        Self { listeners, hooks: Some((hooks, worker)), ..watch }
+    }
+
+    /// The same for a process that serves nobody.
+    pub(super) fn of_companion(
+        signals: WorkerSignals,
+        alive: OwnedFd,
+        done: OwnedFd,
+        supervised: Supervised,
+    ) -> Self {
         Self {
             signals,
             alive: Some(alive),
-            listeners,
+            listeners: Vec::new(),
             closing: None,
             done,
-            worker,
-            hooks,
+            supervised,
+            hooks: None,
             told_alone: None,
             deadline: None,
             told_quick: false,
@@ -71,9 +113,7 @@ impl Watch {
             }
             if orphaned {
                 self.alive = None;
-                tracing::warn!(
-                    "the master is gone: the worker finishes what is in flight and leaves"
-                );
+                tracing::warn!("the master is gone: the process finishes what it does and leaves");
                 self.listeners.iter().for_each(MasterListener::take_nobody_new_as_orphan);
                 let now = Instant::now();
                 self.closing = Some((now + ends::ORPHAN_LOOKS, now + ends::ORPHAN_CLOSES));
@@ -83,7 +123,7 @@ impl Watch {
                 let signals: Vec<Came> = self.signals.pending().collect();
                 for signal in signals {
                     match signal {
-                        Ok(Signal::SIGTERM) if self.worker.pulse.is_dismissed() => self.drain(),
+                        Ok(Signal::SIGTERM) if self.supervised.pulse.is_dismissed() => self.drain(),
                         // The master's order comes with a signal of its own.
                         Ok(Signal::SIGTERM) => {
                             self.told_alone
@@ -91,8 +131,7 @@ impl Watch {
                         }
                         Ok(Signal::SIGINT | Signal::SIGQUIT) => self.stop_quick(),
                         Ok(Signal::SIGABRT) => {
-                            self.hooks
-                                .call("worker_abort", |hooks| hooks.worker_abort(&self.worker));
+                            self.call("worker_abort", |hooks, worker| hooks.worker_abort(worker));
                             signals::die_of(Signal::SIGABRT);
                         }
                         Ok(order) if signals::is_order(order) => {
@@ -108,7 +147,7 @@ impl Watch {
                 self.drain();
             }
             if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-                tracing::warn!("the worker did not finish in its time and ends now");
+                tracing::warn!("the process did not finish in its time and ends now");
                 // Nothing is flushed: whoever still runs may hold the lock of standard output.
                 sys::exit_now(status::LEFT);
             }
@@ -155,6 +194,12 @@ impl Watch {
         }
     }
 
+    fn call(&self, name: &'static str, call: impl FnOnce(&dyn ServerHooks, &Worker)) {
+        if let Some((hooks, worker)) = &self.hooks {
+            hooks.call(name, |hooks| call(hooks, worker));
+        }
+    }
+
     fn drain(&mut self) {
         self.told_alone = None;
         // Not if it drains at all: the app may have begun that, and has no such deadline.
@@ -162,27 +207,27 @@ impl Watch {
             return;
         }
         self.leave_if_booting();
-        self.worker.pulse.set_state(State::Draining);
-        self.worker.drain.start();
+        self.supervised.pulse.set_state(State::Draining);
+        self.supervised.drain.start();
         self.deadline =
-            Some(Instant::now() + self.worker.settings.graceful_timeout + ends::WORKER_MARGIN);
+            Some(Instant::now() + self.supervised.settings.graceful_timeout + ends::WORKER_MARGIN);
     }
 
     fn stop_quick(&mut self) {
         if !mem::replace(&mut self.told_quick, true) {
-            self.hooks.call("worker_int", |hooks| hooks.worker_int(&self.worker));
+            self.call("worker_int", |hooks, worker| hooks.worker_int(worker));
         }
         self.leave_if_booting();
-        self.worker.pulse.set_state(State::Draining);
-        self.worker.drain.stop_quick();
+        self.supervised.pulse.set_state(State::Draining);
+        self.supervised.drain.stop_quick();
         let deadline = Instant::now() + ends::WORKER_QUICK;
         self.deadline = Some(self.deadline.map_or(deadline, |before| before.min(deadline)));
     }
 
     /// A worker that serves nobody has nothing to finish.
     fn leave_if_booting(&mut self) {
-        if self.worker.pulse.leave_unserved() {
-            self.hooks.call("worker_exit", |hooks| hooks.worker_exit(&self.worker));
+        if self.supervised.pulse.leave_unserved() {
+            self.call("worker_exit", |hooks, worker| hooks.worker_exit(worker));
             self.close_before_leaving();
             leave(status::LEFT);
         }

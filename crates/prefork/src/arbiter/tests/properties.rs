@@ -104,8 +104,9 @@ proptest! {
     /// Whatever happened: left alone, the server comes back to its target, each slot with one worker of the
     /// current generation. `check` and `signal` watch every step on the way.
     #[test]
-    fn the_target_is_reached_again(workers in 1..5_usize, preload: Option<bool>, steps in prop::collection::vec(step(), 0..60)) {
-        let mut world = World::running(workers);
+    fn the_target_is_reached_again(workers in 1..5_usize, companions in 0..3_usize, preload: Option<bool>, steps in prop::collection::vec(step(), 0..60)) {
+        let mut world = World::starting_with(limits(workers), companions, false);
+        world.all_ready();
         world.preload = preload;
         for step in &steps {
             world.step(step);
@@ -116,7 +117,9 @@ proptest! {
         let generation = world.arbiter.generation();
         let expected: Vec<_> = (0..world.arbiter.target()).map(|slot| (slot, generation)).collect();
         prop_assert_eq!(world.serving(), expected);
-        prop_assert_eq!(world.pids().len(), world.arbiter.target());
+        let expected: Vec<_> = (0..companions).map(|companion| (companion, generation)).collect();
+        prop_assert_eq!(world.companions(), expected);
+        prop_assert_eq!(world.pids().len(), world.arbiter.target() + companions);
         prop_assert!(!world.arbiter.reloading());
     }
 
@@ -125,17 +128,20 @@ proptest! {
     fn a_stop_ends_from_any_state(
         workers in 1..5_usize,
         prepare in any::<bool>(),
+        companions in 0..3_usize,
+        required in any::<bool>(),
         quick in any::<bool>(),
         preload in any::<Option<bool>>(),
         steps in prop::collection::vec(step(), 0..40),
     ) {
-        let mut world = World::starting(workers, prepare);
+        let limits = Limits { require_companions: required, ..limits(workers) };
+        let mut world = World::starting_with(limits, companions, prepare);
         world.preload = preload;
         for step in &steps {
             world.step(step);
         }
         world.order(Order::Stop { quick });
-        let most = if quick { MASTER_QUICK + ABORT_GAP } else { GRACE + MASTER_MARGIN };
+        let most = if quick { MASTER_QUICK + ABORT_GAP } else { GRACE + LEAST_COMPANION + MASTER_MARGIN * 2 };
         world.live(most + Duration::from_secs(1));
         prop_assert!(matches!(world.arbiter.phase(), Phase::Stopped(_)), "{:?}", world.arbiter.phase());
         prop_assert_eq!(world.pids().len(), 0);

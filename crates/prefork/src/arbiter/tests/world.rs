@@ -23,7 +23,7 @@ pub(super) struct World {
 }
 
 pub(super) struct Process {
-    pub(super) slot: usize,
+    pub(super) place: Place,
     pub(super) generation: u64,
     pub(super) ready: bool,
     /// Whether its runtime turns.
@@ -41,14 +41,18 @@ impl World {
     }
 
     pub(super) fn starting(workers: usize, prepare: bool) -> Self {
+        Self::starting_with(limits(workers), 0, prepare)
+    }
+
+    pub(super) fn starting_with(limits: Limits, companions: usize, prepare: bool) -> Self {
         let now = Instant::now();
-        let arbiter = Arbiter::new(limits(workers), prepare);
+        let arbiter = Arbiter::new(limits.clone(), companions, prepare);
         let mut world = Self {
             arbiter,
             now,
             next_pid: 100,
             processes: BTreeMap::new(),
-            file: Some(limits(workers)),
+            file: Some(limits),
             forks_fail: false,
             preload: None,
             dry_run: None,
@@ -85,23 +89,27 @@ impl World {
             self.log.push(action);
             let event = match action {
                 Action::Prepare => {
-                    let pid = self.fork(usize::MAX, 0);
+                    let pid = self.fork(Place::Helper, 0);
                     Event::Preparing(pid)
                 }
-                Action::Spawn { slot, generation } if self.forks_fail => {
-                    Event::SpawnFailed { slot, generation }
+                Action::Spawn { place, generation } if self.forks_fail => {
+                    Event::SpawnFailed { place, generation }
                 }
-                Action::Spawn { slot, generation } => {
-                    self.spawns.push((self.now, slot));
-                    let pid = self.fork(slot, generation);
-                    Event::Spawned { pid, slot, generation, lifetime: self.lifetime }
+                Action::Spawn { place, generation } => {
+                    let mut lifetime = None;
+                    if let Place::Worker(slot) = place {
+                        self.spawns.push((self.now, slot));
+                        lifetime = self.lifetime;
+                    }
+                    let pid = self.fork(place, generation);
+                    Event::Spawned { pid, place, generation, lifetime }
                 }
                 Action::Signal { pid, signal, why } => {
                     self.signal(pid, signal, why);
                     continue;
                 }
                 Action::Reread if self.preload.is_some() && self.file.is_some() => {
-                    let pid = self.fork(usize::MAX, 0);
+                    let pid = self.fork(Place::Helper, 0);
                     self.dry_run = Some(pid);
                     Event::DryRun { pid, limit: Some(BOOT_TIMEOUT) }
                 }
@@ -124,10 +132,12 @@ impl World {
         }
     }
 
-    pub(super) fn fork(&mut self, slot: usize, generation: u64) -> Pid {
+    pub(super) fn fork(&mut self, place: Place, generation: u64) -> Pid {
+        let runs_twice = self.processes.values().any(|process| process.place == place);
+        assert!(!matches!(place, Place::Companion(_)) || !runs_twice, "{place:?} runs twice");
         self.next_pid += 1;
         let process = Process {
-            slot,
+            place,
             generation,
             ready: false,
             beats: true,
@@ -144,15 +154,19 @@ impl World {
         let target = self.arbiter.target();
         let process = self.processes.get(&pid).expect("signals go to processes that live");
         assert!(!process.signals.contains(&signal), "{pid} gets {signal:?} twice");
-        let (slot, generation) = (process.slot, process.generation);
+        let (place, generation) = (process.place, process.generation);
+        if let (Place::Companion(_), WorkerSignal::Term, Why::Stop) = (place, signal, why) {
+            let works = |process: &Process| matches!(process.place, Place::Worker(_));
+            assert!(!self.processes.values().any(works), "workers go first");
+        }
         if signal == WorkerSignal::Term
             && matches!(why, Why::Replaced | Why::Recycled(_))
             && process.ready
-            && slot < target
+            && matches!(place, Place::Worker(slot) if slot < target)
         {
             let successor = self.processes.iter().any(|(&other, candidate)| {
                 other != pid
-                    && candidate.slot == slot
+                    && candidate.place == place
                     && candidate.ready
                     && candidate.told_at.is_none()
                     && candidate.generation >= generation
@@ -178,7 +192,7 @@ impl World {
         let stopping = matches!(self.arbiter.phase(), Phase::Stopping { .. } | Phase::Stopped(_));
         for (&pid, process) in &self.processes {
             assert!(
-                self.arbiter.worker(pid).is_some() || process.slot == usize::MAX,
+                self.arbiter.stage(pid).is_some() || process.place == Place::Helper,
                 "{pid} is forgotten"
             );
             let struck = process.signals.contains(&WorkerSignal::Kill);
@@ -186,10 +200,9 @@ impl World {
                 let late = self.now.duration_since(told_at) > GRACE + MASTER_MARGIN;
                 assert!(struck || !late, "{pid} has more than its grace");
             }
-            assert!(
-                !stopping || process.told_at.is_some() || struck,
-                "{pid} was not told to leave"
-            );
+            let told = process.told_at.is_some() || struck;
+            let waits = matches!(process.place, Place::Companion(_));
+            assert!(!stopping || told || waits, "{pid} was not told to leave");
         }
         if matches!(self.arbiter.phase(), Phase::Stopped(_)) {
             assert!(self.processes.is_empty(), "stopped with processes left");
@@ -198,7 +211,7 @@ impl World {
 
     pub(super) fn ready(&mut self, pid: Pid) {
         if let Some(process) = self.processes.get_mut(&pid) {
-            if process.slot != usize::MAX && !process.signals.contains(&WorkerSignal::Kill) {
+            if process.place != Place::Helper && !process.signals.contains(&WorkerSignal::Kill) {
                 process.ready = true;
                 self.feed(Event::Ready(pid));
             }
@@ -272,13 +285,35 @@ impl World {
         self.feed(Event::Order(order));
     }
 
+    /// The companions that have started and were not told to leave.
+    pub(super) fn companions(&self) -> Vec<(usize, u64)> {
+        let mut companions: Vec<_> = self
+            .processes
+            .values()
+            .filter(|process| process.ready && process.told_at.is_none())
+            .filter_map(|process| match process.place {
+                Place::Companion(companion) => Some((companion, process.generation)),
+                Place::Worker(_) | Place::Helper => None,
+            })
+            .collect();
+        companions.sort_unstable();
+        companions
+    }
+
+    pub(super) fn pid_of(&self, place: Place) -> Option<Pid> {
+        self.processes.iter().find(|(_, process)| process.place == place).map(|(&pid, _)| pid)
+    }
+
     /// Processes in each slot that serve and were not told to leave.
     pub(super) fn serving(&self) -> Vec<(usize, u64)> {
         let mut serving: Vec<_> = self
             .processes
             .values()
             .filter(|process| process.ready && process.told_at.is_none())
-            .map(|process| (process.slot, process.generation))
+            .filter_map(|process| match process.place {
+                Place::Worker(slot) => Some((slot, process.generation)),
+                Place::Companion(_) | Place::Helper => None,
+            })
             .collect();
         serving.sort_unstable();
         serving
