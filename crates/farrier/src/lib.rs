@@ -7,7 +7,8 @@
 //!   another request's, and never more of them than the server allows;
 //! - [`hooks`]: `pre_request` and `post_request`, called exactly once per request;
 //! - [`heartbeat`]: tells a hung process from a busy one;
-//! - [`prefork`]: forks the workers, watches them and replaces them.
+//! - [`prefork`]: forks the workers, watches them and replaces them;
+//! - `shared` (a feature): a queue from the workers to a companion, a process beside them.
 //!
 //! Each part works without the others. Under them are [`exchange`], one HTTP exchange that ends exactly
 //! once, for middleware of your own, and [`serve`], the accept-and-serve loop with the soft drain, for
@@ -81,6 +82,10 @@ pub use farrier_serve as serve;
 pub use farrier_shared as shared;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub use farrier_sqlx as sqlx;
+
+#[cfg(all(feature = "prefork", feature = "shared"))]
+#[doc = include_str!("../docs/after-the-request.md")]
+pub mod after_the_request {}
 
 /// What an app with the three layers under the launcher names: `use farrier::prelude::*`.
 pub mod prelude {

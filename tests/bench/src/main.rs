@@ -19,6 +19,7 @@ mod http;
 mod layers;
 mod outage;
 mod preload;
+mod queue;
 mod report;
 mod service;
 
@@ -38,12 +39,17 @@ enum Command {
     Outage(outage::Args),
     /// Memory per worker of a table that all read: each worker's own, and preloaded.
     Preload(preload::Args),
+    /// Messages per second and latency of a queue between two processes, beside Python's.
+    Queue(queue::Args),
     /// Serves requests through one variant; what `layers` runs under callgrind.
     #[command(hide = true)]
     Serve(callgrind::ServeArgs<layers::Variant>),
     /// Serves requests over a socket; what `http` runs under callgrind.
     #[command(hide = true)]
     ServeHttp(callgrind::ServeArgs<http::Variant>),
+    /// Runs a launcher; what `queue` looks at.
+    #[command(hide = true)]
+    ServeQueue(queue::ServeArgs),
     /// Runs a launcher; what `preload` looks at.
     #[command(hide = true)]
     ServeTable(preload::ServeArgs),
@@ -58,6 +64,8 @@ fn main() -> ExitCode {
         Command::Http(args) => http::run(&args),
         Command::ServeHttp(args) => http::serve(&args),
         Command::Preload(args) => preload::run(&args),
+        Command::Queue(args) => queue::run(&args),
+        Command::ServeQueue(args) => return queue::serve(&args),
         Command::ServeTable(args) => return preload::serve(&args),
     };
     match done {
