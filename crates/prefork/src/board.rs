@@ -12,9 +12,10 @@ use std::time::{Duration, Instant};
 use farrier_exchange::End;
 use farrier_heartbeat::{Pulse, RequestHead, State, Ticket};
 use farrier_serve::ConnectionEvent;
+use farrier_shared::memory::{MemoryError, SharedMemory};
+use farrier_shared::shared_struct;
 
 use crate::settings::MAX_WORKERS;
-use crate::sys::{SharedMemory, shared_struct};
 
 /// Two generations of every worker, and some that are slow to leave.
 const ROWS: usize = 2 * MAX_WORKERS + 64;
@@ -108,8 +109,8 @@ impl Board {
     /// # Errors
     ///
     /// The kernel's: no memory, no descriptor.
-    pub(crate) fn new() -> nix::Result<Self> {
-        Ok(Self { rows: SharedMemory::new(ROWS)?, origin: Instant::now() })
+    pub(crate) fn new() -> Result<Self, MemoryError> {
+        Ok(Self { rows: SharedMemory::new("farrier-board", ROWS)?, origin: Instant::now() })
     }
 
     /// Takes a free row for a process that is about to be forked; `None` if there is none.

@@ -1,70 +1,14 @@
-//! The launcher's unsafe code, all of it: fork, the shared mapping, the exit that runs nothing, and the calls
-//! that have no complete safe interface.
-#![expect(unsafe_code, reason = "fork, mmap and their like have no safe interface")]
+//! The launcher's unsafe code, all of it: fork, the exit that runs nothing, and the calls that have no complete
+//! safe interface.
+#![expect(unsafe_code, reason = "fork and its like have no safe interface")]
 
-use std::fmt;
-use std::marker::PhantomData;
-use std::num::NonZeroUsize;
-use std::ops::Deref;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::ptr::NonNull;
-use std::slice;
-use std::sync::atomic::{AtomicI32, AtomicU8, AtomicU32, AtomicU64};
 
 use nix::libc;
-use nix::sys::memfd::{MFdFlags, memfd_create};
-use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use nix::sys::signal::{SigHandler, Signal, signal};
 use nix::unistd::{self, ForkResult, Pid};
 
 use crate::audit::SingleThreaded;
-
-/// Values that stay sound when other processes write them and when they begin as zeroes.
-///
-/// # Safety
-///
-/// The type consists of atomics only (and padding), and all zeroes are a valid value of it.
-pub(crate) unsafe trait SharedValue: Sync {}
-
-// SAFETY: an atomic integer, which may be zero.
-unsafe impl SharedValue for AtomicU8 {}
-// SAFETY: the same.
-unsafe impl SharedValue for AtomicI32 {}
-// SAFETY: the same.
-unsafe impl SharedValue for AtomicU32 {}
-// SAFETY: the same.
-unsafe impl SharedValue for AtomicU64 {}
-// SAFETY: nothing but such values.
-unsafe impl<T: SharedValue, const N: usize> SharedValue for [T; N] {}
-
-/// Defines a struct that is [`SharedValue`], as each of its fields is; a field that is not does not compile.
-macro_rules! shared_struct {
-    (
-        $(#[$attribute:meta])*
-        $visibility:vis struct $name:ident {
-            $($(#[$field_attribute:meta])* $field:ident: $type:ty,)*
-        }
-    ) => {
-        $(#[$attribute])*
-        $visibility struct $name {
-            $($(#[$field_attribute])* $field: $type,)*
-        }
-
-        #[expect(unsafe_code, reason = "sys.rs has the argument")]
-        // SAFETY: each field is `SharedValue`, which the bounds demand.
-        unsafe impl $crate::sys::SharedValue for $name where $($type: $crate::sys::SharedValue,)* {}
-    };
-}
-pub(crate) use shared_struct;
-
-/// Memory that this process shares with the children that it forks.
-pub(crate) struct SharedMemory<T> {
-    start: NonNull<T>,
-    length: usize,
-    /// The memory itself; a later image of the program can map it again.
-    _memory: OwnedFd,
-    _values: PhantomData<T>,
-}
 
 /// Which side of a fork this is.
 pub(crate) enum Forked {
@@ -157,55 +101,4 @@ pub(crate) fn replace_descriptor(number: RawFd, with: &OwnedFd) -> nix::Result<(
 pub(crate) fn exit_now(code: i32) -> ! {
     // SAFETY: _exit has no precondition and does not return.
     unsafe { libc::_exit(code) }
-}
-
-impl<T: SharedValue> SharedMemory<T> {
-    /// Maps `length` values, all zeroes; pages that nobody touches cost nothing.
-    ///
-    /// # Errors
-    ///
-    /// The kernel's: no memory, no descriptor.
-    pub(crate) fn new(length: usize) -> nix::Result<Self> {
-        let bytes = length
-            .checked_mul(size_of::<T>())
-            .and_then(NonZeroUsize::new)
-            .ok_or(nix::errno::Errno::EINVAL)?;
-        let size = libc::off_t::try_from(bytes.get()).map_err(|_| nix::errno::Errno::EINVAL)?;
-        let memory = memfd_create(c"farrier-board", MFdFlags::MFD_CLOEXEC)?;
-        unistd::ftruncate(&memory, size)?;
-        let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
-        // SAFETY: a new mapping at an address of the kernel's choice touches no existing memory.
-        let start = unsafe { mmap(None, bytes, access, MapFlags::MAP_SHARED, &memory, 0) }?;
-        Ok(Self { start: start.cast(), length, _memory: memory, _values: PhantomData })
-    }
-}
-
-impl<T: SharedValue> Deref for SharedMemory<T> {
-    type Target = [T];
-
-    fn deref(&self) -> &[T] {
-        // SAFETY: the mapping holds `length` values for as long as `self` lives, is page-aligned, and began
-        // as zeroes, which are valid; `SharedValue` values change only through atomics, in every process.
-        unsafe { slice::from_raw_parts(self.start.as_ptr(), self.length) }
-    }
-}
-
-impl<T> Drop for SharedMemory<T> {
-    fn drop(&mut self) {
-        // SAFETY: the mapping was made in `new` with this length, and no reference outlives `self`.
-        let unmapped = unsafe { munmap(self.start.cast(), self.length * size_of::<T>()) };
-        debug_assert!(unmapped.is_ok(), "the mapping was made by mmap");
-    }
-}
-
-// SAFETY: it owns its mapping, and the values are usable from any thread (`SharedValue: Sync`).
-unsafe impl<T: SharedValue> Send for SharedMemory<T> {}
-
-// SAFETY: only shared references to `Sync` values are handed out.
-unsafe impl<T: SharedValue> Sync for SharedMemory<T> {}
-
-impl<T> fmt::Debug for SharedMemory<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SharedMemory").field("length", &self.length).finish_non_exhaustive()
-    }
 }

@@ -24,9 +24,11 @@
 //! # Ok(())
 //! # }
 //! ```
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod error;
+#[doc(hidden)]
+pub mod memory;
 mod names;
 mod queue;
 mod socket;
