@@ -9,10 +9,12 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use axum::Router;
+use axum::routing::post;
 use clap::{Parser, ValueEnum};
 use farrier::mysql::MySql;
 use farrier::prefork;
 use farrier::prelude::*;
+use farrier::shared::Counter;
 use farrier::sqlx::Sqlite;
 use tower_http::catch_panic::CatchPanicLayer;
 
@@ -110,7 +112,14 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let more = Additions { preload, queue };
+    let counter = match Counter::new("requests that were counted") {
+        Ok(counter) => counter,
+        Err(error) => {
+            complain(&error.to_string());
+            return ExitCode::FAILURE;
+        }
+    };
+    let more = Additions { preload, queue, counter };
     // An empty variable is an unset one, as for the launcher's own settings.
     let Some(url) = args.database_url.filter(|url| !url.is_empty()) else {
         return run(launcher, more, move |worker, more| app(worker, boots.now(), more));
@@ -151,18 +160,24 @@ fn serve<S: Store>(
 struct Additions {
     preload: Option<Preload>,
     queue: Option<Queue>,
+    counter: Counter,
 }
 
 /// With the routes of these.
 fn run<F>(
     launcher: Launcher,
-    Additions { preload, queue }: Additions,
+    Additions { preload, queue, counter }: Additions,
     app: impl Fn(Worker, Router) -> F + Sync,
 ) -> ExitCode
 where
     F: Future<Output = Result<Router, BoxError>>,
 {
-    let more = || queue.clone().map_or_else(Router::new, companion::routes);
+    let counted = move || {
+        let add = post(async move || counter.add(1).to_string());
+        Router::new().route("/counter", add.get(async move || counter.get().to_string()))
+    };
+    let more =
+        || queue.clone().map_or_else(counted, |queue| counted().merge(companion::routes(queue)));
     let Some(preload) = preload else {
         return launcher.run(|worker| app(worker, more()));
     };

@@ -18,3 +18,4 @@ mod readme;
 mod recycling;
 mod rooms;
 mod server_hooks;
+mod variables;

@@ -12,8 +12,7 @@ use std::time::{Duration, Instant};
 use farrier_exchange::End;
 use farrier_heartbeat::{Pulse, RequestHead, State, Ticket};
 use farrier_serve::ConnectionEvent;
-use farrier_shared::memory::{MemoryError, SharedMemory};
-use farrier_shared::shared_struct;
+use farrier_shared::memory::{MemoryError, SharedMemory, shared_struct};
 
 use crate::settings::MAX_WORKERS;
 

@@ -1,8 +1,9 @@
-//! What processes that were forked from one share: a typed queue between them.
+//! What processes that were forked from one share: a typed [`queue()`] between them, and what they count together, a
+//! [`Counter`] or a [`Gauge`].
 //!
-//! It is made before the fork, so that every process has it, and is of use within one process as well. Under farrier's
-//! launcher it is how workers give work to a companion: `main` makes it, the app's function has the sender, and the
-//! companion's the receiver.
+//! All of it is made before the fork, so that every process has it, and is of use within one process as well. Under
+//! farrier's launcher a queue is how workers give work to a companion: `main` makes it, the app's function has the sender,
+//! and the companion's the receiver.
 //!
 //! ```
 //! use farrier_shared::queue;
@@ -32,7 +33,9 @@ pub mod memory;
 mod names;
 mod queue;
 mod socket;
+mod variables;
 
 pub use error::{QueueError, RecvError, SendError};
 pub use names::descriptors;
 pub use queue::{Receiver, Sender, queue, queue_with_buffer};
+pub use variables::{Counter, Gauge, VariableError};

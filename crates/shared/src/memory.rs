@@ -117,6 +117,8 @@ macro_rules! shared_struct {
     };
 }
 
+pub use shared_struct;
+
 /// Memory that this process shares with the children that it forks.
 pub struct SharedMemory<T> {
     start: NonNull<Head>,

@@ -22,6 +22,7 @@ mod preload;
 mod queue;
 mod report;
 mod service;
+mod variables;
 
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
@@ -41,6 +42,8 @@ enum Command {
     Preload(preload::Args),
     /// Messages per second and latency of a queue between two processes, beside Python's.
     Queue(queue::Args),
+    /// What it costs to add to a shared counter, beside an atomic of the process's own.
+    Variables(variables::Args),
     /// Serves requests through one variant; what `layers` runs under callgrind.
     #[command(hide = true)]
     Serve(callgrind::ServeArgs<layers::Variant>),
@@ -65,6 +68,7 @@ fn main() -> ExitCode {
         Command::ServeHttp(args) => http::serve(&args),
         Command::Preload(args) => preload::run(&args),
         Command::Queue(args) => queue::run(&args),
+        Command::Variables(args) => variables::run(&args),
         Command::ServeQueue(args) => return queue::serve(&args),
         Command::ServeTable(args) => return preload::serve(&args),
     };
