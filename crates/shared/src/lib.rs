@@ -1,5 +1,5 @@
 //! What processes that were forked from one share: a typed [`queue()`] between them, and what they count together, a
-//! [`Counter`] or a [`Gauge`].
+//! [`Counter`], a [`Gauge`], a [`Histogram`] or a small [`Value`].
 //!
 //! All of it is made before the fork, so that every process has it, and is of use within one process as well. Under
 //! farrier's launcher a queue is how workers give work to a companion: `main` makes it, the app's function has the sender,
@@ -28,14 +28,20 @@
 #![deny(unsafe_code)]
 
 mod error;
+mod histogram;
 #[doc(hidden)]
 pub mod memory;
 mod names;
+mod numbers;
 mod queue;
 mod socket;
+mod value;
 mod variables;
 
 pub use error::{QueueError, RecvError, SendError};
+pub use histogram::{Histogram, HistogramReading};
 pub use names::descriptors;
+pub use numbers::{Counter, Gauge};
 pub use queue::{Receiver, Sender, queue, queue_with_buffer};
-pub use variables::{Counter, Gauge, VariableError};
+pub use value::Value;
+pub use variables::VariableError;

@@ -88,12 +88,12 @@ macro_rules! shared_struct {
     (
         $(#[$attribute:meta])*
         $visibility:vis struct $name:ident {
-            $($(#[$field_attribute:meta])* $field:ident: $type:ty,)*
+            $($(#[$field_attribute:meta])* $field_visibility:vis $field:ident: $type:ty,)*
         }
     ) => {
         $(#[$attribute])*
         $visibility struct $name {
-            $($(#[$field_attribute])* $field: $type,)*
+            $($(#[$field_attribute])* $field_visibility $field: $type,)*
         }
 
         #[expect(unsafe_code, reason = "farrier-shared's memory.rs has the argument")]

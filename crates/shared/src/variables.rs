@@ -1,4 +1,4 @@
-//! Numbers that all processes count together: a counter, which only grows, and a gauge, which goes up and down.
+//! The variables that all processes have together, and the memory that they are in.
 
 use std::process;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -14,14 +14,22 @@ const MOST: usize = 1024;
 /// Words of eight bytes that a name has.
 const NAME_WORDS: usize = 8;
 
+/// Words of eight bytes that a variable has for itself.
+pub(crate) const WORDS: usize = 48;
+
+/// How many bounds a histogram may have: there are a bucket more, and the sum.
+pub(crate) const MOST_BOUNDS: usize = 22;
+
+const _: () = assert!(2 * MOST_BOUNDS + 2 <= WORDS);
+
 /// The longest name, in bytes.
 const LONGEST_NAME: usize = 8 * NAME_WORDS;
 
 shared_struct! {
     /// A variable. It has cache lines of its own, so that two that are counted at once do not slow each other down.
     #[repr(C, align(128))]
-    struct Slot {
-        value: AtomicU64,
+    pub(crate) struct Slot {
+        pub(crate) words: [AtomicU64; WORDS],
         /// What it is; 0 for nothing.
         kind: AtomicU32,
         /// Bytes.
@@ -31,9 +39,11 @@ shared_struct! {
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Kind {
+pub(crate) enum Kind {
     Counter = 1,
     Gauge = 2,
+    Histogram = 3,
+    Value = 4,
 }
 
 /// All variables of this process and of those that it has forked.
@@ -43,44 +53,6 @@ struct Variables {
     maker: u32,
     names: Mutex<Vec<Name>>,
 }
-
-/// A number that only grows, which all processes have together: requests, mails, errors.
-///
-/// It is made before the fork, and survives each of the processes: one that is replaced or killed has counted what it has
-/// counted. A clone is the same counter.
-///
-/// ```
-/// use farrier_shared::Counter;
-///
-/// # fn main() -> Result<(), farrier_shared::VariableError> {
-/// let mails = Counter::new("mails")?;
-/// // In any process:
-/// mails.add(1);
-/// assert_eq!(mails.get(), 1);
-/// # Ok(())
-/// # }
-/// ```
-#[derive(Clone, Copy)]
-pub struct Counter(&'static Slot);
-
-/// A number that goes up and down, which all processes have together: who is logged in, what is in progress.
-///
-/// It is made before the fork, as a [`Counter`]. What a process adds and does not take away again, because it is killed, stays.
-///
-/// ```
-/// use farrier_shared::Gauge;
-///
-/// # fn main() -> Result<(), farrier_shared::VariableError> {
-/// let seats = Gauge::new("seats")?;
-/// // In any process:
-/// seats.set(10);
-/// assert_eq!(seats.add(-1), 9);
-/// assert_eq!(seats.get(), 9);
-/// # Ok(())
-/// # }
-/// ```
-#[derive(Clone, Copy)]
-pub struct Gauge(&'static Slot);
 
 /// Why there is no such variable.
 #[derive(Debug)]
@@ -94,72 +66,27 @@ pub enum VariableError {
     AfterFork(String),
     /// A program may have 1,024 of them.
     TooMany(String),
+    /// The bounds of a histogram are 1 to 22 numbers, each larger than the one before.
+    Bounds(String),
     /// The kernel's: no memory, no descriptor.
     Io(io::Error),
 }
 
-impl Counter {
-    /// Makes a counter, which is 0.
+impl Slot {
+    /// A new one for a variable; `fill` writes its first words.
     ///
     /// # Errors
     ///
     /// The name is taken or none; it is made too late; or the kernel's.
-    pub fn new(name: &str) -> Result<Self, VariableError> {
-        Variables::make(name, Kind::Counter).map(Self)
-    }
-
-    /// Adds to it; returns what it is then. Beyond [`u64::MAX`] it begins anew.
-    #[expect(clippy::must_use_candidate, reason = "most only count")]
-    pub fn add(&self, more: u64) -> u64 {
-        self.0.value.fetch_add(more, Ordering::Relaxed).wrapping_add(more)
-    }
-
-    /// What all processes have counted.
-    #[must_use]
-    pub fn get(&self) -> u64 {
-        self.0.value.load(Ordering::Relaxed)
-    }
-}
-
-impl Gauge {
-    /// Makes a gauge, which is 0.
-    ///
-    /// # Errors
-    ///
-    /// The name is taken or none; it is made too late; or the kernel's.
-    pub fn new(name: &str) -> Result<Self, VariableError> {
-        Variables::make(name, Kind::Gauge).map(Self)
-    }
-
-    /// Adds to it, or takes away; returns what it is then.
-    #[expect(clippy::must_use_candidate, reason = "most only count")]
-    pub fn add(&self, more: i64) -> i64 {
-        let more = u64::from_ne_bytes(more.to_ne_bytes());
-        signed(self.0.value.fetch_add(more, Ordering::Relaxed).wrapping_add(more))
-    }
-
-    /// Whatever it was, it is this now.
-    pub fn set(&self, value: i64) {
-        self.0.value.store(u64::from_ne_bytes(value.to_ne_bytes()), Ordering::Relaxed);
-    }
-
-    /// What it is.
-    #[must_use]
-    pub fn get(&self) -> i64 {
-        signed(self.0.value.load(Ordering::Relaxed))
-    }
-}
-
-fn signed(value: u64) -> i64 {
-    i64::from_ne_bytes(value.to_ne_bytes())
-}
-
-impl Variables {
-    fn make(name: &str, kind: Kind) -> Result<&'static Slot, VariableError> {
+    pub(crate) fn new(
+        name: &str,
+        kind: Kind,
+        fill: impl FnOnce(&[AtomicU64; WORDS]),
+    ) -> Result<&'static Self, VariableError> {
         if !(1..=LONGEST_NAME).contains(&name.len()) {
             return Err(VariableError::NoName(name.to_owned()));
         }
-        let all = Self::all()?;
+        let all = Variables::all()?;
         if all.maker != process::id() {
             return Err(VariableError::AfterFork(name.to_owned()));
         }
@@ -168,24 +95,12 @@ impl Variables {
             return Err(VariableError::TooMany(name.to_owned()));
         };
         let taken = Name::take(name).ok_or_else(|| VariableError::NameTaken(name.to_owned()))?;
+        fill(&slot.words);
         slot.write(name, kind);
         names.push(taken);
         Ok(slot)
     }
 
-    fn all() -> Result<&'static Self, VariableError> {
-        static ALL: OnceLock<Variables> = OnceLock::new();
-        if let Some(all) = ALL.get() {
-            return Ok(all);
-        }
-        let slots = SharedMemory::new("farrier-variables", MOST)?;
-        let all = Self { slots, maker: process::id(), names: Mutex::default() };
-        // If another thread was faster, this one's is dropped.
-        Ok(ALL.get_or_init(|| all))
-    }
-}
-
-impl Slot {
     /// So that another image of the program finds it.
     fn write(&self, name: &str, kind: Kind) {
         for (word, bytes) in self.name.iter().zip(name.as_bytes().chunks(8)) {
@@ -198,7 +113,7 @@ impl Slot {
         self.kind.store(kind as u32, Ordering::Release);
     }
 
-    fn name(&self) -> String {
+    pub(crate) fn name(&self) -> String {
         let words = self.name.iter();
         let bytes: Vec<u8> =
             words.flat_map(|word| word.load(Ordering::Relaxed).to_ne_bytes()).collect();
@@ -207,15 +122,16 @@ impl Slot {
     }
 }
 
-impl fmt::Debug for Counter {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Counter").field("name", &self.0.name()).field("value", &self.get()).finish()
-    }
-}
-
-impl fmt::Debug for Gauge {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Gauge").field("name", &self.0.name()).field("value", &self.get()).finish()
+impl Variables {
+    fn all() -> Result<&'static Self, VariableError> {
+        static ALL: OnceLock<Variables> = OnceLock::new();
+        if let Some(all) = ALL.get() {
+            return Ok(all);
+        }
+        let slots = SharedMemory::new("farrier-variables", MOST)?;
+        let all = Self { slots, maker: process::id(), names: Mutex::default() };
+        // If another thread was faster, this one's is dropped.
+        Ok(ALL.get_or_init(|| all))
     }
 }
 
@@ -242,6 +158,10 @@ impl fmt::Display for VariableError {
             Self::TooMany(name) => {
                 write!(f, "{name:?} is one too many: allowed are {MOST} variables")
             }
+            Self::Bounds(name) => write!(
+                f,
+                "the bounds of {name:?}: allowed are 1 to {MOST_BOUNDS} numbers, each larger than the one before"
+            ),
             Self::Io(error) => write!(f, "a variable cannot be made: {error}"),
         }
     }

@@ -1,0 +1,120 @@
+//! Numbers that all processes count together: a counter, which only grows, and a gauge, which goes up and down.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::variables::{Kind, Slot, VariableError};
+
+/// A number that only grows, which all processes have together: requests, mails, errors.
+///
+/// It is made before the fork, and survives each of the processes: one that is replaced or killed has counted what it has
+/// counted. A clone is the same counter.
+///
+/// ```
+/// use farrier_shared::Counter;
+///
+/// # fn main() -> Result<(), farrier_shared::VariableError> {
+/// let mails = Counter::new("mails")?;
+/// // In any process:
+/// mails.add(1);
+/// assert_eq!(mails.get(), 1);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Copy)]
+pub struct Counter(&'static Slot);
+
+/// A number that goes up and down, which all processes have together: who is logged in, what is in progress.
+///
+/// It is made before the fork, as a [`Counter`]. What a process adds and does not take away again, because it is killed, stays.
+///
+/// ```
+/// use farrier_shared::Gauge;
+///
+/// # fn main() -> Result<(), farrier_shared::VariableError> {
+/// let seats = Gauge::new("seats")?;
+/// // In any process:
+/// seats.set(10);
+/// assert_eq!(seats.add(-1), 9);
+/// assert_eq!(seats.get(), 9);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Copy)]
+pub struct Gauge(&'static Slot);
+
+impl Counter {
+    fn word(&self) -> &'static AtomicU64 {
+        &self.0.words[0]
+    }
+
+    /// Makes a counter, which is 0.
+    ///
+    /// # Errors
+    ///
+    /// The name is taken or none; it is made too late; or the kernel's.
+    pub fn new(name: &str) -> Result<Self, VariableError> {
+        Slot::new(name, Kind::Counter, |_| ()).map(Self)
+    }
+
+    /// Adds to it; returns what it is then. Beyond [`u64::MAX`] it begins anew.
+    #[expect(clippy::must_use_candidate, reason = "most only count")]
+    pub fn add(&self, more: u64) -> u64 {
+        self.word().fetch_add(more, Ordering::Relaxed).wrapping_add(more)
+    }
+
+    /// What all processes have counted.
+    #[must_use]
+    pub fn get(&self) -> u64 {
+        self.word().load(Ordering::Relaxed)
+    }
+}
+
+impl Gauge {
+    fn word(&self) -> &'static AtomicU64 {
+        &self.0.words[0]
+    }
+
+    /// Makes a gauge, which is 0.
+    ///
+    /// # Errors
+    ///
+    /// The name is taken or none; it is made too late; or the kernel's.
+    pub fn new(name: &str) -> Result<Self, VariableError> {
+        Slot::new(name, Kind::Gauge, |_| ()).map(Self)
+    }
+
+    /// Adds to it, or takes away; returns what it is then.
+    #[expect(clippy::must_use_candidate, reason = "most only count")]
+    pub fn add(&self, more: i64) -> i64 {
+        let more = u64::from_ne_bytes(more.to_ne_bytes());
+        signed(self.word().fetch_add(more, Ordering::Relaxed).wrapping_add(more))
+    }
+
+    /// Whatever it was, it is this now.
+    pub fn set(&self, value: i64) {
+        self.word().store(u64::from_ne_bytes(value.to_ne_bytes()), Ordering::Relaxed);
+    }
+
+    /// What it is.
+    #[must_use]
+    pub fn get(&self) -> i64 {
+        signed(self.word().load(Ordering::Relaxed))
+    }
+}
+
+fn signed(value: u64) -> i64 {
+    i64::from_ne_bytes(value.to_ne_bytes())
+}
+
+impl fmt::Debug for Counter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Counter").field("name", &self.0.name()).field("value", &self.get()).finish()
+    }
+}
+
+impl fmt::Debug for Gauge {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Gauge").field("name", &self.0.name()).field("value", &self.get()).finish()
+    }
+}
