@@ -1,5 +1,6 @@
 //! What processes that were forked from one share: a typed [`queue()`] between them, and what they count together, a
-//! [`Counter`], a [`Gauge`], a [`Histogram`] or a small [`Value`].
+//! [`Counter`], a [`Gauge`], a [`Histogram`] or a small [`Value`]; and a lock that dies with
+//! its holder, a [`Mutex`].
 //!
 //! All of it is made before the fork, so that every process has it, and is of use within one process as well. Under
 //! farrier's launcher a queue is how workers give work to a companion: `main` makes it, the app's function has the sender,
@@ -29,6 +30,7 @@
 
 mod error;
 mod histogram;
+mod lock;
 #[doc(hidden)]
 pub mod memory;
 mod names;
@@ -40,6 +42,7 @@ mod variables;
 
 pub use error::{QueueError, RecvError, SendError};
 pub use histogram::{Histogram, HistogramReading};
+pub use lock::{Mutex, MutexGuard};
 pub use names::descriptors;
 pub use numbers::{Counter, Gauge};
 pub use queue::{Receiver, Sender, queue, queue_with_buffer};

@@ -1,5 +1,7 @@
 //! The variables that all processes have together, and the memory that they are in.
 
+use std::fs::File;
+use std::os::fd::{AsFd, AsRawFd};
 use std::process;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -34,6 +36,7 @@ shared_struct! {
         kind: AtomicU32,
         /// Bytes.
         name_length: AtomicU32,
+        number: AtomicU32,
         name: [AtomicU64; NAME_WORDS],
     }
 }
@@ -44,6 +47,7 @@ pub(crate) enum Kind {
     Gauge = 2,
     Histogram = 3,
     Value = 4,
+    Mutex = 5,
 }
 
 /// All variables of this process and of those that it has forked.
@@ -96,9 +100,26 @@ impl Slot {
         };
         let taken = Name::take(name).ok_or_else(|| VariableError::NameTaken(name.to_owned()))?;
         fill(&slot.words);
+        slot.number.store(u32::try_from(names.len()).unwrap_or(u32::MAX), Ordering::Relaxed);
         slot.write(name, kind);
         names.push(taken);
         Ok(slot)
+    }
+
+    /// Its place among all.
+    pub(crate) fn number(&self) -> u32 {
+        self.number.load(Ordering::Relaxed)
+    }
+
+    /// The memory that all slots are in, as a file of this caller's own.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's: no descriptor.
+    pub(crate) fn open() -> io::Result<File> {
+        let all = Variables::all().map_err(io::Error::other)?;
+        let number = all.slots.as_fd().as_raw_fd();
+        File::options().read(true).write(true).open(format!("/proc/self/fd/{number}"))
     }
 
     /// So that another image of the program finds it.

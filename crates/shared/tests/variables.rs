@@ -38,7 +38,7 @@ fn a_histogram_counts_each_size_in_its_bucket() {
             scope.spawn(|| (0..10_000).for_each(|_| sizes.record(2.0)));
         }
     });
-    assert_eq!(sizes.clone().read().buckets[1], 40_002);
+    assert_eq!(sizes.read().buckets[1], 40_002);
     let many: Vec<f64> = (0..23).map(f64::from).collect();
     for bounds in [&[][..], &[1.0, 1.0], &[2.0, 1.0], &[f64::NAN], &[1.0, f64::INFINITY], &many] {
         let refused = Histogram::new("other sizes", bounds);
