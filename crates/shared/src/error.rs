@@ -48,7 +48,8 @@ pub enum RecvError {
     Empty,
     /// There is none, and no process has the sending end any more.
     Closed,
-    /// What came is no message of this type, and is gone: another program's image has sent it.
+    /// What came is no message of this type, and is gone: another image of the program has sent it, or the type is one that
+    /// can be written and not read (see [`queue`](crate::queue())).
     Malformed(Box<dyn std::error::Error + Send + Sync>),
     /// The kernel's.
     Io(io::Error),

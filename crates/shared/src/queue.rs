@@ -8,6 +8,7 @@ use nix::errno::Errno;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::io::Interest;
+use tokio::task::coop::consume_budget;
 
 use crate::error::{QueueError, RecvError, SendError};
 use crate::names::Name;
@@ -19,11 +20,10 @@ const POSTCARD: u8 = 1;
 
 /// The sending end of a [`queue`]; a clone sends to the same.
 ///
-/// It may be used by several tasks at once. It waits on the runtime that it has first waited on: another runtime has a
-/// clone of its own.
+/// It may be used by several tasks at once, on any runtime. When the queue is full, the tasks of a process send in the order in
+/// which they came; between processes there is no order.
 pub struct Sender<T> {
     end: Arc<End>,
-    waiting: OnceLock<Waiting>,
     longest: usize,
     messages: PhantomData<fn(T)>,
 }
@@ -41,6 +41,10 @@ pub struct Receiver<T> {
 
 /// Makes a queue, whose ends are usable in this process and in all that it forks.
 ///
+/// Messages are written by [postcard](https://docs.rs/postcard), which is compact and does not say what the fields are: types
+/// that are read by what is in them cannot be sent, such as `serde_json::Value` and whatever is `#[serde(untagged)]`,
+/// internally tagged, or leaves fields out.
+///
 /// It holds what the kernel's own buffer for a socket holds (`net.core.wmem_default`, mostly 208 KiB), in which a small
 /// message takes about 800 bytes, so some 250 of them; who sends more waits. Messages that nobody has received stay while any
 /// process has an end: one that starts anew finds them. A message that was received is its receiver's alone: if that is killed
@@ -49,7 +53,10 @@ pub struct Receiver<T> {
 /// The queue is closed when no process has the other end any more. A process that forks others keeps both ends for the next
 /// one, so between forked processes a queue does not close before the first process ends.
 ///
-/// `name` is for people and launchers; two living queues of a process have different ones.
+/// When several processes wait, a message wakes each of them, and one gets it.
+///
+/// `name` is for people and launchers; two living queues of a process have different ones. Make it in `main`: a launcher's
+/// preload is called again at each reload, while the queue of the one before is still there.
 ///
 /// # Errors
 ///
@@ -58,7 +65,8 @@ pub fn queue<T>(name: &str) -> Result<(Sender<T>, Receiver<T>), QueueError> {
     make(name, None)
 }
 
-/// Makes a [`queue`] that holds more, or less: `buffer` bytes, of which a message takes what it has and some 800 more.
+/// Makes a [`queue`] that holds more, or less: `buffer` bytes, of which a message takes what it has and some 800 more. A
+/// message has at most 4 MiB, whatever the buffer.
 ///
 /// # Errors
 ///
@@ -78,8 +86,7 @@ fn make<T>(name: &str, asked: Option<usize>) -> Result<(Sender<T>, Receiver<T>),
         return Err(QueueError::BufferTooLarge { asked, most: buffer });
     }
     let longest = socket::longest_message(buffer);
-    let sender =
-        Sender { end: Arc::new(sending), waiting: OnceLock::new(), longest, messages: PhantomData };
+    let sender = Sender { end: Arc::new(sending), longest, messages: PhantomData };
     let receiver = Receiver {
         end: Arc::new(receiving),
         waiting: OnceLock::new(),
@@ -91,7 +98,7 @@ fn make<T>(name: &str, asked: Option<usize>) -> Result<(Sender<T>, Receiver<T>),
 }
 
 impl<T: Serialize> Sender<T> {
-    /// Sends a message, and waits for room while the queue is full. Who waits for longest is not first.
+    /// Sends a message, and waits for room while the queue is full.
     ///
     /// # Errors
     ///
@@ -99,33 +106,30 @@ impl<T: Serialize> Sender<T> {
     ///
     /// # Panics
     ///
-    /// If it has to wait outside of a tokio runtime that does I/O.
+    /// If it has to wait outside of a tokio runtime with I/O and time.
     ///
     /// # Cancel safety
     ///
     /// A future that is dropped before it is ready has sent nothing.
     pub async fn send(&self, message: &T) -> Result<(), SendError> {
+        // A loop that always finds room lets others have a turn, too.
+        consume_budget().await;
         let message = self.written(message)?;
-        let sent = match self.end.send(&message) {
-            Err(Errno::EAGAIN) => match waiting(&self.waiting, &self.end) {
-                Ok(waiting) => {
-                    waiting.until_done(Interest::WRITABLE, || self.end.send(&message)).await
-                }
-                Err(error) => Err(error),
-            },
+        let sent = match self.end.send_in_turn(&message) {
+            Err(Errno::EAGAIN) => self.end.send_when_there_is_room(&message).await,
             sent => sent,
         };
         sent.map_err(|error| self.not_sent(error, message.len()))
     }
 
-    /// Sends a message if there is room now.
+    /// Sends a message if there is room now, and no task of this process waits for it.
     ///
     /// # Errors
     ///
     /// [`SendError`]; the message was not sent.
     pub fn try_send(&self, message: &T) -> Result<(), SendError> {
         let message = self.written(message)?;
-        self.end.send(&message).map_err(|error| self.not_sent(error, message.len()))
+        self.end.send_in_turn(&message).map_err(|error| self.not_sent(error, message.len()))
     }
 
     fn written(&self, message: &T) -> Result<Vec<u8>, SendError> {
@@ -163,6 +167,7 @@ impl<T: DeserializeOwned> Receiver<T> {
     ///
     /// A future that is dropped before it is ready has taken nothing from the queue.
     pub async fn recv(&mut self) -> Result<T, RecvError> {
+        consume_budget().await;
         self.make_room();
         let Self { end, waiting: known, buffer, .. } = self;
         let received = match end.recv(buffer) {
@@ -219,8 +224,7 @@ fn waiting<'a>(known: &'a OnceLock<Waiting>, end: &End) -> Result<&'a Waiting, E
 impl<T> Clone for Sender<T> {
     fn clone(&self) -> Self {
         let Self { end, longest, .. } = self;
-        let (end, waiting) = (Arc::clone(end), OnceLock::new());
-        Self { end, waiting, longest: *longest, messages: PhantomData }
+        Self { end: Arc::clone(end), longest: *longest, messages: PhantomData }
     }
 }
 

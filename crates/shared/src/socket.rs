@@ -4,22 +4,33 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv, send};
 use socket2::{Domain, Socket, Type};
 use tokio::io::Interest;
+use tokio::sync::Mutex;
+use tokio::{runtime, time};
 
 use crate::names::Name;
 
 /// What the kernel keeps of a buffer for itself when it judges the size of a message.
 const RESERVED: usize = 32;
 
+/// More the kernel does not take at once, whatever the buffer.
+const LONGEST_MESSAGE: usize = 4 << 20;
+
+/// How often a task that waits for room looks: the kernel says that there is some only when three quarters are free.
+const LOOKS_FOR_ROOM: Duration = Duration::from_millis(10);
+
 /// One end, which is listed under a name while it is open.
 #[derive(Debug)]
 pub(crate) struct End {
     socket: OwnedFd,
     name: Arc<Name>,
+    /// Who sends next, of the tasks of this process; and how it has waited before.
+    turn: Mutex<Option<(runtime::Id, Waiting)>>,
 }
 
 /// An end as one runtime waits on it: a descriptor of its own, since an epoll knows each only once. It is never read or
@@ -45,25 +56,60 @@ pub(crate) fn pair(name: &Arc<Name>, buffer: Option<usize>) -> io::Result<(End, 
 
 /// Bytes that a message may have in a buffer of so many.
 pub(crate) fn longest_message(buffer: usize) -> usize {
-    buffer.saturating_sub(RESERVED)
+    buffer.saturating_sub(RESERVED).min(LONGEST_MESSAGE)
 }
 
 impl End {
     fn new(socket: Socket, name: &Arc<Name>) -> Self {
         name.opened(socket.as_raw_fd());
-        Self { socket: socket.into(), name: Arc::clone(name) }
+        Self { socket: socket.into(), name: Arc::clone(name), turn: Mutex::default() }
     }
 
     pub(crate) fn name(&self) -> &str {
         self.name.as_str()
     }
 
-    /// All of `message`, or nothing.
+    /// All of `message`, or nothing, unless others wait for room.
     ///
     /// # Errors
     ///
-    /// The kernel's; EAGAIN if there is no room.
-    pub(crate) fn send(&self, message: &[u8]) -> Result<(), Errno> {
+    /// The kernel's; EAGAIN if there is no room, or others wait for it.
+    pub(crate) fn send_in_turn(&self, message: &[u8]) -> Result<(), Errno> {
+        let _turn = self.turn.try_lock().map_err(|_| Errno::EAGAIN)?;
+        self.send(message)
+    }
+
+    /// The same when it is this task's turn and there is room.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's but EAGAIN.
+    ///
+    /// # Cancel safety
+    ///
+    /// If it is dropped nothing was sent.
+    pub(crate) async fn send_when_there_is_room(&self, message: &[u8]) -> Result<(), Errno> {
+        let mut turn = self.turn.lock().await;
+        let runtime = runtime::Handle::current().id();
+        let known = turn.take().filter(|(known, _)| *known == runtime);
+        let waiting = match known {
+            Some((_, waiting)) => waiting,
+            None => self.waiting()?,
+        };
+        let (_, waiting) = turn.insert((runtime, waiting));
+        loop {
+            let room = waiting.until_done(Interest::WRITABLE, || self.send(message));
+            if let Ok(done) = time::timeout(LOOKS_FOR_ROOM, room).await {
+                return done;
+            }
+            match self.send(message) {
+                Err(Errno::EAGAIN) => {}
+                done => return done,
+            }
+        }
+    }
+
+    fn send(&self, message: &[u8]) -> Result<(), Errno> {
         loop {
             // A library may have undone what Rust does about SIGPIPE.
             match send(self.socket.as_raw_fd(), message, MsgFlags::MSG_NOSIGNAL) {

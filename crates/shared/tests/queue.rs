@@ -56,6 +56,49 @@ async fn a_full_queue_makes_its_senders_wait() {
     late.await.unwrap();
 }
 
+/// Behaviour Q7: who waits has its turn before who comes later, as soon as there is room for one.
+#[tokio::test]
+async fn who_waits_for_room_is_before_who_comes_later() {
+    let (sender, mut receiver) = queue::<u64>("in turn").unwrap();
+    while sender.try_send(&0).is_ok() {}
+    let first = tokio::spawn({
+        let sender = sender.clone();
+        async move { sender.send(&1).await }
+    });
+    tokio::task::yield_now().await;
+    let mut others = Vec::new();
+    for _ in 0..50 {
+        let sender = sender.clone();
+        others.push(tokio::spawn(async move { sender.send(&2).await }));
+    }
+    tokio::task::yield_now().await;
+    receiver.recv().await.unwrap();
+    timeout(SOON, first).await.expect("there is room for one").unwrap().unwrap();
+    assert!(matches!(sender.try_send(&3), Err(SendError::Full)));
+    let mut order = Vec::new();
+    while order.len() < 51 {
+        let received = timeout(SOON, receiver.recv()).await.expect("all are sent");
+        order.extend(Some(received.unwrap()).filter(|&number| number > 0));
+    }
+    assert_eq!(order.iter().position(|&number| number == 1), Some(0));
+}
+
+/// A loop that always finds a message, or room, keeps no other task from its turn.
+#[tokio::test]
+async fn a_busy_loop_lets_others_have_a_turn() {
+    let (sender, mut receiver) = queue::<u64>("busy").unwrap();
+    let beside = tokio::spawn(async {});
+    for number in 0..200 {
+        sender.send(&number).await.unwrap();
+    }
+    assert!(beside.is_finished(), "the sender was alone");
+    let beside = tokio::spawn(async {});
+    for _ in 0..200 {
+        receiver.recv().await.unwrap();
+    }
+    assert!(beside.is_finished(), "the receiver was alone");
+}
+
 /// Behaviour Q2: each message goes to exactly one of the receivers, whoever has sent it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_message_goes_to_one_receiver() {
