@@ -34,7 +34,7 @@ pub(crate) struct Arbiter {
     pub(super) dry_run: Option<DryRun>,
     /// A reload has begun, and neither [`Action::Reloaded`] nor [`Action::Revert`] has ended it.
     pub(super) unfinished: bool,
-    /// When the first order to stop came.
+    /// When the first order to stop came, if the server ran then.
     pub(super) stop_began: Option<Instant>,
 }
 
@@ -340,7 +340,8 @@ impl Arbiter {
     pub(super) fn died(&mut self, member: &Member, now: Instant, actions: &mut Vec<Action>) {
         if let Some(slot) = self.slot_mut(member.place) {
             if member.is_healthy(now) {
-                *slot = SlotState { spawning: slot.spawning, ..SlotState::default() };
+                let SlotState { spawning, is_last, .. } = *slot;
+                *slot = SlotState { spawning, is_last, ..SlotState::default() };
             } else {
                 slot.failed(member.ready_at.is_some(), now);
             }
@@ -395,7 +396,11 @@ impl Arbiter {
             Phase::Preparing { pid, .. } => (quick, verdict, pid),
             Phase::New { .. } | Phase::Starting | Phase::Running => (quick, verdict, None),
         };
-        self.stop_began.get_or_insert(now);
+        if self.phase == Phase::Running {
+            self.stop_began = Some(now);
+            // One that has failed has its last chance without a pause.
+            self.companions.iter_mut().for_each(|slot| slot.retry_at = None);
+        }
         for pid in preparing.into_iter().chain(self.dry_run.take().map(|run| run.pid)) {
             self.dismiss_process(pid, now, actions);
         }
@@ -423,19 +428,15 @@ impl Arbiter {
 
     /// Workers first: the companions do what those leave to them, and go when no worker is left.
     pub(super) fn dismiss_all(&mut self, quick: bool, now: Instant, actions: &mut Vec<Action>) {
-        let forking = self.slots.iter().any(|slot| slot.spawning);
-        let working = forking || self.workers.values().any(Member::is_worker);
-        let began = self.stop_began.unwrap_or(now);
         for (&pid, member) in &mut self.workers {
             if quick {
                 member.leave_quick(pid, now, actions);
-            } else if member.is_companion() {
-                if !working {
-                    member.leave_after_the_workers(pid, began, now, actions);
-                }
-            } else {
+            } else if !member.is_companion() {
                 member.leave(pid, Why::Stop, now, actions);
             }
+        }
+        if !quick {
+            self.dismiss_companions(now, actions);
         }
     }
 }

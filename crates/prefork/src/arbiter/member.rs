@@ -64,6 +64,8 @@ pub(super) struct SlotState {
     pub(super) retry_at: Option<Instant>,
     /// A spawn is under way.
     pub(super) spawning: bool,
+    /// The server stops, and no other process comes into this place.
+    pub(super) is_last: bool,
 }
 
 impl Member {
@@ -92,13 +94,12 @@ impl Member {
     pub(super) fn leave_after_the_workers(
         &mut self,
         pid: Pid,
-        began: Instant,
+        end: Instant,
         now: Instant,
         actions: &mut Vec<Action>,
     ) {
         if self.stage.is_active() {
-            let grace = began + self.limits.graceful_timeout;
-            let deadline = grace.max(now + ends::LEAST_COMPANION) + ends::MASTER_MARGIN;
+            let deadline = end.max(now + ends::LEAST_COMPANION) + ends::MASTER_MARGIN;
             self.stage = Stage::Leaving { deadline, quick: false };
             actions.push(Action::Signal { pid, signal: WorkerSignal::Term, why: Why::Stop });
         }

@@ -57,16 +57,14 @@ impl Arbiter {
 
     /// Each slot has one try; who is not ready then will not be.
     fn settle_start(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        let started = self.all_companions_started();
+        if self.limits.require_companions && started.is_none() {
+            self.stop(true, Verdict::NoCompanion, now, actions);
+            return self.settle(now, actions);
+        }
         self.settle_companions(now, actions);
-        if self.limits.require_companions {
-            match self.all_companions_started() {
-                Some(true) => {}
-                Some(false) => return,
-                None => {
-                    self.stop(true, Verdict::NoCompanion, now, actions);
-                    return self.settle(now, actions);
-                }
-            }
+        if self.limits.require_companions && started == Some(false) {
+            return;
         }
         for slot in 0..self.slots.len() {
             let state = &self.slots[slot];

@@ -128,6 +128,78 @@ fn a_companion_has_a_second_also_if_the_workers_took_all_of_the_grace() {
     assert_eq!(world.arbiter.phase(), Phase::Stopped(Verdict::Stopped));
 }
 
+/// Behaviour L68: one that is not there when the server stops comes once more, and does what is left.
+#[test]
+fn a_companion_that_is_missing_at_the_stop_comes_once_more() {
+    // It dies while the workers drain.
+    let mut world = running(1);
+    for process in world.processes.values_mut() {
+        process.obeys = false;
+    }
+    world.order(Order::Stop { quick: false });
+    world.die(world.pid_of(FIRST).expect("it runs"));
+    let next = world.pid_of(FIRST).expect("it is replaced");
+    world.ready(next);
+    assert!(world.processes[&next].signals.is_empty());
+    for slot in 0..2 {
+        world.die(world.pid_of(Place::Worker(slot)).expect("it drains"));
+    }
+    assert_eq!(world.processes[&next].signals, [WorkerSignal::Term]);
+    world.die(next);
+    assert_eq!(world.arbiter.phase(), Phase::Stopped(Verdict::Stopped));
+
+    // It waits for its next try.
+    let mut world = running(1);
+    for _ in 0..6 {
+        world.die(world.pid_of(FIRST).expect("it is tried"));
+        world.advance(Duration::from_millis(600));
+        if world.pid_of(FIRST).is_none() {
+            break;
+        }
+    }
+    assert_eq!(world.pid_of(FIRST), None, "it is in back-off");
+    world.order(Order::Stop { quick: false });
+    assert!(world.pid_of(FIRST).is_some());
+    world.live(Duration::from_secs(2));
+    assert_eq!(world.arbiter.phase(), Phase::Stopped(Verdict::Stopped));
+
+    // It leaves for a reload, and has what it has to do.
+    let mut world = running(1);
+    let old = world.pid_of(FIRST).expect("it runs");
+    world.processes.get_mut(&old).expect("it runs").obeys = false;
+    world.order(Order::Reload);
+    world.live(Duration::from_secs(3));
+    assert_eq!(world.processes[&old].signals, [WorkerSignal::Term]);
+    world.order(Order::Stop { quick: false });
+    world.live(Duration::from_secs(1));
+    assert_eq!(world.pids(), [old]);
+    world.die(old);
+    let last = world.pid_of(FIRST).expect("what the workers left is not done");
+    world.ready(last);
+    assert_eq!(world.processes[&last].signals, [WorkerSignal::Term]);
+    world.die(last);
+    assert_eq!(world.arbiter.phase(), Phase::Stopped(Verdict::Stopped));
+}
+
+/// A last one that cannot start is tried once.
+#[test]
+fn a_stop_does_not_wait_for_a_companion_that_fails() {
+    let mut world = running(1);
+    let workers = [0, 1].map(|slot| world.pid_of(Place::Worker(slot)).expect("it serves"));
+    world.die(world.pid_of(FIRST).expect("it runs"));
+    world.order(Order::Stop { quick: false });
+    for worker in workers {
+        world.die(worker);
+    }
+    let mut tries = 0;
+    while let Some(companion) = world.pid_of(FIRST) {
+        world.die(companion);
+        tries += 1;
+    }
+    assert!(tries <= 2, "{tries}");
+    assert_eq!(world.arbiter.phase(), Phase::Stopped(Verdict::Stopped));
+}
+
 #[test]
 fn a_quick_stop_is_for_all_at_once() {
     let mut world = running(1);
@@ -159,6 +231,7 @@ fn required_companions_come_before_the_workers() {
 fn a_required_companion_that_fails_is_the_end() {
     let mut world = required();
     world.die(world.pid_of(FIRST).expect("it is forked"));
+    assert_eq!(world.pid_of(FIRST), None, "it has one try");
     world.live(Duration::from_secs(1));
     assert_eq!(world.arbiter.phase(), Phase::Stopped(Verdict::NoCompanion));
 
