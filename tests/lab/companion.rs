@@ -19,7 +19,7 @@ use tokio::time;
 const TICK: Duration = Duration::from_millis(50);
 
 /// A companion's file, and what is beside it: `.queue` has a line for each message that was received, `.lock` is locked by
-/// who runs, and `.fail` and `.hang`, while they are there, say what the companion does.
+/// who runs, and `.fail`, `.hang` and `.stay`, while they are there, say what the companion does.
 #[derive(Clone, Debug)]
 struct Place(PathBuf);
 
@@ -80,6 +80,8 @@ async fn run(
     }
     let lock = Flock::lock(File::create(place.beside("lock"))?, FlockArg::LockExclusiveNonblock);
     let lock = lock.map_err(|(_, error)| format!("it runs twice: {error}"))?;
+    let last = place.clone();
+    companion.before_exit(async move { last.note("", &format!("{} exit", std::process::id())) });
     Ok(async move {
         let _lock = lock;
         let drain = companion.drain();
@@ -96,7 +98,7 @@ async fn run(
                     Ok(message) => place.note("queue", &message),
                     Err(error) => tracing::error!(%error, "no message"),
                 },
-                () = drain.started() => break,
+                () = drain.started(), if !place.beside("stay").exists() => break,
             }
         }
         // What the workers have left.

@@ -1,7 +1,9 @@
 //! Companions: processes that exist once beside the workers, and the queue that leads to them.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use harness::client;
@@ -171,8 +173,48 @@ async fn a_stop_is_for_the_workers_first() {
         let left = log.find(&format!("companion {companion} left")).expect("it left");
         assert!(last_worker < left, "{log}");
     }
-    assert!(fs::read_to_string(lab.path("ticks")).expect("ticks").trim_end().ends_with("left"));
+    let ticks = fs::read_to_string(lab.path("ticks")).expect("ticks");
+    let last: Vec<_> =
+        ticks.lines().rev().take(2).filter_map(|line| line.split(' ').nth(1)).collect();
+    assert_eq!(last, ["exit", "left"], "its work before the exit is the last");
     assert!(!log.contains("ERROR") && !log.contains("SIGKILL"), "{log}");
+}
+
+/// It is cut at the end of the grace of which the workers had their part, and does its work before the exit.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_companion_that_stays_is_cut_within_the_one_grace() {
+    let args = ["--workers=1", "--graceful-timeout=3"];
+    let mut lab = with_companion(&args).file("ticks.stay", "").start();
+    pid(&lab, "companion-0");
+    let address = lab.address();
+    let slow = tokio::spawn(async move { client::get(address, "/sleep?ms=1500").await });
+    eventually("it is served", || {
+        lab.status()["workers"].to_string().contains("/sleep").then_some(())
+    });
+    lab.signal(Signal::SIGTERM);
+    assert_eq!(lab.wait().code(), Some(0));
+    slow.await.expect("a task").expect("a whole response");
+    let log = lab.log();
+    assert!(log.contains("cut at the end of graceful_timeout"), "{log}");
+    assert!(!log.contains("SIGKILL"), "{log}");
+    let ticks = fs::read_to_string(lab.path("ticks")).expect("ticks");
+    assert!(ticks.trim_end().ends_with("exit"), "{ticks}");
+}
+
+/// It has the ends of the queue, and its own; no listener, and nothing of the master's.
+#[test]
+fn a_companion_has_no_listener() {
+    let lab = with_companion(&["--workers=1"]).start();
+    let companion = pid(&lab, "companion-0");
+    let sockets = |pid: u32| -> BTreeSet<PathBuf> {
+        let open = fs::read_dir(format!("/proc/{pid}/fd")).expect("a process");
+        let open = open.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
+        open.filter(|link| link.to_string_lossy().starts_with("socket:")).collect()
+    };
+    let of_master = sockets(lab.pid());
+    // The listener, the control socket, and the two ends; perhaps a client of the control socket.
+    assert!(of_master.len() >= 4, "{of_master:?}");
+    assert_eq!(sockets(companion).intersection(&of_master).count(), 2);
 }
 
 #[test]
@@ -222,6 +264,43 @@ async fn handlers_wait_for_a_full_queue() {
     }
     eventually_async("all are received", async || (received(&lab).await == MESSAGES).then_some(()))
         .await;
+}
+
+/// Behaviour L68: also by one that has to be started for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_loses_no_message_though_the_companion_dies() {
+    let mut lab = with_companion(&["--workers=2"]).start();
+    let companion = pid(&lab, "companion-0");
+    process::kill(companion, Signal::SIGSTOP);
+    for number in 0..50 {
+        assert_eq!(send(lab.address(), number.to_string()).await, StatusCode::OK);
+    }
+    lab.signal(Signal::SIGTERM);
+    eventually("the workers are gone", || (lab.workers() == [companion]).then_some(()));
+    process::kill(companion, Signal::SIGKILL);
+    assert_eq!(lab.wait().code(), Some(0));
+    let lines = fs::read_to_string(lab.path("ticks.queue")).unwrap_or_default();
+    // It was told, and then killed, which nobody makes good.
+    assert_eq!(lines.lines().count(), 0, "{}", lab.log());
+
+    let mut lab = with_companion(&["--workers=2"]).start();
+    process::kill(pid(&lab, "companion-0"), Signal::SIGSTOP);
+    for number in 0..50 {
+        assert_eq!(send(lab.address(), number.to_string()).await, StatusCode::OK);
+    }
+    let address = lab.address();
+    let slow = tokio::spawn(async move { client::get(address, "/sleep?ms=500").await });
+    eventually("it is served", || {
+        lab.status()["workers"].to_string().contains("/sleep").then_some(())
+    });
+    let companion = lab.status()["companions"][0]["process"]["pid"].as_u64().expect("a pid");
+    lab.signal(Signal::SIGTERM);
+    eventually("it stops", || lab.log().contains("handling signal SIGTERM").then_some(()));
+    process::kill(companion.try_into().expect("a pid"), Signal::SIGKILL);
+    assert_eq!(lab.wait().code(), Some(0));
+    slow.await.expect("a task").expect("a whole response");
+    let lines = fs::read_to_string(lab.path("ticks.queue")).expect("lines");
+    assert_eq!(lines.lines().count(), 50, "{}", lab.log());
 }
 
 /// Behaviour L68: what the workers have left in the queue is done before the end.

@@ -94,6 +94,6 @@ pub mod prelude {
     pub use farrier_heartbeat::{HeartbeatLayer, Livez, Pulse, Readyz};
     pub use farrier_hooks::Pre;
     #[cfg(feature = "prefork")]
-    pub use farrier_prefork::{Launcher, Worker};
+    pub use farrier_prefork::{Companion, Launcher, Worker};
     pub use farrier_serve::BoxError;
 }

@@ -46,6 +46,8 @@ shared_struct! {
         /// 1 once the master has told the process to leave; written by the master only.
         dismissed: AtomicU8,
         state: AtomicU8,
+        /// Nanoseconds from the origin to the end of its grace, written before `dismissed`; 0 for none.
+        grace_end: AtomicU64,
         /// Open ones.
         connections: AtomicU32,
         /// Nanoseconds from the origin to the last beat.
@@ -119,6 +121,7 @@ impl Board {
         let row = &self.rows[free];
         row.state.store(State::Booting.code(), Ordering::Relaxed);
         row.dismissed.store(0, Ordering::Relaxed);
+        row.grace_end.store(0, Ordering::Relaxed);
         row.connections.store(0, Ordering::Relaxed);
         row.beat.store(self.now(), Ordering::Relaxed);
         row.started.store(0, Ordering::Relaxed);
@@ -137,7 +140,10 @@ impl Board {
     }
 
     /// Notes that the master tells the process to leave; before the signal that says so.
-    pub(crate) fn dismiss(&self, row: RowId) {
+    pub(crate) fn dismiss(&self, row: RowId, grace_end: Option<Instant>) {
+        let since = |end: Instant| end.saturating_duration_since(self.origin).as_nanos();
+        let end = grace_end.map_or(0, |end| u64::try_from(since(end)).unwrap_or(0));
+        self.rows[row.0].grace_end.store(end, Ordering::Relaxed);
         self.rows[row.0].dismissed.store(1, Ordering::Release);
     }
 
@@ -309,6 +315,12 @@ impl BoardPulse {
     /// Whether the master has told this worker to leave.
     pub(crate) fn is_dismissed(&self) -> bool {
         self.row().dismissed.load(Ordering::Acquire) != 0
+    }
+
+    /// Until when the master waits for this process, which it has told to leave.
+    pub(crate) fn grace_end(&self) -> Option<Instant> {
+        let end = self.row().grace_end.load(Ordering::Relaxed);
+        (self.is_dismissed() && end > 0).then(|| self.board.origin + Duration::from_nanos(end))
     }
 
     fn row(&self) -> &Row {

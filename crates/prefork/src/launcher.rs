@@ -251,7 +251,7 @@ impl<P> Launcher<P> {
     ///                 () = drain.started() => break,
     ///             }
     ///         }
-    ///         // No worker is left, so this is all that there will be.
+    ///         // When the server stops no worker is left, so this is all that there will be.
     ///         while let Ok(mail) = inbox.try_recv() {
     ///             println!("sends {mail}");
     ///         }
@@ -263,8 +263,17 @@ impl<P> Launcher<P> {
     /// ```
     ///
     /// When the server stops, companions are told when no worker is left, and have what those have left of
-    /// `graceful_timeout`, at least a second. One that returns without being told is started again. Server hooks are not
-    /// called for companions. A name is letters, digits, `-` and `_`; two with the same name refuse the start, exit code 1.
+    /// `graceful_timeout`, at least a second; one that is not there at that moment is started once more for it. At a reload a
+    /// companion is told as well, while workers go on: what it leaves in the queue is its successor's. A reload does not wait
+    /// for companions, and says nothing of them; `farrierctl status` does. One that returns without being told is started
+    /// again.
+    ///
+    /// If the master is killed, its companion ends as its workers do, within `graceful_timeout`; so with a server that is
+    /// started again at once there may be two for that long. Work that must not be done twice even then takes a lock, such as
+    /// one on a file.
+    ///
+    /// Server hooks are not called for companions, and `preload`'s value does not reach them by an argument. A name is
+    /// letters, digits, `-` and `_`, and `ps` shows the first seven; two with the same name refuse the start, exit code 1.
     pub fn companion<C, F, R, E>(mut self, name: impl Into<String>, start: C) -> Self
     where
         C: Fn(Companion) -> F + Sync + 'static,

@@ -8,7 +8,7 @@ use nix::poll::{PollFd, PollFlags};
 
 use super::state::{Child, Master, Own};
 use super::workers::send_signal;
-use crate::arbiter::{Action, Event, Phase, Place, Verdict, Why};
+use crate::arbiter::{Action, Event, Phase, Place, Stage, Verdict, Why};
 use crate::ends;
 use crate::hooks::ServerHooks;
 use crate::pidfile::Pidfile;
@@ -131,7 +131,13 @@ impl Master<'_> {
                     dry_run.is_late = true;
                 }
                 if let Some(child) = self.children.get(&pid) {
-                    self.board.dismiss(child.row);
+                    let grace_end = match self.arbiter.stage(pid) {
+                        Some(Stage::Leaving { deadline, .. }) => {
+                            deadline.checked_sub(ends::MASTER_MARGIN)
+                        }
+                        _ => None,
+                    };
+                    self.board.dismiss(child.row, grace_end);
                     if matches!(why, Why::BootTimeout | Why::Hung) {
                         self.note_exit(child.place, why.to_string());
                     }

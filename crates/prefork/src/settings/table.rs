@@ -121,7 +121,7 @@ settings! {
     boot_timeout: Duration = Duration::from_secs(60), value::SECONDS;
     /// Seconds that a stopping worker has for the requests in flight; then they are cut.
     graceful_timeout: Duration = Duration::from_secs(30), value::SECONDS;
-    /// Whether the server starts only if all its companions do.
+    /// Whether the server starts only if all its companions do; later each is tried again for ever, as without it.
     require_companions: bool = false, value::BOOL, needs "restart";
     /// Seconds that a stopping worker keeps idle connections open for one more request.
     drain_idle: Duration = Duration::from_secs(2), value::SECONDS;

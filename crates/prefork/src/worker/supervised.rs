@@ -78,8 +78,14 @@ impl Supervised {
         tokio::select! {
             biased;
             () = self.drain.reached(Level::Quick) => "by the order to stop at once",
-            () = time::sleep_until(now + self.settings.graceful_timeout) => "at the end of graceful_timeout",
+            () = time::sleep_until(self.grace_end(now)) => "at the end of graceful_timeout",
         }
+    }
+
+    /// The end of its grace if it was `told` then: the master may give it less, when others had a part of it.
+    pub(super) fn grace_end(&self, told: time::Instant) -> time::Instant {
+        let own = told + self.settings.graceful_timeout;
+        self.pulse.grace_end().map_or(own, |end| own.min(end.into()))
     }
 
     /// Does the work before the exit, in what is left of the grace.
@@ -101,7 +107,7 @@ impl Supervised {
             time::sleep(ends::QUICK_EXIT_WORK).await;
         };
         tokio::select! {
-            () = time::sleep_until(least.max(told + self.settings.graceful_timeout)) => {}
+            () = time::sleep_until(least.max(self.grace_end(told))) => {}
             () = quick => {}
         }
     }

@@ -209,8 +209,8 @@ impl Watch {
         self.leave_if_booting();
         self.supervised.pulse.set_state(State::Draining);
         self.supervised.drain.start();
-        self.deadline =
-            Some(Instant::now() + self.supervised.settings.graceful_timeout + ends::WORKER_MARGIN);
+        let end = self.supervised.grace_end(Instant::now().into());
+        self.deadline = Some(end.into_std() + ends::WORKER_MARGIN);
     }
 
     fn stop_quick(&mut self) {
