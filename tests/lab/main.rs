@@ -9,12 +9,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use axum::Router;
-use axum::routing::post;
 use clap::{Parser, ValueEnum};
 use farrier::mysql::MySql;
 use farrier::prefork;
 use farrier::prelude::*;
-use farrier::shared::Counter;
 use farrier::sqlx::Sqlite;
 use tower_http::catch_panic::CatchPanicLayer;
 
@@ -25,6 +23,7 @@ mod later;
 mod policy;
 mod preload;
 mod provoke;
+mod shared;
 mod streams;
 mod trace;
 
@@ -32,6 +31,7 @@ use before::Before;
 use companion::Queue;
 use db::Store;
 use preload::{Preload, Table};
+use shared::Shared;
 use trace::Trace;
 
 #[derive(Debug, Parser)]
@@ -112,14 +112,14 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let counter = match Counter::new("requests that were counted") {
-        Ok(counter) => counter,
+    let shared = match Shared::new() {
+        Ok(shared) => shared,
         Err(error) => {
             complain(&error.to_string());
             return ExitCode::FAILURE;
         }
     };
-    let more = Additions { preload, queue, counter };
+    let more = Additions { preload, queue, shared };
     // An empty variable is an unset one, as for the launcher's own settings.
     let Some(url) = args.database_url.filter(|url| !url.is_empty()) else {
         return run(launcher, more, move |worker, more| app(worker, boots.now(), more));
@@ -160,24 +160,22 @@ fn serve<S: Store>(
 struct Additions {
     preload: Option<Preload>,
     queue: Option<Queue>,
-    counter: Counter,
+    shared: Shared,
 }
 
 /// With the routes of these.
 fn run<F>(
     launcher: Launcher,
-    Additions { preload, queue, counter }: Additions,
+    Additions { preload, queue, shared }: Additions,
     app: impl Fn(Worker, Router) -> F + Sync,
 ) -> ExitCode
 where
     F: Future<Output = Result<Router, BoxError>>,
 {
-    let counted = move || {
-        let add = post(async move || counter.add(1).to_string());
-        Router::new().route("/counter", add.get(async move || counter.get().to_string()))
+    let more = || match queue.clone() {
+        Some(queue) => shared.routes().merge(companion::routes(queue)),
+        None => shared.routes(),
     };
-    let more =
-        || queue.clone().map_or_else(counted, |queue| counted().merge(companion::routes(queue)));
     let Some(preload) = preload else {
         return launcher.run(|worker| app(worker, more()));
     };
