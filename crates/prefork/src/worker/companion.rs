@@ -64,8 +64,10 @@ impl CompanionWork {
         let (supervised, Pipes { report, alive }) = Supervised::new(seed);
         let companion = Companion { name: Arc::clone(&self.name), supervised };
         let watch = |done| Watch::of_companion(signals, alive, done, companion.supervised.clone());
+        let who = format!("the companion {}", self.name);
         let work = || companion.run(&self.start, &report);
-        run_watched(watch, "companion", work).unwrap_or_else(|error| not_set_up(&error, &self.name))
+        run_watched(watch, "companion", &who, work)
+            .unwrap_or_else(|error| not_set_up(&error, &self.name))
     }
 }
 

@@ -34,7 +34,9 @@ pub(crate) fn prepare(master: Pid, work: Prepare) -> i32 {
         }
     });
     match fresh {
-        Ok(fresh) => fresh.join().unwrap_or_else(|panic| panicked(&said_by(panic))),
+        Ok(fresh) => {
+            fresh.join().unwrap_or_else(|panic| panicked("the preparation", &said_by(panic)))
+        }
         Err(error) => {
             tracing::error!(%error, "the preparing process could not start its thread");
             status::NOT_STARTED

@@ -23,7 +23,7 @@ pub(crate) mod status {
 
 /// Does all that a forked process does, and ends it: nothing, not even a panic, leads back into the master.
 pub(crate) fn end_with(life: impl FnOnce() -> i32) -> ! {
-    leave(caught(life).unwrap_or_else(|panic| panicked(&panic)))
+    leave(caught(life).unwrap_or_else(|panic| panicked("the app", &panic)))
 }
 
 /// Ends a forked process: what it wrote is flushed, and no exit handler of the master's runs.
@@ -54,9 +54,9 @@ pub(super) fn name(name: &str) {
     }
 }
 
-/// Logs a panic of the app; the exit status comes back.
-pub(super) fn panicked(panic: &str) -> i32 {
-    tracing::error!(panic, "the app panicked");
+/// Logs a panic of the program's; the exit status comes back.
+pub(super) fn panicked(who: &str, panic: &str) -> i32 {
+    tracing::error!(panic, "{who} panicked");
     status::PANICKED
 }
 

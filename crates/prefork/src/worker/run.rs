@@ -77,7 +77,7 @@ where
     let watch =
         |done| Watch::of_worker(signals, alive, listeners, done, worker.clone(), hooks.clone());
     let work = || run(&worker, app, shared, &served, &hooks);
-    run_watched(watch, "worker", work).unwrap_or_else(|error| not_set_up(&error, &name))
+    run_watched(watch, "worker", "the app", work).unwrap_or_else(|error| not_set_up(&error, &name))
 }
 
 /// The fresh thread: runtime, app, server.

@@ -43,7 +43,8 @@ pub(super) struct Watch {
     told_quick: bool,
 }
 
-/// Runs the process's work in a fresh thread, while the forked one watches; the exit status comes back.
+/// Runs the process's work in a fresh thread of this name, while the forked one watches; the exit status comes back.
+/// `who` is the work's, for the log.
 ///
 /// # Errors
 ///
@@ -51,6 +52,7 @@ pub(super) struct Watch {
 pub(super) fn run_watched(
     watch: impl FnOnce(OwnedFd) -> Watch,
     name: &str,
+    who: &str,
     work: impl FnOnce() -> i32 + Send,
 ) -> io::Result<i32> {
     let (done, not_done) = pipe2(OFlag::O_CLOEXEC)?;
@@ -62,7 +64,7 @@ pub(super) fn run_watched(
                 work()
             })?;
         watch.until_done();
-        Ok(fresh.join().unwrap_or_else(|panic| panicked(&said_by(panic))))
+        Ok(fresh.join().unwrap_or_else(|panic| panicked(who, &said_by(panic))))
     })
 }
 
