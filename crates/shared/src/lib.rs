@@ -1,6 +1,6 @@
 //! What processes that were forked from one share: a typed [`queue()`] between them, and what they count together, a
-//! [`Counter`], a [`Gauge`], a [`Histogram`] or a small [`Value`]; and a lock that dies with
-//! its holder, a [`Mutex`].
+//! [`Counter`], a [`Gauge`], a [`Histogram`] or a small [`Value`]; a lock that dies with its
+//! holder, a [`Mutex`]; and work that is done [`Once`].
 //!
 //! All of it is made before the fork, so that every process has it, and is of use within one process as well. Under
 //! farrier's launcher a queue is how workers give work to a companion: `main` makes it, the app's function has the sender,
@@ -35,6 +35,7 @@ mod lock;
 pub mod memory;
 mod names;
 mod numbers;
+mod once;
 mod queue;
 mod socket;
 mod value;
@@ -45,6 +46,7 @@ pub use histogram::{Histogram, HistogramReading};
 pub use lock::{Mutex, MutexGuard};
 pub use names::descriptors;
 pub use numbers::{Counter, Gauge};
+pub use once::{Once, OnceError};
 pub use queue::{Receiver, Sender, queue, queue_with_buffer};
 pub use value::Value;
 pub use variables::VariableError;

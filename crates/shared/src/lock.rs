@@ -102,6 +102,11 @@ impl Mutex {
         }
     }
 
+    /// For who builds on it; zero at first.
+    pub(crate) fn spare_word(&self) -> &'static AtomicU64 {
+        &self.0.words[1]
+    }
+
     fn guard(&self, file: File) -> MutexGuard {
         let is_held = &self.0.words[0];
         let holder_died = is_held.swap(1, Ordering::AcqRel) == 1;

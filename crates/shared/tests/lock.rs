@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use farrier_shared::{Counter, Mutex};
+use farrier_shared::{Counter, Mutex, Once, OnceError};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
@@ -47,4 +47,36 @@ async fn it_is_given_back_and_tried_without_waiting() {
     drop(guard);
     let again = timeout(SOON, mutex.lock()).await.unwrap().unwrap();
     assert!(!again.holder_died());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn work_is_done_once_and_waited_for() {
+    let (once, done) = (Once::new("once").unwrap(), Counter::new("times").unwrap());
+    let fail = once.per_server(async || Err("no table")).await;
+    assert!(matches!(fail, Err(OnceError::Failed("no table"))));
+    // Who is cut in the midst of it leaves it to the next.
+    let never = once.per_server(std::future::pending::<Result<(), ()>>);
+    assert!(timeout(Duration::from_millis(20), never).await.is_err());
+    let mut tasks = JoinSet::new();
+    for _ in 0..16 {
+        tasks.spawn(async move {
+            let work = async || {
+                sleep(Duration::from_millis(20)).await;
+                done.add(1);
+                Ok::<_, ()>(())
+            };
+            let here = once.per_server(work).await.unwrap();
+            assert_eq!(done.get(), 1, "nobody goes on before it is done");
+            here
+        });
+    }
+    let here = timeout(SOON, tasks.join_all()).await.unwrap();
+    assert_eq!(here.iter().filter(|&&here| here).count(), 1);
+
+    let once = Once::new("once per reload").unwrap();
+    let mut did = Vec::new();
+    for generation in [1, 1, 2, 1, 2, 4, 3] {
+        did.push(once.per_reload(generation, async || Ok::<_, ()>(())).await.unwrap());
+    }
+    assert_eq!(did, [true, false, true, false, false, true, false]);
 }
