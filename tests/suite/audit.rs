@@ -89,7 +89,8 @@ fn open(pid: u32) -> BTreeSet<String> {
     &links(&pid.to_string()) - &links("self")
 }
 
-/// Everything that a worker has open is its own, or is meant for it: the listener, the board, its two pipes to the master,
+/// Everything that a worker has open is its own, or is meant for it: the listener, the board, the
+/// variables, its two pipes to the master,
 /// the log. Not the master's signals, pidfile and control socket, and nothing of another worker's.
 #[test]
 fn a_worker_has_nothing_that_it_must_not_have() {
@@ -113,10 +114,10 @@ fn a_worker_has_nothing_that_it_must_not_have() {
     for of_worker in &of_workers {
         let shared: Vec<_> = of_worker.intersection(&of_master).collect();
         let count = |start: &str| shared.iter().filter(|link| link.starts_with(start)).count();
-        assert_eq!([count("pipe:"), count("socket:"), count("/memfd:")], [2, 1, 1], "{shared:?}");
+        assert_eq!([count("pipe:"), count("socket:"), count("/memfd:")], [2, 1, 2], "{shared:?}");
         let rest = shared.iter().filter(|link| link.starts_with('/') && !link.contains("memfd"));
         assert!(rest.clone().all(|link| **link == log), "{shared:?}");
-        assert_eq!(shared.len(), 4 + rest.count(), "{shared:?}");
+        assert_eq!(shared.len(), 5 + rest.count(), "{shared:?}");
         assert!(!of_worker.contains(&control), "{of_worker:?}");
         for pipe in of_worker.iter().filter(|link| link.starts_with("pipe:")) {
             *pipes.entry(pipe).or_default() += 1;
