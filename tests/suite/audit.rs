@@ -89,9 +89,8 @@ fn open(pid: u32) -> BTreeSet<String> {
     &links(&pid.to_string()) - &links("self")
 }
 
-/// Everything that a worker has open is its own, or is meant for it: the listener, the board, the
-/// variables, its two pipes to the master,
-/// the log. Not the master's signals, pidfile and control socket, and nothing of another worker's.
+/// Everything that a worker has open is its own, or is meant for it: the listener, the board, the variables, its two
+/// pipes to the master, the log. Not the master's signals, pidfile and control socket, and nothing of another worker's.
 #[test]
 fn a_worker_has_nothing_that_it_must_not_have() {
     let lab = service::lab();
