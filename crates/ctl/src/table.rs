@@ -166,12 +166,12 @@ mod tests {
         let text = render(&serde_json::from_str(line).unwrap());
         assert!(text.contains("1 of 2 workers ready") && text.contains("127.0.0.1:80"), "{text}");
         assert!(text.contains("GET /[2J (1.5 s)"), "{text}");
-        let exits: Vec<_> = text.lines().skip(8).collect();
+        let exits: Vec<_> = text.lines().skip(9).collect();
         let slot = "slot 1: next try in 12 s after 4 failures; last exit 2.0 s ago: exit status 3";
         let companion =
             "mailer: next try in 1.0 s after 2 failures; last exit 2.0 s ago: no server";
         assert_eq!(exits, [slot, companion], "{text}");
-        let companions: Vec<_> = text.lines().skip(5).take(2).collect();
+        let companions: Vec<_> = text.lines().skip(6).take(2).collect();
         assert!(companions[0].starts_with("cleaner  10   2           ready"), "{text}");
         assert!(companions[1].starts_with("mailer") && companions[1].contains("gone"), "{text}");
     }
