@@ -128,9 +128,7 @@ async fn a_reload_loads_anew() {
 #[tokio::test]
 async fn a_reload_that_is_reverted_keeps_the_old_value() {
     let lab = preloading(32, &["--workers=2"]).env("LAB_BOOT_FILE", "boot").start();
-    eventually("both are ready", || {
-        (lab.log().matches("worker ready").count() == 2).then_some(())
-    });
+    eventually("both are ready", || (lab.log().matches("worker ready").count() == 2).then_some(()));
     fs::write(lab.path("boot"), "fail").expect("a folder of ours");
     for _ in 0..3 {
         let why = refused(&lab.ctl(&["reload"]));
