@@ -13,6 +13,7 @@ use harness::service::{self, Builder, Service};
 use harness::{eventually, eventually_async};
 use hyper::StatusCode;
 use serde_json::Value;
+use tokio::task::JoinHandle;
 
 fn with_companion(args: &[&str]) -> Builder {
     let lab = service::lab().args(["--companion=ticks", "--drain-idle=0.1"]);
@@ -61,6 +62,16 @@ async fn send(address: SocketAddr, message: String) -> StatusCode {
 async fn received(lab: &Service) -> usize {
     let response = client::get(lab.address(), "/queue").await.expect("a whole response");
     response.text().parse().expect("a number")
+}
+
+/// A request that a worker is serving, for so long.
+fn in_flight(lab: &Service, ms: u64) -> JoinHandle<Result<client::Response, client::Lost>> {
+    let (address, path) = (lab.address(), format!("/sleep?ms={ms}"));
+    let request = tokio::spawn(async move { client::get(address, &path).await });
+    eventually("it is served", || {
+        lab.status()["workers"].to_string().contains("/sleep").then_some(())
+    });
+    request
 }
 
 /// Behaviour L66: recyclings and reloads under load, deaths of workers, its own death and its own hang.
@@ -159,11 +170,7 @@ async fn a_stop_is_for_the_workers_first() {
     for companion in ["companion-0", "companion-1"] {
         pid(&lab, companion);
     }
-    let address = lab.address();
-    let slow = tokio::spawn(async move { client::get(address, "/sleep?ms=500").await });
-    eventually("it is served", || {
-        lab.status()["workers"].to_string().contains("/sleep").then_some(())
-    });
+    let slow = in_flight(&lab, 500);
     lab.signal(Signal::SIGTERM);
     assert_eq!(lab.wait().code(), Some(0));
     assert_eq!(slow.await.expect("a task").expect("a whole response").status, StatusCode::OK);
@@ -186,11 +193,7 @@ async fn a_companion_that_stays_is_cut_within_the_one_grace() {
     let args = ["--workers=1", "--graceful-timeout=3"];
     let mut lab = with_companion(&args).file("ticks.stay", "").start();
     pid(&lab, "companion-0");
-    let address = lab.address();
-    let slow = tokio::spawn(async move { client::get(address, "/sleep?ms=1500").await });
-    eventually("it is served", || {
-        lab.status()["workers"].to_string().contains("/sleep").then_some(())
-    });
+    let slow = in_flight(&lab, 1500);
     lab.signal(Signal::SIGTERM);
     assert_eq!(lab.wait().code(), Some(0));
     slow.await.expect("a task").expect("a whole response");
@@ -288,11 +291,7 @@ async fn a_stop_loses_no_message_though_the_companion_dies() {
     for number in 0..50 {
         assert_eq!(send(lab.address(), number.to_string()).await, StatusCode::OK);
     }
-    let address = lab.address();
-    let slow = tokio::spawn(async move { client::get(address, "/sleep?ms=500").await });
-    eventually("it is served", || {
-        lab.status()["workers"].to_string().contains("/sleep").then_some(())
-    });
+    let slow = in_flight(&lab, 500);
     let companion = lab.status()["companions"][0]["process"]["pid"].as_u64().expect("a pid");
     lab.signal(Signal::SIGTERM);
     eventually("it stops", || lab.log().contains("handling signal SIGTERM").then_some(()));

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use farrier_serve::BoxError;
 
-use crate::audit::{ELSEWHERE, Offence, audit, audit_since};
+use crate::audit::{Audit, ELSEWHERE, Offence, audit, audit_since};
 use crate::sys;
 use crate::unwind::caught;
 use crate::worker::{WorkerSeed, chain, status};
@@ -82,9 +82,7 @@ impl<'a> Lives<'a> {
             Self::Same(life) => Ok(life.clone()),
             Self::Preloaded(load) => {
                 let before = audit(known).map_err(PreloadError::Before)?;
-                let life = load()?;
-                audit_since(&before, known).map_err(PreloadError::LeftBehind)?;
-                Ok(life)
+                load_since(load, &before, known)
             }
         }
     }
@@ -95,14 +93,26 @@ impl<'a> Lives<'a> {
     ///
     /// The preload's, and what it or the drop has left behind.
     pub(crate) fn try_out(&self) -> Result<(), PreloadError> {
+        let Self::Preloaded(load) = self else { return Ok(()) };
         let before = audit(&[]).map_err(PreloadError::Before)?;
-        drop(self.load(&[])?);
+        drop(load_since(load, &before, &[])?);
         audit_since(&before, &[]).map_err(PreloadError::LeftBehind)
     }
 
     pub(crate) fn is_preloaded(&self) -> bool {
         matches!(self, Self::Preloaded(_))
     }
+}
+
+/// Loads, and looks at what that has left behind since `before`.
+fn load_since<'a>(
+    load: impl Fn() -> Result<Life<'a>, PreloadError>,
+    before: &Audit,
+    known: &[RawFd],
+) -> Result<Life<'a>, PreloadError> {
+    let life = load()?;
+    audit_since(before, known).map_err(PreloadError::LeftBehind)?;
+    Ok(life)
 }
 
 impl Drop for Life<'_> {

@@ -70,12 +70,12 @@ impl Mutex {
     ///
     /// A future that is dropped gives the lock back as soon as it gets it.
     pub async fn lock(&self) -> io::Result<MutexGuard> {
-        if let Some(guard) = self.try_lock()? {
-            return Ok(guard);
+        let file = Slot::open()?;
+        if self.try_to_lock(&file)? {
+            return Ok(self.guard(file));
         }
         let mutex = *self;
         let waiting = tokio::task::spawn_blocking(move || {
-            let file = Slot::open()?;
             loop {
                 match fcntl(&file, FcntlArg::F_OFD_SETLKW(&mutex.whole())) {
                     Ok(_) => return Ok(mutex.guard(file)),
@@ -95,9 +95,13 @@ impl Mutex {
     /// The kernel's: no descriptor.
     pub fn try_lock(&self) -> io::Result<Option<MutexGuard>> {
         let file = Slot::open()?;
-        match fcntl(&file, FcntlArg::F_OFD_SETLK(&self.whole())) {
-            Ok(_) => Ok(Some(self.guard(file))),
-            Err(Errno::EAGAIN | Errno::EACCES) => Ok(None),
+        Ok(self.try_to_lock(&file)?.then(|| self.guard(file)))
+    }
+
+    fn try_to_lock(&self, file: &File) -> io::Result<bool> {
+        match fcntl(file, FcntlArg::F_OFD_SETLK(&self.whole())) {
+            Ok(_) => Ok(true),
+            Err(Errno::EAGAIN | Errno::EACCES) => Ok(false),
             Err(error) => Err(error.into()),
         }
     }

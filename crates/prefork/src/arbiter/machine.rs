@@ -207,23 +207,15 @@ impl Arbiter {
     /// How often a place's process has failed in a row, and when the next one is forked, if that has to wait.
     pub(crate) fn failures(&self, place: Place, now: Instant) -> (u32, Option<Instant>) {
         let healthy = self.active(place).any(|(_, member)| member.is_healthy(now));
-        let slot = match place {
-            Place::Worker(slot) => self.slots.get(slot),
-            Place::Companion(companion) => self.companions.get(companion),
-            Place::Helper => None,
-        };
-        match slot {
+        let (slots, companions) = (&self.slots, &self.companions);
+        match place.of(slots.iter(), companions.iter()) {
             Some(slot) if !healthy => (slot.failures, slot.retry_at),
             _ => (0, None),
         }
     }
 
     pub(super) fn slot_mut(&mut self, place: Place) -> Option<&mut SlotState> {
-        match place {
-            Place::Worker(slot) => self.slots.get_mut(slot),
-            Place::Companion(companion) => self.companions.get_mut(companion),
-            Place::Helper => None,
-        }
+        place.of(self.slots.iter_mut(), self.companions.iter_mut())
     }
 
     fn spawned(

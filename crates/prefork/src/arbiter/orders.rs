@@ -149,6 +149,21 @@ pub(crate) enum Why {
     Hung,
 }
 
+impl Place {
+    /// What is there for it, of what there is for each worker and for each companion.
+    pub(super) fn of<T>(
+        self,
+        mut workers: impl Iterator<Item = T>,
+        mut companions: impl Iterator<Item = T>,
+    ) -> Option<T> {
+        match self {
+            Self::Worker(slot) => workers.nth(slot),
+            Self::Companion(companion) => companions.nth(companion),
+            Self::Helper => None,
+        }
+    }
+}
+
 impl Limits {
     pub(crate) fn of(settings: &Settings) -> Self {
         let limit = |duration: Duration| (!duration.is_zero()).then_some(duration);

@@ -207,11 +207,7 @@ impl Arbiter {
         for (&pid, member) in &mut self.workers {
             if member.stage.is_active() && which(pid, member) {
                 // What failed before it did not fail again.
-                let slot = match member.place {
-                    Place::Worker(slot) => self.slots.get_mut(slot),
-                    Place::Companion(companion) => self.companions.get_mut(companion),
-                    Place::Helper => None,
-                };
+                let slot = member.place.of(self.slots.iter_mut(), self.companions.iter_mut());
                 if let Some(slot) = slot.filter(|_| member.is_healthy(now)) {
                     slot.failures = 0;
                 }
