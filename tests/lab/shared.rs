@@ -29,10 +29,10 @@ struct Hold {
 impl Shared {
     pub(crate) fn new() -> Result<Self, VariableError> {
         Ok(Self {
-            counter: Counter::new("requests that were counted")?,
-            mutex: Mutex::new("one at a time")?,
-            inside: Gauge::new("how many have the lock")?,
-            holder: Value::new("who has the lock", 0)?,
+            counter: Counter::named("requests that were counted")?,
+            mutex: Mutex::named("one at a time")?,
+            inside: Gauge::named("how many have the lock")?,
+            holder: Value::named("who has the lock", 0)?,
         })
     }
 

@@ -8,7 +8,7 @@
 //! - [`hooks`]: `pre_request` and `post_request`, called exactly once per request;
 //! - [`heartbeat`]: tells a hung process from a busy one;
 //! - [`prefork`]: forks the workers, watches them and replaces them;
-//! - `shared` (a feature): a queue from the workers to a companion, a process beside them.
+//! - `shared` (a feature): what workers have together: variables, locks, and a queue to a companion, a process beside them.
 //!
 //! Each part works without the others. Under them are [`exchange`], one HTTP exchange that ends exactly
 //! once, for middleware of your own, and [`serve`], the accept-and-serve loop with the soft drain, for
@@ -64,7 +64,7 @@
 //! # Features
 //!
 //! - `prefork` (default): the launcher;
-//! - `shared`: a queue between processes;
+//! - `shared`: variables, locks and queues between processes;
 //! - `mysql`: MySQL and MariaDB through mysql_async;
 //! - `sqlite`, `postgres`: SQLite and PostgreSQL through sqlx.
 #![forbid(unsafe_code)]

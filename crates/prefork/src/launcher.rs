@@ -370,6 +370,7 @@ fn begin<'a>(
     settings.check()?;
     check_names(&companions)?;
     log::install(&settings)?;
+    farrier_shared::share()?;
     first_audit()?;
     if !lives.is_preloaded() {
         return Master::new(name, settings, prepare, companions, hooks, lives);

@@ -3,18 +3,22 @@
 use std::fmt;
 use std::sync::atomic::Ordering;
 
-use crate::variables::{Kind, MOST_BOUNDS, Slot, VariableError};
+use crate::memory::with_number;
+use crate::variables::{Kind, Slot, VariableError, WORDS};
+
+/// How many bounds there may be: the words of a variable, but for the sum and for the bucket of what is larger.
+const MOST_BOUNDS: usize = WORDS - 2;
 
 /// How often something had which size, in all processes together: how long requests took, how large bodies were.
 ///
-/// It is made before the fork, as a [`Counter`](crate::Counter). A clone is the same histogram.
+/// It is known by its name, as a [`Counter`](crate::Counter) is. A clone is the same histogram.
 ///
 /// ```
 /// use farrier_shared::Histogram;
 ///
 /// # fn main() -> Result<(), farrier_shared::VariableError> {
 /// // Seconds: up to 10 ms, up to 100 ms, up to a second, and more.
-/// let latency = Histogram::new("latency", &[0.01, 0.1, 1.0])?;
+/// let latency = Histogram::named("latency", &[0.01, 0.1, 1.0])?;
 /// // In any process:
 /// latency.record(0.02);
 /// latency.record(7.0);
@@ -43,12 +47,14 @@ pub struct HistogramReading {
 }
 
 impl Histogram {
-    /// Makes a histogram; each of `bounds` is the largest size of its bucket.
+    /// The histogram of this name, which has counted nothing if nobody has named it before; each of `bounds` is the largest
+    /// size of its bucket.
     ///
     /// # Errors
     ///
-    /// The name is taken or none; the bounds are none or not in order; it is made too late; or the kernel's.
-    pub fn new(name: &str, bounds: &[f64]) -> Result<Self, VariableError> {
+    /// The name is another variable's or none, or that of a histogram with other bounds; the bounds are none or not in order;
+    /// there are too many; or the kernel's.
+    pub fn named(name: &str, bounds: &[f64]) -> Result<Self, VariableError> {
         let is_in_order = bounds.windows(2).all(|pair| pair[0] < pair[1]);
         if !(1..=MOST_BOUNDS).contains(&bounds.len())
             || !is_in_order
@@ -56,12 +62,10 @@ impl Histogram {
         {
             return Err(VariableError::Bounds(name.to_owned()));
         }
-        // So that another image of the program knows what was counted.
-        let slot = Slot::new(name, Kind::Histogram, |words| {
-            for (word, bound) in words[MOST_BOUNDS + 2..].iter().zip(bounds) {
-                word.store(bound.to_bits(), Ordering::Relaxed);
-            }
-        })?;
+        let shape = bounds
+            .iter()
+            .fold(bounds.len() as u64, |shape, bound| with_number(shape, bound.to_bits()));
+        let (_, slot) = Slot::named(name, Kind::Histogram, shape, |_| ())?;
         Ok(Self { slot, bounds: bounds.to_vec() })
     }
 

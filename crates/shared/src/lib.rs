@@ -1,10 +1,24 @@
-//! What processes that were forked from one share: a typed [`queue()`] between them, and what they count together, a
-//! [`Counter`], a [`Gauge`], a [`Histogram`] or a small [`Value`]; a lock that dies with its
-//! holder, a [`Mutex`]; and work that is done [`Once`].
+//! What the processes of a server share: a typed [`queue()`] between them; what they count together, a [`Counter`], a [`Gauge`],
+//! a [`Histogram`] or a small [`Value`]; a lock that dies with its holder, a [`Mutex`]; and work that is done once,
+//! [`once_per_server`].
 //!
-//! All of it is made before the fork, so that every process has it, and is of use within one process as well. Under
-//! farrier's launcher a queue is how workers give work to a companion: `main` makes it, the app's function has the sender,
-//! and the companion's the receiver.
+//! All of it is of use within one process as well. Variables and locks are known by name: whichever process names one first
+//! makes it, and all that were forked from one have it, the launcher's workers and companions, through reloads and crashes.
+//! A queue is made before the fork: under farrier's launcher it is how workers give work to a companion, where `main` makes it,
+//! the app's function has the sender, and the companion's the receiver.
+//!
+//! ```
+//! use farrier_shared::Counter;
+//!
+//! # fn main() -> Result<(), farrier_shared::VariableError> {
+//! // In whichever process:
+//! let logins = Counter::named("logins")?;
+//! assert_eq!(logins.add(1), 1);
+//! // In whichever other:
+//! assert_eq!(Counter::named("logins")?.get(), 1);
+//! # Ok(())
+//! # }
+//! ```
 //!
 //! ```
 //! use farrier_shared::queue;
@@ -28,6 +42,7 @@
 //! ```
 #![deny(unsafe_code)]
 
+mod bytes;
 mod error;
 mod histogram;
 mod lock;
@@ -46,7 +61,7 @@ pub use histogram::{Histogram, HistogramReading};
 pub use lock::{Mutex, MutexGuard};
 pub use names::descriptors;
 pub use numbers::{Counter, Gauge};
-pub use once::{Once, OnceError};
+pub use once::{OnceError, once_per_reload, once_per_server};
 pub use queue::{Receiver, Sender, queue, queue_with_buffer};
 pub use value::Value;
-pub use variables::VariableError;
+pub use variables::{VariableError, adopt, share};

@@ -1,4 +1,4 @@
-//! The names of what this process shares with those that it forks, and the descriptors behind them.
+//! The names of this process's queues, and the descriptors behind them.
 
 use std::collections::BTreeMap;
 use std::os::fd::RawFd;

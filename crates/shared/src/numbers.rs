@@ -7,14 +7,14 @@ use crate::variables::{Kind, Slot, VariableError};
 
 /// A number that only grows, which all processes have together: requests, mails, errors.
 ///
-/// It is made before the fork, and survives each of the processes: one that is replaced or killed has counted what it has
-/// counted. A clone is the same counter.
+/// Its name makes it the same one in each process of a server, whichever names it first, and in each after them: one that is
+/// replaced or killed has counted what it has counted. A clone is the same counter.
 ///
 /// ```
 /// use farrier_shared::Counter;
 ///
 /// # fn main() -> Result<(), farrier_shared::VariableError> {
-/// let mails = Counter::new("mails")?;
+/// let mails = Counter::named("mails")?;
 /// // In any process:
 /// mails.add(1);
 /// assert_eq!(mails.get(), 1);
@@ -26,13 +26,13 @@ pub struct Counter(&'static Slot);
 
 /// A number that goes up and down, which all processes have together: who is logged in, what is in progress.
 ///
-/// It is made before the fork, as a [`Counter`]. What a process adds and does not take away again, because it is killed, stays.
+/// It is known by its name, as a [`Counter`] is. What a process adds and does not take away again, because it is killed, stays.
 ///
 /// ```
 /// use farrier_shared::Gauge;
 ///
 /// # fn main() -> Result<(), farrier_shared::VariableError> {
-/// let seats = Gauge::new("seats")?;
+/// let seats = Gauge::named("seats")?;
 /// // In any process:
 /// seats.set(10);
 /// assert_eq!(seats.add(-1), 9);
@@ -48,13 +48,13 @@ impl Counter {
         &self.0.words[0]
     }
 
-    /// Makes a counter, which is 0.
+    /// The counter of this name, which is 0 if nobody has named it before.
     ///
     /// # Errors
     ///
-    /// The name is taken or none; it is made too late; or the kernel's.
-    pub fn new(name: &str) -> Result<Self, VariableError> {
-        Slot::new(name, Kind::Counter, |_| ()).map(Self)
+    /// The name is another variable's, or none; there are too many; or the kernel's.
+    pub fn named(name: &str) -> Result<Self, VariableError> {
+        Slot::named(name, Kind::Counter, 0, |_| ()).map(|(_, slot)| Self(slot))
     }
 
     /// Adds to it; returns what it is then. Beyond [`u64::MAX`] it begins anew.
@@ -75,13 +75,13 @@ impl Gauge {
         &self.0.words[0]
     }
 
-    /// Makes a gauge, which is 0.
+    /// The gauge of this name, which is 0 if nobody has named it before.
     ///
     /// # Errors
     ///
-    /// The name is taken or none; it is made too late; or the kernel's.
-    pub fn new(name: &str) -> Result<Self, VariableError> {
-        Slot::new(name, Kind::Gauge, |_| ()).map(Self)
+    /// The name is another variable's, or none; there are too many; or the kernel's.
+    pub fn named(name: &str) -> Result<Self, VariableError> {
+        Slot::named(name, Kind::Gauge, 0, |_| ()).map(|(_, slot)| Self(slot))
     }
 
     /// Adds to it, or takes away; returns what it is then.

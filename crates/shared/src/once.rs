@@ -1,33 +1,10 @@
 //! What is done once, however many processes come to it.
 
 use std::fmt;
-use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::lock::Mutex;
-use crate::variables::VariableError;
-
-/// Work that one process does and the others wait for: a migration, a cache that is filled.
-///
-/// It is made before the fork, as a [`Counter`](crate::Counter). The first that comes does the work, and who comes meanwhile
-/// waits; when it is done, nobody does it again. If it fails, or its process is killed in the midst of it, the next that comes
-/// or waits begins it anew, so it has to bear that. A clone is the same work.
-///
-/// ```
-/// use farrier_shared::Once;
-///
-/// # #[tokio::main(flavor = "current_thread")]
-/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let migrated = Once::new("migrated")?;
-/// // In each worker:
-/// let did_it = migrated.per_server(async || Ok::<_, std::io::Error>(println!("ALTER TABLE"))).await?;
-/// assert!(did_it);
-/// assert!(!migrated.per_server(async || Ok::<_, std::io::Error>(unreachable!())).await?);
-/// # Ok(())
-/// # }
-/// ```
-#[derive(Clone, Copy)]
-pub struct Once(Mutex);
+use crate::variables::{Kind, VariableError};
 
 /// Why the work is not done.
 #[derive(Debug)]
@@ -35,61 +12,76 @@ pub struct Once(Mutex);
 pub enum OnceError<E> {
     /// It failed in this process; who comes next tries again.
     Failed(E),
-    /// The kernel's: no descriptor.
-    Io(io::Error),
+    /// Its lock cannot be had.
+    Lock(VariableError),
+}
+
+/// Does work once for as long as the server runs, reloads included: a migration, a cache that is filled. Returns whether it was
+/// done here.
+///
+/// The first that comes to the work of this name does it, and who comes meanwhile waits; when it is done, nobody does it again.
+/// If it fails, or its process is killed in the midst of it, the next that comes or waits begins it anew, so it has to bear
+/// that.
+///
+/// ```
+/// use farrier_shared::once_per_server;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// // In each worker:
+/// let work = async || Ok::<_, std::io::Error>(println!("ALTER TABLE"));
+/// assert!(once_per_server("migration", work).await?, "it is done");
+/// assert!(!once_per_server("migration", work).await?, "it was done");
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Errors
+///
+/// The work's; or the name is another variable's, or none; or the kernel's.
+///
+/// # Cancel safety
+///
+/// A future that is dropped has not done the work, and leaves it to the next.
+pub async fn once_per_server<E>(
+    name: &str,
+    work: impl AsyncFnOnce() -> Result<(), E>,
+) -> Result<bool, OnceError<E>> {
+    Once::named(name, Per::Server)?.up_to(1, work).await
+}
+
+/// Does work once for each generation of workers, so again after a reload. Returns whether it was done here.
+///
+/// `generation` is the worker's. Work of an older generation than what is done already is not done any more. The rest is as
+/// with [`once_per_server`].
+///
+/// # Errors
+///
+/// The work's; or the name is another variable's, or none; or the kernel's.
+///
+/// # Cancel safety
+///
+/// A future that is dropped has not done the work, and leaves it to the next.
+pub async fn once_per_reload<E>(
+    name: &str,
+    generation: u64,
+    work: impl AsyncFnOnce() -> Result<(), E>,
+) -> Result<bool, OnceError<E>> {
+    Once::named(name, Per::Reload)?.up_to(generation, work).await
+}
+
+/// Work that is done once. Its lock is held while it is done.
+struct Once(Mutex);
+
+#[derive(Clone, Copy)]
+enum Per {
+    Server = 1,
+    Reload = 2,
 }
 
 impl Once {
-    /// Names work that is not done yet.
-    ///
-    /// # Errors
-    ///
-    /// The name is taken or none; it is made too late; or the kernel's.
-    pub fn new(name: &str) -> Result<Self, VariableError> {
-        Mutex::new(name).map(Self)
-    }
-
-    /// Does the work unless it is done, or waits for who does; returns whether it was done here. Once for as long as the
-    /// server runs, reloads included.
-    ///
-    /// # Errors
-    ///
-    /// The work's, or the kernel's.
-    ///
-    /// # Panics
-    ///
-    /// Outside of a tokio runtime.
-    ///
-    /// # Cancel safety
-    ///
-    /// A future that is dropped has not done the work, and leaves it to the next.
-    pub async fn per_server<E>(
-        &self,
-        work: impl AsyncFnOnce() -> Result<(), E>,
-    ) -> Result<bool, OnceError<E>> {
-        self.up_to(1, work).await
-    }
-
-    /// The same once for each generation of workers, so again after a reload. Work of an older generation than what is done
-    /// already is not done any more. Not together with [`per_server`](Self::per_server) for the same work.
-    ///
-    /// # Errors
-    ///
-    /// The work's, or the kernel's.
-    ///
-    /// # Panics
-    ///
-    /// Outside of a tokio runtime.
-    ///
-    /// # Cancel safety
-    ///
-    /// A future that is dropped has not done the work, and leaves it to the next.
-    pub async fn per_reload<E>(
-        &self,
-        generation: u64,
-        work: impl AsyncFnOnce() -> Result<(), E>,
-    ) -> Result<bool, OnceError<E>> {
-        self.up_to(generation, work).await
+    fn named<E>(name: &str, per: Per) -> Result<Self, OnceError<E>> {
+        Mutex::of_kind(Kind::Once, name, per as u64).map(Self).map_err(OnceError::Lock)
     }
 
     async fn up_to<E>(
@@ -100,7 +92,8 @@ impl Once {
         if self.done().load(Ordering::Acquire) >= generation {
             return Ok(false);
         }
-        let _guard = self.0.lock().await.map_err(OnceError::Io)?;
+        let lock = self.0.lock().await;
+        let _guard = lock.map_err(|error| OnceError::Lock(VariableError::Io(error)))?;
         if self.done().load(Ordering::Acquire) >= generation {
             return Ok(false);
         }
@@ -115,18 +108,11 @@ impl Once {
     }
 }
 
-impl fmt::Debug for Once {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let done = self.done().load(Ordering::Relaxed);
-        f.debug_struct("Once").field("lock", &self.0).field("done", &done).finish()
-    }
-}
-
 impl<E: fmt::Display> fmt::Display for OnceError<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Failed(error) => error.fmt(f),
-            Self::Io(error) => write!(f, "the lock of work that is done once: {error}"),
+            Self::Lock(error) => write!(f, "the lock of work that is done once: {error}"),
         }
     }
 }
@@ -135,7 +121,7 @@ impl<E: std::error::Error + 'static> std::error::Error for OnceError<E> {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Failed(error) => error.source(),
-            Self::Io(error) => Some(error),
+            Self::Lock(error) => Some(error),
         }
     }
 }

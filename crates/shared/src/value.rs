@@ -1,55 +1,65 @@
 //! A small value that all processes have together.
 
+use std::any::type_name;
 use std::fmt;
 use std::marker::PhantomData;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use bytemuck::Pod;
+use bytemuck::{CheckedBitPattern, NoUninit};
 
-use crate::variables::{Kind, Slot, VariableError};
+use crate::memory::layout;
+use crate::variables::{Kind, Slot, VariableError, WORDS};
 
 /// A value of at most eight bytes that all processes have together: a limit, a switch, a time.
 ///
-/// It is made before the fork, as a [`Counter`](crate::Counter), and each process that reads it gets all of what some process
-/// has written last, never parts of two. It may be whatever has a meaning in each process and in whichever bits
-/// ([`Pod`]): numbers, arrays of numbers, and structs that derive `Pod`; no references, which the compiler
+/// It is known by its name, as a [`Counter`](crate::Counter) is, and each process that reads it gets all of what some process
+/// has written last, never parts of two. It may be whatever means the same in each process: numbers and arrays of them, `bool`,
+/// `char`, and enums and structs that derive bytemuck's [`NoUninit`] and [`CheckedBitPattern`]; no references, which the compiler
 /// refuses, as it does what is too large. A clone is the same value.
 ///
 /// ```
 /// use farrier_shared::Value;
 ///
 /// # fn main() -> Result<(), farrier_shared::VariableError> {
-/// let limit = Value::new("limit", 0.5_f32)?;
+/// let limit = Value::named("limit", 0.5_f32)?;
 /// // In any process:
 /// limit.set(0.25);
 /// assert_eq!(limit.get(), 0.25);
 /// assert_eq!(limit.update(|limit| limit * 2.0), 0.5);
+/// let is_read_only = Value::named("is read-only", false)?;
+/// is_read_only.set(true);
 /// # Ok(())
 /// # }
 /// ```
 ///
 /// ```compile_fail
 /// # use farrier_shared::Value;
-/// let pointer = Value::new("pointer", "a text of one process");
+/// let pointer = Value::named("pointer", "a text of one process");
 /// ```
 pub struct Value<T> {
     slot: &'static Slot,
     _value: PhantomData<fn(T) -> T>,
 }
 
-impl<T: Pod> Value<T> {
-    /// Makes a value.
+impl<T: NoUninit + CheckedBitPattern> Value<T> {
+    /// The value of this name, which is `value` if nobody has named it before.
     ///
     /// # Errors
     ///
-    /// The name is taken or none; it is made too late; or the kernel's.
-    pub fn new(name: &str, value: T) -> Result<Self, VariableError> {
+    /// The name is another variable's or none, or that of a value of another type; there are too many; or the kernel's.
+    pub fn named(name: &str, value: T) -> Result<Self, VariableError> {
         let word = Self::to_word(value);
-        let slot = Slot::new(name, Kind::Value, |words| words[0].store(word, Ordering::Relaxed))?;
+        let shape = layout(size_of::<T>() as u64, type_name::<T>());
+        let fill = |words: &[AtomicU64; WORDS]| words[0].store(word, Ordering::Relaxed);
+        let (_, slot) = Slot::named(name, Kind::Value, shape, fill)?;
         Ok(Self { slot, _value: PhantomData })
     }
 
     /// What some process has written last.
+    ///
+    /// # Panics
+    ///
+    /// Another image of the program has written what is no value of this image's type, such as a new variant of an enum.
     #[must_use]
     pub fn get(&self) -> T {
         Self::from_word(self.slot.words[0].load(Ordering::Acquire))
@@ -61,6 +71,10 @@ impl<T: Pod> Value<T> {
     }
 
     /// Makes a new value of the old one, and returns it; `change` is called again if another process was faster.
+    ///
+    /// # Panics
+    ///
+    /// As [`get`](Self::get) does, or if `change` does; the value is then as it was.
     pub fn update(&self, mut change: impl FnMut(T) -> T) -> T {
         let word = &self.slot.words[0];
         let mut old = word.load(Ordering::Acquire);
@@ -82,7 +96,7 @@ impl<T: Pod> Value<T> {
     }
 
     fn from_word(word: u64) -> T {
-        bytemuck::pod_read_unaligned(&word.to_ne_bytes()[..size_of::<T>()])
+        bytemuck::checked::pod_read_unaligned(&word.to_ne_bytes()[..size_of::<T>()])
     }
 }
 
@@ -94,7 +108,7 @@ impl<T> Clone for Value<T> {
 
 impl<T> Copy for Value<T> {}
 
-impl<T: Pod + fmt::Debug> fmt::Debug for Value<T> {
+impl<T: NoUninit + CheckedBitPattern + fmt::Debug> fmt::Debug for Value<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (name, value) = (self.slot.name(), self.get());
         f.debug_struct("Value").field("name", &name).field("value", &value).finish()

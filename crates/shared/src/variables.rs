@@ -1,17 +1,15 @@
 //! The variables that all processes have together, and the memory that they are in.
 
-use std::fs::File;
-use std::os::fd::{AsFd, AsRawFd};
-use std::process;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError};
 use std::{fmt, io};
 
+use crate::bytes::Bytes;
 use crate::memory::{MemoryError, SharedMemory, shared_struct};
-use crate::names::Name;
 
 /// How many variables a program may have.
-const MOST: usize = 1024;
+pub(crate) const MOST: usize = 1024;
 
 /// Words of eight bytes that a name has.
 const NAME_WORDS: usize = 8;
@@ -19,10 +17,8 @@ const NAME_WORDS: usize = 8;
 /// Words of eight bytes that a variable has for itself.
 pub(crate) const WORDS: usize = 48;
 
-/// How many bounds a histogram may have: there are a bucket more, and the sum.
-pub(crate) const MOST_BOUNDS: usize = 22;
-
-const _: () = assert!(2 * MOST_BOUNDS + 2 <= WORDS);
+/// The byte that is locked while a variable is made, behind those of the variables.
+const MAKING: i64 = 2 * MOST as i64;
 
 /// The longest name, in bytes.
 const LONGEST_NAME: usize = 8 * NAME_WORDS;
@@ -32,11 +28,12 @@ shared_struct! {
     #[repr(C, align(128))]
     pub(crate) struct Slot {
         pub(crate) words: [AtomicU64; WORDS],
-        /// What it is; 0 for nothing.
+        /// What it is; 0 for nothing, and is written last.
         kind: AtomicU32,
         /// Bytes.
         name_length: AtomicU32,
-        number: AtomicU32,
+        /// What tells apart those of one kind: the type of a value, the bounds of a histogram.
+        shape: AtomicU64,
         name: [AtomicU64; NAME_WORDS],
     }
 }
@@ -48,90 +45,141 @@ pub(crate) enum Kind {
     Histogram = 3,
     Value = 4,
     Mutex = 5,
+    Once = 6,
 }
 
-/// All variables of this process and of those that it has forked.
-struct Variables {
-    slots: SharedMemory<Slot>,
-    /// The process that makes them.
-    maker: u32,
-    names: Mutex<Vec<Name>>,
-}
+/// Those of this process and of all that it has forked.
+static VARIABLES: OnceLock<SharedMemory<Slot>> = OnceLock::new();
 
 /// Why there is no such variable.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum VariableError {
-    /// There is something of this name already.
-    NameTaken(String),
+    /// What has this name is another kind of variable, a value of another type, or a histogram with other bounds.
+    Differs(String),
     /// A name has 1 to 64 bytes.
     NoName(String),
-    /// Variables are made by one process, before it forks others, which could not see each other's.
-    AfterFork(String),
-    /// A program may have 1,024 of them.
+    /// A program may have 1,024 of them; they are there until the last process ends.
     TooMany(String),
-    /// The bounds of a histogram are 1 to 22 numbers, each larger than the one before.
+    /// The bounds of a histogram are 1 to 46 numbers, each larger than the one before.
     Bounds(String),
     /// The kernel's: no memory, no descriptor.
     Io(io::Error),
 }
 
+/// Makes the memory that the variables of this process and of all that it forks from now on are in, unless it is there.
+///
+/// For launchers: what forks by itself calls this first. Else the first variable makes it, and processes that were forked
+/// before that have each their own.
+///
+/// The descriptor is for another image of the program, which [`adopt`]s it.
+///
+/// # Errors
+///
+/// The kernel's: no memory, no descriptor.
+pub fn share() -> Result<BorrowedFd<'static>, VariableError> {
+    all().map(SharedMemory::as_fd)
+}
+
+/// Has its variables in the memory that another image of the program has made by [`share`].
+///
+/// # Errors
+///
+/// There are variables already, or the memory is none of this version's: EINVAL and what it says; or the kernel's.
+pub fn adopt(memory: OwnedFd) -> Result<(), VariableError> {
+    let again = SharedMemory::again(memory)?;
+    VARIABLES.set(again).map_err(|_| VariableError::Io(io::ErrorKind::AlreadyExists.into()))
+}
+
+fn all() -> Result<&'static SharedMemory<Slot>, VariableError> {
+    if let Some(all) = VARIABLES.get() {
+        return Ok(all);
+    }
+    let made = SharedMemory::new("farrier-variables", MOST)?;
+    // If another thread was faster, this one's is dropped.
+    Ok(VARIABLES.get_or_init(|| made))
+}
+
+/// The locks of all variables, for a holder of its own. Byte n is that of variable n, byte [`MOST`] + n that of the turn to wait
+/// for it.
+///
+/// # Errors
+///
+/// The kernel's: no memory, no descriptor.
+pub(crate) fn bytes() -> io::Result<Bytes> {
+    Bytes::of(all().map_err(io::Error::other)?.as_fd())
+}
+
 impl Slot {
-    /// A new one for a variable; `fill` writes its first words.
+    /// The variable of this name, which is made if there is none: `fill` writes the words that do not begin as zeroes.
     ///
     /// # Errors
     ///
-    /// The name is taken or none; it is made too late; or the kernel's.
-    pub(crate) fn new(
+    /// It is no name, or something else's; there is no room; or the kernel's.
+    pub(crate) fn named(
         name: &str,
         kind: Kind,
+        shape: u64,
         fill: impl FnOnce(&[AtomicU64; WORDS]),
-    ) -> Result<&'static Self, VariableError> {
+    ) -> Result<(usize, &'static Self), VariableError> {
         if !(1..=LONGEST_NAME).contains(&name.len()) {
             return Err(VariableError::NoName(name.to_owned()));
         }
-        let all = Variables::all()?;
-        if all.maker != process::id() {
-            return Err(VariableError::AfterFork(name.to_owned()));
-        }
-        let mut names = all.names.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(slot) = all.slots.get(names.len()) else {
-            return Err(VariableError::TooMany(name.to_owned()));
+        let slots = all()?;
+        let (number, slot) = match Self::find(slots, name, 0) {
+            Ok(found) => found,
+            Err(free) => {
+                let bytes = bytes().map_err(VariableError::Io)?;
+                bytes.lock(MAKING).map_err(VariableError::Io)?;
+                match Self::find(slots, name, free) {
+                    // Another process was faster.
+                    Ok(found) => found,
+                    Err(free) => {
+                        let slot = slots.get(free);
+                        let slot = slot.ok_or_else(|| VariableError::TooMany(name.to_owned()))?;
+                        slot.make(name, kind, shape, fill);
+                        (free, slot)
+                    }
+                }
+            }
         };
-        let taken = Name::take(name).ok_or_else(|| VariableError::NameTaken(name.to_owned()))?;
-        fill(&slot.words);
-        slot.number.store(u32::try_from(names.len()).unwrap_or(u32::MAX), Ordering::Relaxed);
-        slot.write(name, kind);
-        names.push(taken);
-        Ok(slot)
+        let is_same = slot.kind.load(Ordering::Acquire) == kind as u32
+            && slot.shape.load(Ordering::Relaxed) == shape;
+        if is_same { Ok((number, slot)) } else { Err(VariableError::Differs(name.to_owned())) }
     }
 
-    /// Its place among all.
-    pub(crate) fn number(&self) -> u32 {
-        self.number.load(Ordering::Relaxed)
+    /// That of this name, or the number of the first that is free; those before `from` are others.
+    fn find<'a>(slots: &'a [Self], name: &str, from: usize) -> Result<(usize, &'a Self), usize> {
+        for (number, slot) in slots.iter().enumerate().skip(from) {
+            if slot.kind.load(Ordering::Acquire) == 0 {
+                return Err(number);
+            }
+            if slot.is_named(name) {
+                return Ok((number, slot));
+            }
+        }
+        Err(slots.len())
     }
 
-    /// The memory that all slots are in, as a file of this caller's own.
-    ///
-    /// # Errors
-    ///
-    /// The kernel's: no descriptor.
-    pub(crate) fn open() -> io::Result<File> {
-        let all = Variables::all().map_err(io::Error::other)?;
-        let number = all.slots.as_fd().as_raw_fd();
-        File::options().read(true).write(true).open(format!("/proc/self/fd/{number}"))
-    }
-
-    /// So that another image of the program finds it.
-    fn write(&self, name: &str, kind: Kind) {
-        for (word, bytes) in self.name.iter().zip(name.as_bytes().chunks(8)) {
-            let mut packed = [0; 8];
-            packed[..bytes.len()].copy_from_slice(bytes);
-            word.store(u64::from_ne_bytes(packed), Ordering::Relaxed);
+    /// A process that is killed in here has made nothing: the next one begins anew.
+    fn make(&self, name: &str, kind: Kind, shape: u64, fill: impl FnOnce(&[AtomicU64; WORDS])) {
+        fill(&self.words);
+        self.shape.store(shape, Ordering::Relaxed);
+        for (word, bytes) in self.name.iter().zip(packed(name)) {
+            word.store(bytes, Ordering::Relaxed);
         }
         let length = u32::try_from(name.len()).unwrap_or(0);
         self.name_length.store(length, Ordering::Relaxed);
         self.kind.store(kind as u32, Ordering::Release);
+    }
+
+    fn is_named(&self, name: &str) -> bool {
+        self.name_length.load(Ordering::Relaxed) as usize == name.len()
+            && self
+                .name
+                .iter()
+                .zip(packed(name))
+                .all(|(word, bytes)| word.load(Ordering::Relaxed) == bytes)
     }
 
     pub(crate) fn name(&self) -> String {
@@ -143,17 +191,13 @@ impl Slot {
     }
 }
 
-impl Variables {
-    fn all() -> Result<&'static Self, VariableError> {
-        static ALL: OnceLock<Variables> = OnceLock::new();
-        if let Some(all) = ALL.get() {
-            return Ok(all);
-        }
-        let slots = SharedMemory::new("farrier-variables", MOST)?;
-        let all = Self { slots, maker: process::id(), names: Mutex::default() };
-        // If another thread was faster, this one's is dropped.
-        Ok(ALL.get_or_init(|| all))
-    }
+/// A name as words, without zeroes behind it.
+fn packed(name: &str) -> impl Iterator<Item = u64> + '_ {
+    name.as_bytes().chunks(8).map(|bytes| {
+        let mut packed = [0; 8];
+        packed[..bytes.len()].copy_from_slice(bytes);
+        u64::from_ne_bytes(packed)
+    })
 }
 
 impl From<MemoryError> for VariableError {
@@ -168,20 +212,19 @@ impl From<MemoryError> for VariableError {
 impl fmt::Display for VariableError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NameTaken(name) => write!(f, "there is a {name:?} already"),
+            Self::Differs(name) => write!(
+                f,
+                "{name:?} is there already, and is another kind of variable, or has another type or other bounds"
+            ),
             Self::NoName(name) => {
                 write!(f, "{name:?} is no name: allowed are 1 to {LONGEST_NAME} bytes")
             }
-            Self::AfterFork(name) => write!(
-                f,
-                "{name:?} is made after the fork, where no other process can see it: make it in `main`"
-            ),
             Self::TooMany(name) => {
                 write!(f, "{name:?} is one too many: allowed are {MOST} variables")
             }
             Self::Bounds(name) => write!(
                 f,
-                "the bounds of {name:?}: allowed are 1 to {MOST_BOUNDS} numbers, each larger than the one before"
+                "the bounds of {name:?}: allowed are 1 to 46 numbers, each larger than the one before"
             ),
             Self::Io(error) => write!(f, "a variable cannot be made: {error}"),
         }

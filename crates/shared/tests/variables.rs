@@ -1,12 +1,13 @@
 //! Variables: what threads and processes count together.
 
+use std::sync::Barrier;
 use std::thread;
 
-use farrier_shared::{Counter, Gauge, Histogram, QueueError, Value, VariableError, queue};
+use farrier_shared::{Counter, Gauge, Histogram, Mutex, Value, VariableError};
 
 #[test]
 fn all_threads_count_together() {
-    let (counter, gauge) = (Counter::new("counted").unwrap(), Gauge::new("gauged").unwrap());
+    let (counter, gauge) = (Counter::named("counted").unwrap(), Gauge::named("gauged").unwrap());
     thread::scope(|scope| {
         for _ in 0..8 {
             scope.spawn(|| {
@@ -26,7 +27,7 @@ fn all_threads_count_together() {
 
 #[test]
 fn a_histogram_counts_each_size_in_its_bucket() {
-    let sizes = Histogram::new("sizes", &[1.0, 2.0, 5.0]).unwrap();
+    let sizes = Histogram::named("sizes", &[1.0, 2.0, 5.0]).unwrap();
     for size in [-1.0, 0.5, 1.0, 1.1, 2.0, 5.0, 5.1, 1e300, f64::NAN, f64::INFINITY] {
         sizes.record(size);
     }
@@ -39,19 +40,19 @@ fn a_histogram_counts_each_size_in_its_bucket() {
         }
     });
     assert_eq!(sizes.read().buckets[1], 40_002);
-    let many: Vec<f64> = (0..23).map(f64::from).collect();
+    let many: Vec<f64> = (0..47).map(f64::from).collect();
     for bounds in [&[][..], &[1.0, 1.0], &[2.0, 1.0], &[f64::NAN], &[1.0, f64::INFINITY], &many] {
-        let refused = Histogram::new("other sizes", bounds);
+        let refused = Histogram::named("other sizes", bounds);
         assert!(matches!(refused, Err(VariableError::Bounds(_))), "{bounds:?}");
     }
-    let largest = Histogram::new("other sizes", &many[..22]).unwrap();
-    largest.record(21.5);
-    assert_eq!(largest.read().buckets[22], 1);
+    let largest = Histogram::named("other sizes", &many[..46]).unwrap();
+    largest.record(45.5);
+    assert_eq!(largest.read().buckets[46], 1);
 }
 
 #[test]
 fn a_value_is_read_as_it_was_written() {
-    let pair = Value::new("pair", [1_u32, 1]).unwrap();
+    let pair = Value::named("pair", [1_u32, 1]).unwrap();
     thread::scope(|scope| {
         for number in 2..6 {
             scope.spawn(move || (0..20_000).for_each(|_| pair.set([number, number])));
@@ -63,30 +64,65 @@ fn a_value_is_read_as_it_was_written() {
             }
         });
     });
-    let total = Value::new("total", 0_i16).unwrap();
+    let total = Value::named("total", 0_i16).unwrap();
     thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| (0..1_000).for_each(|_| assert!(total.update(|total| total + 1) > 0)));
         }
     });
     assert_eq!(total.get(), 4_000);
-    let none = Value::new("none", ()).unwrap();
+    let none = Value::named("none", ()).unwrap();
     none.set(());
+    let switch = Value::named("switch", true).unwrap();
+    assert!(!switch.update(|is_on| !is_on));
     assert_eq!(format!("{total:?}"), r#"Value { name: "total", value: 4000 }"#);
 }
 
 #[test]
-fn a_name_is_one_things() {
-    let first = Counter::new("one thing").unwrap();
-    let taken =
-        |error| matches!(error, Some(VariableError::NameTaken(name)) if name == "one thing");
-    assert!(taken(Counter::new("one thing").err()));
-    assert!(taken(Gauge::new("one thing").err()));
-    let error = queue::<u8>("one thing").err();
-    assert!(matches!(error, Some(QueueError::NameTaken(_))), "{error:?}");
-    first.add(1);
-    for name in ["", &"x".repeat(65)] {
-        assert!(matches!(Counter::new(name), Err(VariableError::NoName(_))), "{name}");
+fn who_names_it_again_has_the_same() {
+    Counter::named("same").unwrap().add(2);
+    assert_eq!(Counter::named("same").unwrap().get(), 2);
+    let value = Value::named("same value", 1_u32).unwrap();
+    value.set(5);
+    assert_eq!(Value::named("same value", 1_u32).unwrap().get(), 5, "it is as it was left");
+    Histogram::named("same sizes", &[1.0, 2.0]).unwrap().record(1.5);
+    assert_eq!(Histogram::named("same sizes", &[1.0, 2.0]).unwrap().read().buckets, [0, 1, 0]);
+    // However many do so at once.
+    let together = Barrier::new(8);
+    thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                for number in 0..50 {
+                    together.wait();
+                    Counter::named(&format!("at once {number}")).unwrap().add(1);
+                }
+            });
+        }
+    });
+    for number in 0..50 {
+        assert_eq!(Counter::named(&format!("at once {number}")).unwrap().get(), 8);
     }
-    Counter::new(&"\u{e9}".repeat(32)).unwrap();
+}
+
+#[test]
+fn a_name_is_one_things() {
+    let differs = |error, name: &str| matches!(error, Some(VariableError::Differs(n)) if n == name);
+    Counter::named("one thing").unwrap();
+    assert!(differs(Gauge::named("one thing").err(), "one thing"));
+    assert!(differs(Mutex::named("one thing").err(), "one thing"));
+    Value::named("a value", 1_u32).unwrap();
+    assert!(differs(Value::named("a value", 1_i32).err(), "a value"));
+    assert!(differs(Value::named("a value", 1_u64).err(), "a value"));
+    Histogram::named("a histogram", &[1.0]).unwrap();
+    assert!(differs(Histogram::named("a histogram", &[2.0]).err(), "a histogram"));
+    assert!(differs(Histogram::named("a histogram", &[1.0, 2.0]).err(), "a histogram"));
+    for name in ["", &"x".repeat(65)] {
+        assert!(matches!(Counter::named(name), Err(VariableError::NoName(_))), "{name}");
+    }
+    // Names that begin alike, and one that is as long as it may be.
+    let names = ["x".repeat(7), "x".repeat(8), "x".repeat(9), "x".repeat(64), "\u{e9}".repeat(32)];
+    for (number, name) in (1..).zip(&names) {
+        assert_eq!(Counter::named(name).unwrap().add(number), number);
+    }
+    assert_eq!(names.map(|name| Counter::named(&name).unwrap().get()), [1, 2, 3, 4, 5]);
 }

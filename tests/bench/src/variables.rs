@@ -33,7 +33,7 @@ const ROUNDS: u32 = 9;
 
 pub(crate) fn run(args: &Args) -> Result<(), Error> {
     static ATOMIC: AtomicU64 = AtomicU64::new(0);
-    let counter = Counter::new("counted")?;
+    let counter = Counter::named("counted")?;
     let (mut atomic, mut shared) = (f64::MAX, f64::MAX);
     for _ in 0..ROUNDS {
         atomic = atomic.min(time(args.additions, || ATOMIC.fetch_add(1, Ordering::Relaxed)));

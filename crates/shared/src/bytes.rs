@@ -1,0 +1,56 @@
+//! Locks of the kernel's on single bytes of a file: they die with the process that holds them.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::libc::{F_UNLCK, F_WRLCK, SEEK_SET, c_int, flock, off_t};
+
+/// The bytes of a file, any of which may be locked; all are given back when this is dropped.
+///
+/// The locks belong to this open file (`F_OFD_SETLK`) and not to the process, so that two tasks of one process exclude each
+/// other as two processes do.
+pub(crate) struct Bytes(File);
+
+impl Bytes {
+    /// Those of this file, opened for this holder alone.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's: no descriptor.
+    pub(crate) fn of(file: BorrowedFd<'_>) -> io::Result<Self> {
+        let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+        File::options().read(true).write(true).open(path).map(Self)
+    }
+
+    /// Whether nobody else had it.
+    pub(crate) fn try_lock(&self, byte: off_t) -> io::Result<bool> {
+        match fcntl(&self.0, FcntlArg::F_OFD_SETLK(&range(byte, F_WRLCK))) {
+            Ok(_) => Ok(true),
+            Err(Errno::EAGAIN | Errno::EACCES) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Blocks this thread until nobody else has it.
+    pub(crate) fn lock(&self, byte: off_t) -> io::Result<()> {
+        loop {
+            match fcntl(&self.0, FcntlArg::F_OFD_SETLKW(&range(byte, F_WRLCK))) {
+                Ok(_) => return Ok(()),
+                Err(Errno::EINTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    pub(crate) fn unlock(&self, byte: off_t) -> io::Result<()> {
+        fcntl(&self.0, FcntlArg::F_OFD_SETLK(&range(byte, F_UNLCK)))?;
+        Ok(())
+    }
+}
+
+fn range(byte: off_t, kind: c_int) -> flock {
+    flock { l_type: kind as _, l_whence: SEEK_SET as _, l_start: byte, l_len: 1, l_pid: 0 }
+}
