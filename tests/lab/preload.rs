@@ -10,6 +10,7 @@ use axum::routing::get;
 use axum::{Json, Router};
 use clap::ValueEnum;
 use farrier::prelude::BoxError;
+use farrier::shared::Counter;
 use nix::sys::signal::SigSet;
 use serde_json::json;
 
@@ -65,6 +66,8 @@ impl Preload {
                 Box::leak(before::open(Before::from_str(what, true)?)?);
             }
         }
+        // One that a reload finds again.
+        Counter::named("preloads, dry runs too")?.add(1);
         let length = (self.mb << 20) / size_of::<u64>();
         Ok(Table {
             numbers: (0..length as u64).collect(),
@@ -90,6 +93,7 @@ pub(crate) fn routes(table: &'static Table) -> Router {
             "worker": process::id(),
             "loaded_by": table.loaded_by,
             "generation": table.generation,
+            "loads": Counter::named("preloads, dry runs too").map(|loads| loads.get()).ok(),
             "sum": table.numbers.iter().sum::<u64>(),
         }))
     };

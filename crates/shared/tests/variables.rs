@@ -1,9 +1,12 @@
 //! Variables: what threads and processes count together.
 
+use std::fs::File;
+use std::io::ErrorKind;
+use std::os::fd::OwnedFd;
 use std::sync::Barrier;
 use std::thread;
 
-use farrier_shared::{Counter, Gauge, Histogram, Mutex, Value, VariableError};
+use farrier_shared::{Counter, Gauge, Histogram, Mutex, Value, VariableError, adopt, share};
 
 #[test]
 fn all_threads_count_together() {
@@ -125,4 +128,18 @@ fn a_name_is_one_things() {
         assert_eq!(Counter::named(name).unwrap().add(number), number);
     }
     assert_eq!(names.map(|name| Counter::named(&name).unwrap().get()), [1, 2, 3, 4, 5]);
+}
+
+#[test]
+fn memory_of_something_else_is_refused() {
+    let counter = Counter::named("before").unwrap();
+    let other = OwnedFd::from(File::open("/proc/self/exe").unwrap());
+    let refused = adopt(other).unwrap_err().to_string();
+    assert!(refused.contains("holds something else"), "{refused}");
+    // Its own: there are variables already, and they stay.
+    let again = share().unwrap().try_clone_to_owned().unwrap();
+    assert!(
+        matches!(adopt(again), Err(VariableError::Io(error)) if error.kind() == ErrorKind::AlreadyExists)
+    );
+    assert_eq!(counter.add(1), 1);
 }
