@@ -1,16 +1,12 @@
 //! The tower layer that gives each request its connection.
 
 use std::fmt;
-use std::pin::Pin;
 use std::sync::{Arc, Weak};
-use std::task::{Context, Poll, ready};
 
-use farrier_exchange::{End, Exchange, Observer, ResponseBody};
-use http::{Request, Response};
-use http_body::Body;
-use pin_project::pin_project;
+use farrier_exchange::{End, ExchangeService, Intercepted, Interceptor, Observer};
+use http::request::Parts;
+use http::{HeaderMap, StatusCode};
 use tower_layer::Layer;
-use tower_service::Service;
 
 use crate::current::ScopeGuard;
 use crate::scope::Scope;
@@ -31,40 +27,26 @@ pub struct ConnectionLayer<B: Backend> {
     options: Options,
 }
 
-/// The service that [`ConnectionLayer`] makes.
-pub struct ConnectionService<S, B: Backend> {
-    inner: S,
-    pool: Pool<B>,
-    options: Options,
-}
-
 #[derive(Clone, Copy, Debug, Default)]
 struct Options {
     hold_until_body_end: bool,
     in_extensions: bool,
 }
 
-/// The response future of [`ConnectionService`].
-#[pin_project]
-#[must_use = "futures do nothing unless polled"]
-pub struct ResponseFuture<F, B: Backend> {
-    #[pin]
-    inner: farrier_exchange::ResponseFuture<F, ScopeEnd<B>>,
-    // After `inner`: the handler lets go of the connection before the request's use ends.
-    guard: ScopeGuard<B>,
-    hold_until_body_end: bool,
-}
+/// A request's use of the pool, which ends with the exchange.
+pub struct RequestScope<B: Backend>(Use<B>);
 
-/// Ends the request's use of the pool with the exchange.
-pub struct ScopeEnd<B: Backend>(Ending<B>);
-
-enum Ending<B: Backend> {
-    /// Nothing to end: no head yet, or the connection went back at the head.
-    Nothing,
-    /// Something beyond the head holds the handle. Weak: its last clone gives the connection back.
+enum Use<B: Backend> {
+    /// The service is at work; `is_held` is [`hold_until_body_end`](ConnectionLayer::hold_until_body_end). Leaves to one of the
+    /// others at the head.
+    Service { guard: ScopeGuard<B>, is_held: bool },
+    /// The head is there, and whoever holds a clone of the handle gives the connection back with the last one, at the end of
+    /// the exchange at the latest.
     Clones(Weak<Scope<B>>),
-    /// Held to the end of the body.
+    /// The head is there, and the connection is held to the end of the exchange.
     Held(Arc<Scope<B>>),
+    /// Nobody has asked for a handle, or it is that of a layer around this one.
+    Nothing,
 }
 
 impl<B: Backend> ConnectionLayer<B> {
@@ -97,10 +79,60 @@ impl<B: Backend> ConnectionLayer<B> {
 }
 
 impl<S, B: Backend> Layer<S> for ConnectionLayer<B> {
-    type Service = ConnectionService<S, B>;
+    type Service = ExchangeService<S, Self>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        ConnectionService { inner, pool: self.pool.clone(), options: self.options }
+        ExchangeService::new(inner, self.clone())
+    }
+}
+
+impl<B: Backend> Interceptor for ConnectionLayer<B> {
+    type Observer = RequestScope<B>;
+
+    #[inline]
+    fn intercept(&self, request: &mut Parts) -> Intercepted<RequestScope<B>> {
+        let mut guard = ScopeGuard::new(self.pool.clone());
+        if self.options.in_extensions {
+            request.extensions.insert(Database(guard.scope()));
+        }
+        let is_held = self.options.hold_until_body_end;
+        Intercepted::Continue(RequestScope(Use::Service { guard, is_held }))
+    }
+}
+
+impl<B: Backend> Observer for RequestScope<B> {
+    #[inline]
+    fn enter<T>(&mut self, poll: impl FnOnce() -> T) -> T {
+        match &mut self.0 {
+            Use::Service { guard, .. } => guard.enter(poll),
+            Use::Clones(_) | Use::Held(_) | Use::Nothing => poll(),
+        }
+    }
+
+    #[inline]
+    fn on_head(&mut self, _: StatusCode, _: &HeaderMap) {
+        if let Use::Service { guard, is_held } = &mut self.0 {
+            self.0 = match guard.take() {
+                None => Use::Nothing,
+                Some(scope) if *is_held => Use::Held(scope),
+                // If this is the last reference, the connection goes back here.
+                Some(scope) => Use::Clones(Arc::downgrade(&scope)),
+            };
+        }
+    }
+
+    #[inline]
+    fn on_end(self, _: End) {
+        match self.0 {
+            // Its drop ends the use.
+            Use::Service { .. } | Use::Nothing => {}
+            Use::Clones(scope) => {
+                if let Some(scope) = scope.upgrade() {
+                    scope.end();
+                }
+            }
+            Use::Held(scope) => scope.end(),
+        }
     }
 }
 
@@ -119,107 +151,8 @@ impl<B: Backend> fmt::Debug for ConnectionLayer<B> {
     }
 }
 
-impl<S, B, Q, R> Service<Request<Q>> for ConnectionService<S, B>
-where
-    S: Service<Request<Q>, Response = Response<R>>,
-    B: Backend,
-    R: Body,
-    R::Data: From<bytes::Bytes>,
-{
-    type Response = Response<ResponseBody<R, ScopeEnd<B>>>;
-    type Error = S::Error;
-    type Future = ResponseFuture<S::Future, B>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, mut request: Request<Q>) -> Self::Future {
-        let exchange =
-            Exchange::begin(request.method(), request.version(), ScopeEnd(Ending::Nothing));
-        let mut guard = ScopeGuard::new(self.pool.clone());
-        if self.options.in_extensions {
-            request.extensions_mut().insert(Database(guard.scope()));
-        }
-        let future = guard.enter(|| self.inner.call(request));
-        ResponseFuture {
-            inner: farrier_exchange::ResponseFuture::new(future, exchange),
-            guard,
-            hold_until_body_end: self.options.hold_until_body_end,
-        }
-    }
-}
-
-impl<S: Clone, B: Backend> Clone for ConnectionService<S, B> {
-    fn clone(&self) -> Self {
-        Self { inner: self.inner.clone(), pool: self.pool.clone(), options: self.options }
-    }
-}
-
-impl<S, B: Backend> fmt::Debug for ConnectionService<S, B> {
+impl<B: Backend> fmt::Debug for RequestScope<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ConnectionService").finish_non_exhaustive()
-    }
-}
-
-impl<F, B, R, E> Future for ResponseFuture<F, B>
-where
-    F: Future<Output = Result<Response<R>, E>>,
-    B: Backend,
-    R: Body,
-{
-    type Output = Result<Response<ResponseBody<R, ScopeEnd<B>>>, E>;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.project();
-        let inner = this.inner;
-        let mut polled = ready!(this.guard.enter(|| inner.poll(cx)));
-        // No exchange left means an upgrade: the request is over, the socket is not part of it.
-        let exchange = polled.as_mut().ok().and_then(|head| head.body_mut().exchange_mut());
-        match exchange {
-            Some(exchange) => {
-                if let Some(scope) = this.guard.take() {
-                    exchange.observer_mut().0 = Ending::at_head(scope, *this.hold_until_body_end);
-                }
-            }
-            None => this.guard.end(),
-        }
-        Poll::Ready(polled)
-    }
-}
-
-impl<F, B: Backend> fmt::Debug for ResponseFuture<F, B> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ResponseFuture").finish_non_exhaustive()
-    }
-}
-
-impl<B: Backend> Observer for ScopeEnd<B> {
-    fn on_end(self, _: End) {
-        let scope = match self.0 {
-            Ending::Nothing => None,
-            Ending::Clones(scope) => scope.upgrade(),
-            Ending::Held(scope) => Some(scope),
-        };
-        if let Some(scope) = scope {
-            scope.end();
-        }
-    }
-}
-
-impl<B: Backend> fmt::Debug for ScopeEnd<B> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ScopeEnd").finish_non_exhaustive()
-    }
-}
-
-impl<B: Backend> Ending<B> {
-    fn at_head(scope: Arc<Scope<B>>, hold: bool) -> Self {
-        if hold {
-            Self::Held(scope)
-        } else {
-            // If this is the last reference, the connection goes back here.
-            Self::Clones(Arc::downgrade(&scope))
-        }
+        f.debug_struct("RequestScope").finish_non_exhaustive()
     }
 }

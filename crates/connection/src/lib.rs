@@ -68,7 +68,7 @@ mod status;
 pub use backend::{Backend, ErrorClass, Inspection, Interruption};
 pub use database::Database;
 pub use error::{AcquireError, Poisoned, StatementTimedOut};
-pub use layer::{ConnectionLayer, ConnectionService, ResponseFuture, ScopeEnd};
+pub use layer::{ConnectionLayer, RequestScope};
 pub use plain::{Alteration, PlainStatements, Syntax};
 pub use policy::Policy;
 pub use pool::{Pool, PooledConnection};

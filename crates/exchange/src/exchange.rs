@@ -13,6 +13,14 @@ use http_body::{Body, Frame};
 ///
 /// A closure `FnOnce(End)` is an observer that only wants the end.
 pub trait Observer {
+    /// Called around each call and poll of the service: `poll` is to be called, once.
+    ///
+    /// Not around the response body's polls.
+    #[inline]
+    fn enter<T>(&mut self, poll: impl FnOnce() -> T) -> T {
+        poll()
+    }
+
     /// The service answered; called at most once, before the head goes on.
     ///
     /// A panic in it is caught and logged.
@@ -89,8 +97,7 @@ struct Facts {
     began: Instant,
     head_at: Option<Instant>,
     status: Option<StatusCode>,
-    request: RequestKind,
-    version: Version,
+    line: RequestLine,
     sent: u64,
     /// Known after the head.
     expected: Expected,
@@ -116,8 +123,15 @@ enum Expected {
     Exactly(u64),
 }
 
+/// What of a request decides whether its response has a body: method and version, as they came in.
+#[derive(Clone, Copy, Debug)]
+pub struct RequestLine {
+    method: MethodKind,
+    version: Version,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum RequestKind {
+enum MethodKind {
     Head,
     Connect,
     Other,
@@ -130,20 +144,18 @@ impl<O: Observer> Exchange<O> {
     #[inline]
     #[must_use = "an exchange that is dropped has ended"]
     pub fn begin(method: &Method, version: Version, observer: O) -> Self {
-        let request = match *method {
-            Method::HEAD => RequestKind::Head,
-            Method::CONNECT => RequestKind::Connect,
-            _ => RequestKind::Other,
-        };
-        let began = Instant::now();
+        Self::open(RequestLine::new(method, version), observer)
+    }
+
+    #[inline]
+    pub(crate) fn open(line: RequestLine, observer: O) -> Self {
         Self {
             observer: Some(observer),
             facts: Facts {
-                began,
+                began: Instant::now(),
                 head_at: None,
                 status: None,
-                request,
-                version,
+                line,
                 sent: 0,
                 expected: Expected::Unknown,
                 complete: false,
@@ -180,7 +192,7 @@ impl<O: Observer> Exchange<O> {
         let facts = &mut self.facts;
         facts.head_at = Some(Instant::now());
         facts.status = Some(status);
-        let bodiless = facts.request == RequestKind::Head
+        let bodiless = facts.line.method == MethodKind::Head
             || facts.upgraded()
             || status.is_informational()
             || status == StatusCode::NO_CONTENT
@@ -287,6 +299,29 @@ impl<O: Observer> Drop for Watch<'_, O> {
     }
 }
 
+impl RequestLine {
+    /// That of a request with this method and version.
+    #[inline]
+    #[must_use]
+    pub fn new(method: &Method, version: Version) -> Self {
+        let method = match *method {
+            Method::HEAD => MethodKind::Head,
+            Method::CONNECT => MethodKind::Connect,
+            _ => MethodKind::Other,
+        };
+        Self { method, version }
+    }
+}
+
+impl End {
+    /// Of a request that came to an interceptor, and no further.
+    pub(crate) fn before_the_service() -> Self {
+        let outcome = if thread::panicking() { Outcome::Panicked } else { Outcome::Aborted };
+        let total = Duration::ZERO;
+        Self { outcome, status: None, bytes: 0, time_to_head: None, total }
+    }
+}
+
 impl Facts {
     #[inline]
     fn end(&self) -> End {
@@ -320,7 +355,7 @@ impl Facts {
     #[inline]
     fn expect<B: Body>(&mut self, headers: &HeaderMap, body: &B) {
         let (declared, exact) = (content_length(headers), body.size_hint().exact());
-        let is_http1 = self.version < Version::HTTP_2;
+        let is_http1 = self.line.version < Version::HTTP_2;
         // Nobody asks it for more.
         self.complete = body.is_end_stream();
         self.expected = match (declared, exact) {
@@ -348,14 +383,14 @@ impl Facts {
     fn upgraded(&self) -> bool {
         self.status.is_some_and(|status| {
             status == StatusCode::SWITCHING_PROTOCOLS
-                || (self.request == RequestKind::Connect && status.is_success())
+                || (self.line.method == MethodKind::Connect && status.is_success())
         })
     }
 }
 
 /// Calls an observer: a panic of its own may neither reach the client nor, as it may come while the
 /// thread unwinds already, abort the process.
-fn caught(moment: &'static str, call: impl FnOnce()) {
+pub(crate) fn caught(moment: &'static str, call: impl FnOnce()) {
     if panic::catch_unwind(AssertUnwindSafe(call)).is_err() {
         tracing::error!(moment, "the observer of an exchange panicked");
     }

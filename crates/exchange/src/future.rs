@@ -74,7 +74,11 @@ where
             }
         };
         let mut watch = Watch::new(this.exchange);
-        let response = match future.poll(cx) {
+        let polled = match watch.exchange() {
+            Some(exchange) => exchange.observer_mut().enter(|| future.poll(cx)),
+            None => future.poll(cx),
+        };
+        let response = match polled {
             Poll::Pending => {
                 watch.passed();
                 return Poll::Pending;

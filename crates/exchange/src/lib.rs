@@ -93,8 +93,12 @@ mod answer;
 mod body;
 mod exchange;
 mod future;
+mod interceptor;
+mod layer;
 
 pub use answer::Answer;
 pub use body::ResponseBody;
-pub use exchange::{End, Exchange, Observer, Outcome};
+pub use exchange::{End, Exchange, Observer, Outcome, RequestLine};
 pub use future::ResponseFuture;
+pub use interceptor::{Ends, Intercepted, Interceptor, Joined};
+pub use layer::{ExchangeLayer, ExchangeService};

@@ -83,6 +83,18 @@ pub use farrier_shared as shared;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub use farrier_sqlx as sqlx;
 
+use exchange::{ExchangeLayer, Interceptor};
+
+/// Several layers as one: `layers((a, b, c))` does what the layers `a`, `b` and `c` do one in the other, `a` outermost, for
+/// less; the README has the figures.
+///
+/// The layers are [`HeartbeatLayer`](heartbeat::HeartbeatLayer), [`RequestHookLayer`](hooks::RequestHookLayer),
+/// [`ConnectionLayer`](connection::ConnectionLayer) and whatever else is an [`Interceptor`]; at most four, each of which may be
+/// several.
+pub const fn layers<I: Interceptor>(layers: I) -> ExchangeLayer<I> {
+    ExchangeLayer::new(layers)
+}
+
 #[cfg(all(feature = "prefork", feature = "shared"))]
 #[doc = include_str!("../docs/after-the-request.md")]
 pub mod after_the_request {}

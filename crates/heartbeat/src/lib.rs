@@ -45,7 +45,7 @@ mod pulse;
 
 #[cfg(feature = "tokio")]
 pub use beat::keep_beating;
-pub use layer::{Heartbeat, HeartbeatLayer, InFlight, ResponseBody, ResponseFuture};
+pub use layer::{HeartbeatLayer, InFlight};
 pub use local::LocalPulse;
 pub use probe::{Livez, Readyz};
 pub use pulse::{Pulse, RequestHead, State, Ticket};

@@ -4,7 +4,8 @@ use std::fmt;
 use std::time::Duration;
 
 use farrier_exchange::End;
-use http::{HeaderMap, Method, Request, Uri};
+use http::request::Parts;
+use http::{HeaderMap, Method, Uri};
 
 /// Where a process writes that it lives and what it is working on.
 ///
@@ -116,10 +117,11 @@ impl Ticket {
 }
 
 impl<'a> RequestHead<'a> {
-    /// The head of `request`.
+    /// The head of a request.
+    #[inline]
     #[must_use]
-    pub fn of<B>(request: &'a Request<B>) -> Self {
-        Self { method: request.method(), uri: request.uri(), headers: request.headers() }
+    pub fn of(request: &'a Parts) -> Self {
+        Self { method: &request.method, uri: &request.uri, headers: &request.headers }
     }
 
     /// The method.

@@ -15,8 +15,7 @@ use axum::Router;
 use axum::routing::get;
 use farrier_exchange::{Answer, End, Outcome};
 use farrier_heartbeat::{
-    Heartbeat, HeartbeatLayer, Livez, LocalPulse, Pulse, Readyz, RequestHead, State, Ticket,
-    keep_beating,
+    HeartbeatLayer, Livez, LocalPulse, Pulse, Readyz, RequestHead, State, Ticket, keep_beating,
 };
 use http::{Request, Response, StatusCode};
 use http_body::Body;
@@ -140,8 +139,7 @@ fn a_request_costs_no_allocation() {
         future::ready(Ok::<_, Infallible>(Response::new(Answer::from("four"))))
     };
     let pulse = Arc::new(LocalPulse::new());
-    let mut service: Heartbeat<_, LocalPulse> =
-        HeartbeatLayer::new(Arc::clone(&pulse)).layer(service_fn(ready));
+    let mut service = HeartbeatLayer::new(Arc::clone(&pulse)).layer(service_fn(ready));
     let request = request("/");
     let allocations = allocation_counter::measure(|| {
         let mut cx = Context::from_waker(Waker::noop());

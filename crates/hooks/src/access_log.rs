@@ -54,6 +54,7 @@ use line::Line;
 pub struct AccessLog {
     style: Style,
     remote_addr: fn(&Extensions) -> Option<IpAddr>,
+    route: fn(&Extensions) -> Option<&str>,
     sink: Option<Box<dyn Fn(&str) + Send + Sync>>,
 }
 
@@ -87,7 +88,7 @@ impl AccessLog {
     /// | `{name}i`, `{name}o` | request header, response header; the last of several |
     /// | `{NAME}e` | what WSGI calls environ: `REQUEST_METHOD`, `PATH_INFO`, `QUERY_STRING`, `RAW_URI`, `SERVER_PROTOCOL`, `REMOTE_ADDR`, `CONTENT_TYPE`, `CONTENT_LENGTH`, `HTTP_*` |
     /// | `outcome` | farrier's own: `finished`, `aborted`, ... |
-    /// | `route` | farrier's own: the matched path |
+    /// | `route` | farrier's own: the route that matched, see [`route`](Self::route) |
     ///
     /// What is unknown or absent is `-`, as in gunicorn. Put quotes around values that a client chooses,
     /// as the default format does: a header may contain spaces, and only quotes are escaped for it.
@@ -118,6 +119,17 @@ impl AccessLog {
         self
     }
 
+    /// How the route that matched is read from what the router left in the request's extensions, for the atom `route`.
+    ///
+    /// By default it is unknown, because each router leaves a type of its own; under axum:
+    /// `|extensions| extensions.get().map(axum::extract::MatchedPath::as_str)`. It is unknown outside of the router and in
+    /// fallbacks as well.
+    #[must_use]
+    pub fn route(mut self, route: fn(&Extensions) -> Option<&str>) -> Self {
+        self.route = route;
+        self
+    }
+
     /// Writes lines to `sink`, without a line feed, instead of to `tracing`.
     ///
     /// It is called on the connection's task, so it must not block for long.
@@ -128,7 +140,7 @@ impl AccessLog {
     }
 
     fn with(style: Style) -> Self {
-        Self { style, remote_addr: |_| None, sink: None }
+        Self { style, remote_addr: |_| None, route: |_| None, sink: None }
     }
 }
 
@@ -144,6 +156,7 @@ impl RequestHook for AccessLog {
     fn pre_request(&self, request: &mut Parts) -> Result<Pre<AccessRecord>, BoxError> {
         Ok(Pre::Continue(AccessRecord {
             remote_addr: (self.remote_addr)(&request.extensions),
+            route: (self.route)(&request.extensions).map(Box::from),
             request: pick(&request.headers, self.style.request_headers()),
             response: Vec::new(),
         }))

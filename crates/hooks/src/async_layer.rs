@@ -14,47 +14,47 @@ use pin_project::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::hook::{AsStr, AsyncRequestHook, BoxError, Pre, RequestInfo, Unmatched};
-use crate::post::{Arrival, LayerState, PostHook, ResponseBody, ResponseFuture, caught};
+use crate::arrival::Arrival;
+use crate::hook::{AsyncRequestHook, BoxError, Pre, RequestInfo};
+use crate::post::{PostHook, ResponseBody, ResponseFuture, caught};
 
 /// A layer that calls an async `pre_request` before each request and a `post_request` after it.
 ///
 /// It comes from [`from_async_fn`](crate::from_async_fn) or [`from_async_hook`]. Where nothing has to be waited for,
 /// [`RequestHookLayer`](crate::RequestHookLayer) is cheaper: this layer must clone the inner service
 /// for each request, and under axum that allocates.
-pub struct AsyncRequestHookLayer<A, H, P = Unmatched> {
+pub struct AsyncRequestHookLayer<A, H> {
     pre: Arc<A>,
     hook: Arc<H>,
-    as_str: Option<AsStr<P>>,
 }
 
 /// The service of [`AsyncRequestHookLayer`].
-pub struct AsyncRequestHookService<S, A, H, P = Unmatched> {
+pub struct AsyncRequestHookService<S, A, H> {
     inner: S,
     pre: Arc<A>,
-    state: Arc<LayerState<H, P>>,
+    hook: Arc<H>,
 }
 
 /// The response future of [`AsyncRequestHookService`].
 #[pin_project]
 #[must_use = "futures do nothing unless polled"]
-pub struct AsyncResponseFuture<F, S: Service<Request<B>>, B, H: PostHook, P = Unmatched> {
+pub struct AsyncResponseFuture<F, S: Service<Request<B>>, B, H: PostHook> {
     #[pin]
-    state: State<F, S, B, H, P>,
+    state: State<F, S, B, H>,
 }
 
 #[expect(clippy::large_enum_variant, reason = "a box would be an allocation for each request")]
 #[pin_project(project = StateProjection)]
-enum State<F, S: Service<Request<B>>, B, H: PostHook, P> {
+enum State<F, S: Service<Request<B>>, B, H: PostHook> {
     /// `pre_request` waits; leaves to `Response` when it has decided.
     Pre {
         #[pin]
         pre: F,
         /// `None` only in the moment of leaving.
-        rest: Option<(Arrival<H, P>, S, B)>,
+        rest: Option<(Arrival<H>, S, B)>,
     },
     /// The service is at work, or the hook has answered; no exit.
-    Response(#[pin] ResponseFuture<S::Future, H, P>),
+    Response(#[pin] ResponseFuture<S::Future, H>),
 }
 
 /// An async `pre_request`: any `Fn(Parts) -> impl Future`.
@@ -110,53 +110,41 @@ pub fn from_async_hook<H: AsyncRequestHook>(
 
 impl<A, H> AsyncRequestHookLayer<A, H> {
     pub(crate) fn new(pre: A, hook: H) -> Self {
-        Self { pre: Arc::new(pre), hook: Arc::new(hook), as_str: None }
+        Self { pre: Arc::new(pre), hook: Arc::new(hook) }
     }
 }
 
-impl<A, H, P> AsyncRequestHookLayer<A, H, P> {
-    /// As [`RequestHookLayer::matched_path`](crate::RequestHookLayer::matched_path).
-    #[must_use]
-    pub fn matched_path<Q>(self, as_str: fn(&Q) -> &str) -> AsyncRequestHookLayer<A, H, Q>
-    where
-        Q: Clone + Send + Sync + 'static,
-    {
-        AsyncRequestHookLayer { pre: self.pre, hook: self.hook, as_str: Some(as_str) }
-    }
-}
-
-impl<S, A, H, P> Layer<S> for AsyncRequestHookLayer<A, H, P> {
-    type Service = AsyncRequestHookService<S, A, H, P>;
+impl<S, A, H> Layer<S> for AsyncRequestHookLayer<A, H> {
+    type Service = AsyncRequestHookService<S, A, H>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        let state = LayerState { hook: Arc::clone(&self.hook), as_str: self.as_str };
-        AsyncRequestHookService { inner, pre: Arc::clone(&self.pre), state: Arc::new(state) }
+        let (pre, hook) = (Arc::clone(&self.pre), Arc::clone(&self.hook));
+        AsyncRequestHookService { inner, pre, hook }
     }
 }
 
-impl<A, H, P> Clone for AsyncRequestHookLayer<A, H, P> {
+impl<A, H> Clone for AsyncRequestHookLayer<A, H> {
     fn clone(&self) -> Self {
-        Self { pre: Arc::clone(&self.pre), hook: Arc::clone(&self.hook), as_str: self.as_str }
+        Self { pre: Arc::clone(&self.pre), hook: Arc::clone(&self.hook) }
     }
 }
 
-impl<A, H, P> fmt::Debug for AsyncRequestHookLayer<A, H, P> {
+impl<A, H> fmt::Debug for AsyncRequestHookLayer<A, H> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("AsyncRequestHookLayer").finish_non_exhaustive()
     }
 }
 
-impl<S, A, H, P, B, R> Service<Request<B>> for AsyncRequestHookService<S, A, H, P>
+impl<S, A, H, B, R> Service<Request<B>> for AsyncRequestHookService<S, A, H>
 where
     S: Service<Request<B>, Response = Response<R>> + Clone,
     A: AsyncPre<H::Context>,
     H: PostHook,
-    P: Clone + Send + Sync + 'static,
     R: Body,
 {
-    type Response = Response<ResponseBody<R, H, P>>;
+    type Response = Response<ResponseBody<R, H>>;
     type Error = S::Error;
-    type Future = AsyncResponseFuture<A::Future, S, B, H, P>;
+    type Future = AsyncResponseFuture<A::Future, S, B, H>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(cx)
@@ -164,7 +152,7 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let (parts, body) = request.into_parts();
-        let arrival = Arrival::new(&self.state, &parts);
+        let arrival = Arrival::new(&self.hook, &parts);
         // The service that was made ready goes with the request; its clone is not ready and stays.
         let clone = self.inner.clone();
         let ready = mem::replace(&mut self.inner, clone);
@@ -179,17 +167,13 @@ where
     }
 }
 
-impl<S: Clone, A, H, P> Clone for AsyncRequestHookService<S, A, H, P> {
+impl<S: Clone, A, H> Clone for AsyncRequestHookService<S, A, H> {
     fn clone(&self) -> Self {
-        Self {
-            inner: self.inner.clone(),
-            pre: Arc::clone(&self.pre),
-            state: Arc::clone(&self.state),
-        }
+        Self { inner: self.inner.clone(), pre: Arc::clone(&self.pre), hook: Arc::clone(&self.hook) }
     }
 }
 
-impl<S: fmt::Debug, A, H, P> fmt::Debug for AsyncRequestHookService<S, A, H, P> {
+impl<S: fmt::Debug, A, H> fmt::Debug for AsyncRequestHookService<S, A, H> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("AsyncRequestHookService")
             .field("inner", &self.inner)
@@ -197,15 +181,14 @@ impl<S: fmt::Debug, A, H, P> fmt::Debug for AsyncRequestHookService<S, A, H, P> 
     }
 }
 
-impl<F, S, B, R, H, P> Future for AsyncResponseFuture<F, S, B, H, P>
+impl<F, S, B, R, H> Future for AsyncResponseFuture<F, S, B, H>
 where
     F: Future<Output = Result<(Parts, Pre<H::Context>), BoxError>>,
     S: Service<Request<B>, Response = Response<R>>,
     H: PostHook,
-    P: Clone + Send + Sync + 'static,
     R: Body,
 {
-    type Output = Result<Response<ResponseBody<R, H, P>>, S::Error>;
+    type Output = Result<Response<ResponseBody<R, H>>, S::Error>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut state = self.project().state;
@@ -227,34 +210,33 @@ where
     }
 }
 
-impl<F, S: Service<Request<B>>, B, H: PostHook, P> fmt::Debug
-    for AsyncResponseFuture<F, S, B, H, P>
-{
+impl<F, S: Service<Request<B>>, B, H: PostHook> fmt::Debug for AsyncResponseFuture<F, S, B, H> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("AsyncResponseFuture").finish_non_exhaustive()
     }
 }
 
-fn settle<S, B, H, P>(
-    arrival: Arrival<H, P>,
+fn settle<S, B, H>(
+    arrival: Arrival<H>,
     pre: std::thread::Result<Result<(Parts, Pre<H::Context>), BoxError>>,
     mut ready: S,
     body: B,
-) -> ResponseFuture<S::Future, H, P>
+) -> ResponseFuture<S::Future, H>
 where
     S: Service<Request<B>>,
     H: PostHook,
-    P: Clone + Send + Sync + 'static,
 {
-    match pre {
-        Ok(Ok((parts, Pre::Continue(context)))) => {
-            let exchange = arrival.begin(context);
-            ResponseFuture::new(ready.call(Request::from_parts(parts, body)), exchange)
-        }
-        Ok(Ok((_, Pre::Answer(context, response)))) => arrival.answer(context, response),
-        Ok(Err(error)) => arrival.failed(error),
-        Err(_) => arrival.panicked(),
-    }
+    let (line, mut head) = (arrival.line(), None);
+    let pre = pre.map(|decided| {
+        decided.map(|(parts, pre)| {
+            head = Some(parts);
+            pre
+        })
+    });
+    arrival.decided(pre).respond(line, || {
+        let parts = head.expect("what is let in has its head");
+        ready.call(Request::from_parts(parts, body))
+    })
 }
 
 impl<F, Fut, C> AsyncPre<C> for F

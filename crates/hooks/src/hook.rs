@@ -116,41 +116,23 @@ pub struct RequestInfo<'a> {
     pub uri: &'a Uri,
     /// The version of HTTP.
     pub version: Version,
-    /// The route that matched, as `/users/{id}`; only with
-    /// [`matched_path`](crate::RequestHookLayer::matched_path).
-    pub matched_path: Option<&'a str>,
 }
-
-/// The type of the matched path where none is asked for.
-#[expect(clippy::exhaustive_enums, reason = "no value will ever exist")]
-#[derive(Clone, Debug)]
-pub enum Unmatched {}
 
 /// The method and URI that are kept from `pre_request` to `post_request`: reference counts, no copies.
 #[derive(Debug)]
-pub(crate) struct Seen<P> {
+pub(crate) struct Seen {
     pub(crate) method: Method,
     uri: Uri,
     pub(crate) version: Version,
-    matched: Option<P>,
 }
 
-/// How a route's path is read from the extension that the router left.
-pub(crate) type AsStr<P> = fn(&P) -> &str;
-
-impl<P: Clone + Send + Sync + 'static> Seen<P> {
+impl Seen {
     #[inline]
-    pub(crate) fn of(request: &Parts, as_str: Option<AsStr<P>>) -> Self {
-        Self {
-            method: request.method.clone(),
-            uri: request.uri.clone(),
-            version: request.version,
-            matched: as_str.and_then(|_| request.extensions.get().cloned()),
-        }
+    pub(crate) fn of(request: &Parts) -> Self {
+        let Parts { method, uri, version, .. } = request;
+        Self { method: method.clone(), uri: uri.clone(), version: *version }
     }
-}
 
-impl<P> Seen<P> {
     /// Logs what went wrong with a hook of this request; without the query, which may hold what no log
     /// should.
     pub(crate) fn log(&self, message: &'static str) {
@@ -163,12 +145,7 @@ impl<P> Seen<P> {
         tracing::error!(method = %self.method, path = self.uri.path(), %error, "{message}");
     }
 
-    pub(crate) fn info(&self, as_str: Option<AsStr<P>>) -> RequestInfo<'_> {
-        RequestInfo {
-            method: &self.method,
-            uri: &self.uri,
-            version: self.version,
-            matched_path: as_str.zip(self.matched.as_ref()).map(|(as_str, path)| as_str(path)),
-        }
+    pub(crate) fn info(&self) -> RequestInfo<'_> {
+        RequestInfo { method: &self.method, uri: &self.uri, version: self.version }
     }
 }

@@ -11,7 +11,6 @@
 //! ```
 //! use std::time::Duration;
 //!
-//! use axum::extract::MatchedPath;
 //! use axum::routing::get;
 //! use farrier_hooks::{Pre, from_fn};
 //!
@@ -19,11 +18,10 @@
 //!     |request| Ok(Pre::Continue(request.headers.get("x-request-id").cloned())),
 //!     |id, request, end| {
 //!         if end.total > Duration::from_secs(1) {
-//!             println!("{:?} took {:?}, {:?}, id {id:?}", request.matched_path, end.total, end.outcome);
+//!             println!("{} took {:?}, {:?}, id {id:?}", request.uri, end.total, end.outcome);
 //!         }
 //!     },
-//! )
-//! .matched_path(MatchedPath::as_str);
+//! );
 //!
 //! let app = axum::Router::<()>::new().route("/", get("hello")).layer(slow_requests);
 //! # let _ = app;
@@ -73,6 +71,7 @@
 #![forbid(unsafe_code)]
 
 mod access_log;
+mod arrival;
 mod async_layer;
 mod from_async_fn;
 mod from_fn;
@@ -91,8 +90,8 @@ pub use async_layer::{
 pub use farrier_exchange::{Answer, End, Outcome};
 pub use from_async_fn::{FnPost, from_async_fn};
 pub use from_fn::{FnHook, from_fn};
-pub use hook::{AsyncRequestHook, BoxError, Pre, RequestHook, RequestInfo, Unmatched};
-pub use layer::{RequestHookLayer, RequestHookService};
+pub use hook::{AsyncRequestHook, BoxError, Pre, RequestHook, RequestInfo};
+pub use layer::RequestHookLayer;
 pub use post::{PostHook, PostRequest, ResponseBody, ResponseFuture};
 #[cfg(feature = "tokio")]
 pub use tasks::Tasks;

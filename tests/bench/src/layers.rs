@@ -17,6 +17,7 @@ use clap::ValueEnum;
 use farrier::connection::{ConnectionLayer, Policy, Pool};
 use farrier::heartbeat::{HeartbeatLayer, LocalPulse};
 use farrier::hooks::{self, Pre, RequestHook, RequestHookLayer};
+use farrier::layers;
 use farrier::sqlx::Sqlite;
 use http_body_util::BodyExt;
 use serde::Serialize;
@@ -41,7 +42,12 @@ pub(crate) enum Variant {
     Hooks,
     Heartbeat,
     Connection,
+    /// One in the other.
     All,
+    /// The same three as one.
+    Joined,
+    /// The heartbeat as the launcher brings it, and the other two as one within it.
+    Launcher,
     Trace,
     FromFn,
     FromFnThree,
@@ -104,6 +110,11 @@ impl Variant {
             Self::All => {
                 let layers = ServiceBuilder::new().layer(heartbeat()).layer(hooks());
                 router.layer(layers.layer(connection()?))
+            }
+            Self::Joined => router.layer(layers((heartbeat(), hooks(), connection()?))),
+            Self::Launcher => {
+                let joined = layers((hooks(), connection()?));
+                router.layer(ServiceBuilder::new().layer(heartbeat()).layer(joined))
             }
             // Callbacks that do nothing, as hooks' do here.
             Self::Trace => router.layer(

@@ -15,9 +15,8 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Extension, Router};
 use farrier_connection::fake::{Behaviour, Event, Fake, FakeError};
-use farrier_connection::{
-    AcquireError, CloseReason, ConnectionLayer, ConnectionService, Database, ErrorClass, Pool,
-};
+use farrier_connection::{AcquireError, CloseReason, ConnectionLayer, Database, ErrorClass, Pool};
+use farrier_exchange::ExchangeService;
 use futures_util::{FutureExt, stream};
 use http_body_util::BodyExt;
 use tokio::sync::oneshot;
@@ -659,11 +658,11 @@ async fn a_request_dropped_early_leaves_nothing() {
 }
 
 trait LayerOf {
-    fn layer_of<S>(&self, service: S) -> ConnectionService<S, Fake>;
+    fn layer_of<S>(&self, service: S) -> ExchangeService<S, ConnectionLayer<Fake>>;
 }
 
 impl LayerOf for ConnectionLayer<Fake> {
-    fn layer_of<S>(&self, service: S) -> ConnectionService<S, Fake> {
+    fn layer_of<S>(&self, service: S) -> ExchangeService<S, ConnectionLayer<Fake>> {
         tower::Layer::layer(self, service)
     }
 }
@@ -673,9 +672,9 @@ fn layer_service_and_handle_are_what_routers_need() {
     fn all<T: Clone + Send + Sync + 'static>() {}
     fn send<T: Send + 'static>() {}
     all::<ConnectionLayer<Fake>>();
-    all::<ConnectionService<Router, Fake>>();
+    all::<ExchangeService<Router, ConnectionLayer<Fake>>>();
     all::<Db>();
     all::<Pool<Fake>>();
     send::<farrier_connection::PooledConnection<Fake>>();
-    send::<farrier_connection::ResponseFuture<std::future::Ready<()>, Fake>>();
+    send::<farrier_connection::RequestScope<Fake>>();
 }

@@ -245,7 +245,9 @@ impl Piece {
             }
             Self::Pid => write!(text, "<{}>", process::id())?,
             Self::Outcome => text.push_str(line.outcome()),
-            Self::Route => escape(request.matched_path.unwrap_or_default().as_bytes(), text),
+            Self::Route => {
+                escape(line.record.route.as_deref().unwrap_or_default().as_bytes(), text);
+            }
             Self::RequestHeader(index) => header(line.request_header(*index), text),
             Self::ResponseHeader(index) => header(line.response_header(*index), text),
             Self::Dash => {}

@@ -27,7 +27,7 @@ fn write_object(line: &Line<'_>, text: &mut String) -> fmt::Result {
     string(text, "method", Some(request.method.as_str().as_bytes()))?;
     string(text, "path", Some(request.uri.path().as_bytes()))?;
     string(text, "query", request.uri.query().map(str::as_bytes))?;
-    string(text, "route", request.matched_path.map(str::as_bytes))?;
+    string(text, "route", record.route.as_deref().map(str::as_bytes))?;
     write!(text, r#","protocol":"{:?}""#, request.version)?;
     match end.status {
         Some(status) => write!(text, r#","status":{}"#, status.as_u16())?,

@@ -12,6 +12,7 @@ use crate::hook::RequestInfo;
 #[derive(Debug)]
 pub struct AccessRecord {
     pub(super) remote_addr: Option<IpAddr>,
+    pub(super) route: Option<Box<str>>,
     /// In the order of the format's request headers.
     pub(super) request: Vec<Option<HeaderValue>>,
     /// In the order of the format's response headers.

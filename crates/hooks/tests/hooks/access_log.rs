@@ -16,7 +16,8 @@ async fn logged(log: AccessLog, target: &str, headers: &str) -> String {
     let log = log
         .remote_addr(|_| Some(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7))))
         .write_to(move |line| sink.note(line));
-    let layer = RequestHookLayer::new(log).matched_path(MatchedPath::as_str);
+    let layer =
+        RequestHookLayer::new(log.route(|extensions| extensions.get().map(MatchedPath::as_str)));
     let address = support::serve(support::app().layer(layer)).await;
     let request =
         format!("GET {target} HTTP/1.1\r\nhost: test\r\n{headers}connection: close\r\n\r\n");

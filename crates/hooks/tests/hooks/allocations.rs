@@ -58,7 +58,6 @@ where
 #[test]
 fn none_per_request() {
     let sync = from_fn(|request| Ok(Pre::Continue(request.version)), |_, _, _| {});
-    let sync = sync.matched_path(axum::extract::MatchedPath::as_str);
     assert_eq!(count(&sync), 0, "closures");
     let at_once =
         from_fn(|_| Ok(Pre::Answer((), Response::new(Answer::from("no")))), |(), _, _| {});

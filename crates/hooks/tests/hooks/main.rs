@@ -35,6 +35,14 @@ struct Post {
     end: End,
 }
 
+/// What a `pre_request` hands on.
+#[derive(Debug)]
+struct Begun {
+    number: u32,
+    matched_path: Option<String>,
+    head: Option<StatusCode>,
+}
+
 /// A hook that keeps all that it is given.
 #[derive(Clone, Debug, Default)]
 struct Record {
@@ -63,8 +71,8 @@ impl Diary {
 }
 
 impl Record {
-    fn layer(&self) -> RequestHookLayer<Self, MatchedPath> {
-        RequestHookLayer::new(self.clone()).matched_path(MatchedPath::as_str)
+    fn layer(&self) -> RequestHookLayer<Self> {
+        RequestHookLayer::new(self.clone())
     }
 
     fn pres(&self) -> u32 {
@@ -89,22 +97,24 @@ impl Record {
         self.posts(1).await.remove(0)
     }
 
-    fn begin(&self) -> (u32, Option<StatusCode>) {
+    fn begin(&self, request: &Parts) -> Begun {
         let mut pres = self.pres.lock().expect("not poisoned");
         *pres += 1;
-        (*pres, None)
+        let matched_path = request.extensions.get::<MatchedPath>();
+        let matched_path = matched_path.map(|path| path.as_str().to_owned());
+        Begun { number: *pres, matched_path, head: None }
     }
 
     fn finish(
         &self,
-        (context, head): (u32, Option<StatusCode>),
+        Begun { number, matched_path, head }: Begun,
         request: &RequestInfo<'_>,
         end: &End,
     ) {
         self.posts.lock().expect("not poisoned").push(Post {
-            context,
+            context: number,
             request: format!("{} {}", request.method, request.uri.path()),
-            matched_path: request.matched_path.map(str::to_owned),
+            matched_path,
             head,
             end: *end,
         });
@@ -112,14 +122,14 @@ impl Record {
 }
 
 impl RequestHook for Record {
-    type Context = (u32, Option<StatusCode>);
+    type Context = Begun;
 
-    fn pre_request(&self, _: &mut Parts) -> Result<Pre<Self::Context>, BoxError> {
-        Ok(Pre::Continue(self.begin()))
+    fn pre_request(&self, request: &mut Parts) -> Result<Pre<Self::Context>, BoxError> {
+        Ok(Pre::Continue(self.begin(request)))
     }
 
     fn on_response(&self, context: &mut Self::Context, status: StatusCode, _: &HeaderMap) {
-        assert_eq!(context.1.replace(status), None, "once");
+        assert_eq!(context.head.replace(status), None, "once");
     }
 
     fn post_request(&self, context: Self::Context, request: &RequestInfo<'_>, end: &End) {
@@ -128,15 +138,15 @@ impl RequestHook for Record {
 }
 
 impl AsyncRequestHook for Record {
-    type Context = (u32, Option<StatusCode>);
+    type Context = Begun;
 
-    async fn pre_request(&self, _: &mut Parts) -> Result<Pre<Self::Context>, BoxError> {
+    async fn pre_request(&self, request: &mut Parts) -> Result<Pre<Self::Context>, BoxError> {
         tokio::task::yield_now().await;
-        Ok(Pre::Continue(self.begin()))
+        Ok(Pre::Continue(self.begin(request)))
     }
 
     fn on_response(&self, context: &mut Self::Context, status: StatusCode, _: &HeaderMap) {
-        assert_eq!(context.1.replace(status), None, "once");
+        assert_eq!(context.head.replace(status), None, "once");
     }
 
     fn post_request(&self, context: Self::Context, request: &RequestInfo<'_>, end: &End) {

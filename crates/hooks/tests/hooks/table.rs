@@ -1,7 +1,6 @@
 //! Every way in which a response ends by itself, seen by hooks.
 
 use axum::Router;
-use axum::extract::MatchedPath;
 use axum::http::{Response, StatusCode, Version};
 use farrier_hooks::{Outcome, from_async_hook};
 use tokio::io::AsyncWriteExt;
@@ -59,7 +58,7 @@ async fn every_end_async() {
     let bare = support::serve(support::app()).await;
     for place in PLACES {
         let record = Record::default();
-        let layer = from_async_hook(record.clone()).matched_path(MatchedPath::as_str);
+        let layer = from_async_hook(record.clone());
         let layered = support::serve_placed(support::app(), layer, place).await;
         for version in VERSIONS {
             for case in CASES {

@@ -2,6 +2,7 @@ use std::sync::atomic::AtomicBool;
 use std::thread;
 
 use farrier_exchange::Exchange;
+use http::request::Parts;
 use http::{Method, Request, Version};
 use proptest::prelude::*;
 
@@ -14,8 +15,8 @@ fn board() -> (Arc<Board>, RowId, BoardPulse) {
     (board, row, pulse)
 }
 
-fn request(path: &str) -> Request<()> {
-    Request::get(path).body(()).unwrap()
+fn request(path: &str) -> Parts {
+    Request::get(path).body(()).unwrap().into_parts().0
 }
 
 fn end() -> End {

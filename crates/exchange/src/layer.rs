@@ -1,0 +1,90 @@
+//! The layer of an interceptor, and its service.
+
+use std::task::{Context, Poll};
+
+use http::{Request, Response};
+use http_body::Body;
+use tower_layer::Layer;
+use tower_service::Service;
+
+use crate::body::ResponseBody;
+use crate::exchange::{Exchange, Observer, RequestLine};
+use crate::future::ResponseFuture;
+use crate::interceptor::{Intercepted, Interceptor};
+
+/// A layer that lets an [`Interceptor`], or a tuple of them, see each exchange.
+#[derive(Clone, Copy, Debug)]
+#[must_use = "a layer does nothing until it is around a service"]
+pub struct ExchangeLayer<I>(I);
+
+/// The service of an [`ExchangeLayer`], and of each layer that is an [`Interceptor`] itself.
+#[derive(Clone, Copy, Debug)]
+pub struct ExchangeService<S, I> {
+    inner: S,
+    interceptor: I,
+}
+
+impl<I: Interceptor> ExchangeLayer<I> {
+    /// A layer of this interceptor.
+    pub const fn new(interceptor: I) -> Self {
+        Self(interceptor)
+    }
+}
+
+impl<S, I: Interceptor + Clone> Layer<S> for ExchangeLayer<I> {
+    type Service = ExchangeService<S, I>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        ExchangeService::new(inner, self.0.clone())
+    }
+}
+
+impl<S, I: Interceptor> ExchangeService<S, I> {
+    /// `inner`, whose exchanges `interceptor` sees.
+    pub const fn new(inner: S, interceptor: I) -> Self {
+        Self { inner, interceptor }
+    }
+}
+
+impl<S, I, B, R> Service<Request<B>> for ExchangeService<S, I>
+where
+    S: Service<Request<B>, Response = Response<R>>,
+    I: Interceptor,
+    R: Body,
+{
+    type Response = Response<ResponseBody<R, I::Observer>>;
+    type Error = S::Error;
+    type Future = ResponseFuture<S::Future, I::Observer>;
+
+    #[inline]
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    #[inline]
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let (mut parts, body) = request.into_parts();
+        let line = RequestLine::new(&parts.method, parts.version);
+        let intercepted = self.interceptor.intercept(&mut parts);
+        intercepted.respond(line, || self.inner.call(Request::from_parts(parts, body)))
+    }
+}
+
+impl<O: Observer> Intercepted<O> {
+    /// The response future of the request that came in with this `line`; `call` asks the service.
+    #[inline]
+    pub fn respond<F>(self, line: RequestLine, call: impl FnOnce() -> F) -> ResponseFuture<F, O> {
+        match self {
+            Self::Continue(observer) => {
+                // Begun before the call: should that panic, the exchange ends all the same.
+                let mut exchange = Exchange::open(line, observer);
+                let future = exchange.observer_mut().enter(call);
+                ResponseFuture::new(future, exchange)
+            }
+            Self::Answer(observer, response) => {
+                let exchange = observer.map(|observer| Exchange::open(line, observer));
+                ResponseFuture::answer(response, exchange)
+            }
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! The half of a hook that runs before the service: what its `pre_request` makes of a request.
+
+use std::sync::Arc;
+use std::thread;
+
+use farrier_exchange::{Answer, Intercepted, RequestLine};
+use http::request::Parts;
+use http::{HeaderValue, Response, StatusCode, header};
+
+use crate::hook::{BoxError, Pre, Seen};
+use crate::post::{PostHook, PostRequest, caught};
+
+/// A request that came to the hook's layer.
+pub(crate) struct Arrival<H> {
+    hook: Arc<H>,
+    seen: Seen,
+}
+
+impl<H: PostHook> Arrival<H> {
+    #[inline]
+    pub(crate) fn new(hook: &Arc<H>, request: &Parts) -> Self {
+        Self { hook: Arc::clone(hook), seen: Seen::of(request) }
+    }
+
+    /// As it came in: that, and not what a hook made of it, decides whether the client is sent a body.
+    pub(crate) fn line(&self) -> RequestLine {
+        RequestLine::new(&self.seen.method, self.seen.version)
+    }
+
+    /// What becomes of the request; the error is a panic of `pre_request`.
+    #[inline]
+    pub(crate) fn decided(
+        self,
+        pre: thread::Result<Result<Pre<H::Context>, BoxError>>,
+    ) -> Intercepted<PostRequest<H>> {
+        match pre {
+            Ok(Ok(Pre::Continue(context))) => Intercepted::Continue(self.post(context)),
+            Ok(Ok(Pre::Answer(context, response))) => {
+                Intercepted::Answer(Some(self.post(context)), response)
+            }
+            Ok(Err(error)) => {
+                // Its words, and its drop, are the hook's own code.
+                if caught(|| self.seen.log_error("pre_request failed", error)).is_err() {
+                    self.seen.log("pre_request failed, and its error panicked");
+                }
+                Intercepted::Answer(None, internal_server_error())
+            }
+            Err(_) => {
+                self.seen.log("pre_request panicked");
+                Intercepted::Answer(None, internal_server_error())
+            }
+        }
+    }
+
+    fn post(self, context: H::Context) -> PostRequest<H> {
+        PostRequest { hook: self.hook, seen: self.seen, context }
+    }
+}
+
+#[cold]
+fn internal_server_error() -> Response<Answer> {
+    let mut response = Response::new(Answer::from("Internal Server Error"));
+    *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
+}
