@@ -8,6 +8,7 @@ use std::os::unix::net::UnixStream;
 
 use clap::ValueEnum;
 use farrier::prelude::BoxError;
+use farrier::shared::Mutex;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::libc::AF_NETLINK;
 use nix::sys::epoll::{Epoll, EpollCreateFlags};
@@ -38,6 +39,8 @@ pub(crate) enum Before {
     Runtime,
     /// A runtime with threads of its own.
     Runtimes,
+    /// A lock of farrier-shared.
+    Lock,
     /// A thread that is just beginning.
     Thread,
     /// A TCP connection without close-on-exec, as a careless parent leaves one.
@@ -71,6 +74,7 @@ pub(crate) fn open(what: Before) -> Result<Box<dyn Any>, BoxError> {
         Before::Runtimes => {
             Box::new(Builder::new_multi_thread().worker_threads(2).enable_all().build()?)
         }
+        Before::Lock => Box::new(Mutex::named("held too early")?.try_lock()?),
         Before::Thread => {
             let (release, released) = std::sync::mpsc::channel::<()>();
             let thread = std::thread::Builder::new().name("reporter".into());

@@ -14,7 +14,7 @@ use serde::Deserialize;
 use serde_json::json;
 use tokio::time::sleep;
 
-/// They are made before the fork.
+/// Those that all workers name alike.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Shared {
     counter: Counter,

@@ -53,6 +53,12 @@ fn a_thread_is_called_by_its_own_name() {
     assert!(line.contains("the thread reporter. Open it in"), "{line}");
 }
 
+#[test]
+fn a_lock_that_is_held_is_called_by_its_name() {
+    let line = refused("lock");
+    assert!(line.contains(r#"the lock "held too early", which is held. Open it in"#), "{line}");
+}
+
 #[tokio::test]
 async fn what_the_parent_left_open_does_not_reach_the_workers() {
     let lab = service::lab().env("LAB_BEFORE", "inherited").start();

@@ -40,8 +40,9 @@ pub(crate) struct Audit {
 /// Why this process must not fork.
 #[derive(Debug)]
 pub(crate) enum Offence {
-    /// What no child can have: threads besides the main one, by name, and what they or this one have opened.
-    Found { threads: Vec<String>, descriptors: Vec<Descriptor> },
+    /// What no child can have: threads besides the main one, by name, what they or this one have opened, and locks of
+    /// farrier-shared that this process holds.
+    Found { threads: Vec<String>, descriptors: Vec<Descriptor>, locks: Vec<String> },
     /// /proc cannot be read, so nothing is known.
     Unreadable(io::Error),
 }
@@ -60,9 +61,15 @@ pub(crate) fn audit(known: &[RawFd]) -> Result<Audit, Offence> {
         .map_err(Offence::Unreadable)?
         .into_iter()
         .partition(|descriptor| descriptor.is_own);
+    let locks = farrier_shared::held_locks();
     match threads {
-        Ok(single_threaded) if descriptors.is_empty() => Ok(Audit { single_threaded, inherited }),
-        threads => Err(Offence::Found { threads: threads.err().unwrap_or_default(), descriptors }),
+        Ok(single_threaded) if descriptors.is_empty() && locks.is_empty() => {
+            Ok(Audit { single_threaded, inherited })
+        }
+        threads => {
+            let threads = threads.err().unwrap_or_default();
+            Err(Offence::Found { threads, descriptors, locks })
+        }
     }
 }
 
@@ -77,7 +84,7 @@ pub(crate) fn audit_since(before: &Audit, known: &[RawFd]) -> Result<(), Offence
     if descriptors.is_empty() {
         return Ok(());
     }
-    Err(Offence::Found { threads: Vec::new(), descriptors })
+    Err(Offence::Found { threads: Vec::new(), descriptors, locks: Vec::new() })
 }
 
 /// In a child: what the parent of the whole program has left open here is open no more. The numbers stay
@@ -115,9 +122,10 @@ impl Offence {
     /// What there is, by name.
     pub(crate) fn found(&self) -> String {
         match self {
-            Self::Found { threads, descriptors } => {
+            Self::Found { threads, descriptors, locks } => {
                 let threads = threads.iter().map(|thread| format!("the thread {thread}"));
-                let all = threads.chain(descriptors.iter().map(Descriptor::to_string));
+                let locks = locks.iter().map(|lock| format!("the lock {lock:?}, which is held"));
+                let all = threads.chain(descriptors.iter().map(Descriptor::to_string)).chain(locks);
                 all.collect::<Vec<_>>().join("; ")
             }
             Self::Unreadable(error) => format!("/proc cannot be read: {error}"),
@@ -126,7 +134,7 @@ impl Offence {
 
     fn is_runtime(&self) -> bool {
         match self {
-            Self::Found { threads, descriptors } => {
+            Self::Found { threads, descriptors, .. } => {
                 threads.iter().any(|thread| thread.starts_with("tokio-"))
                     || descriptors.iter().any(|descriptor| descriptor.kind == Kind::Epoll)
             }

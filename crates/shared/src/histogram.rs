@@ -42,7 +42,8 @@ pub struct HistogramReading {
     pub bounds: Vec<f64>,
     /// How often each was hit; one more than there are bounds.
     pub buckets: Vec<u64>,
-    /// All sizes together. A process that is killed between counting and adding leaves its last one out.
+    /// All sizes together, but for those that are no finite number. A process that is killed between counting and adding
+    /// leaves its last one out.
     pub sum: f64,
 }
 
@@ -62,9 +63,10 @@ impl Histogram {
         {
             return Err(VariableError::Bounds(name.to_owned()));
         }
-        let shape = bounds
-            .iter()
-            .fold(bounds.len() as u64, |shape, bound| with_number(shape, bound.to_bits()));
+        let shape = bounds.iter().fold(bounds.len() as u64, |shape, bound| {
+            // 0.0 and -0.0 are the same bound.
+            with_number(shape, (bound + 0.0).to_bits())
+        });
         let (_, slot) = Slot::named(name, Kind::Histogram, shape, |_| ())?;
         Ok(Self { slot, bounds: bounds.to_vec() })
     }

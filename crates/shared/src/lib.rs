@@ -58,7 +58,7 @@ mod variables;
 
 pub use error::{QueueError, RecvError, SendError};
 pub use histogram::{Histogram, HistogramReading};
-pub use lock::{Mutex, MutexGuard};
+pub use lock::{Mutex, MutexGuard, held_locks};
 pub use names::descriptors;
 pub use numbers::{Counter, Gauge};
 pub use once::{OnceError, once_per_reload, once_per_server};

@@ -18,11 +18,12 @@ static TASKS: [Semaphore; MOST] = [const { Semaphore::const_new(1) }; MOST];
 /// A lock that one task of one process has at a time.
 ///
 /// It is known by its name, as a [`Counter`](crate::Counter) is, and protects whatever the processes agree on: a file, a
-/// directory, an account of another service. Whoever holds it and is killed, or crashes, holds it no more: the next one gets it,
-/// and is told, since what it protects may be half done. A clone is the same lock.
+/// directory, an account of another service. Whoever holds it and is killed, crashes or panics, holds it no more: the next one
+/// gets it, and is told, since what it protects may be half done. Of a future that is dropped while it holds the lock, as that of
+/// a handler whose client has left, nobody is told. A clone is the same lock.
 ///
 /// Who waits gets it in turn: tasks of one process in their order, and processes each in a while, however busy the others are.
-/// A process must not fork while it holds one: the child would hold it as well.
+/// A process must not fork while it holds one, or waits for one; the launcher refuses to.
 ///
 /// ```
 /// use farrier_shared::Mutex;
@@ -52,8 +53,8 @@ pub struct Mutex {
 pub struct MutexGuard {
     is_held: &'static AtomicU64,
     holder_died: bool,
-    // Dropped in this order, so that the process's next task finds the lock free.
-    _bytes: Bytes,
+    // Dropped in this order, so that this process's next task finds the lock free.
+    bytes: Bytes,
     _task: SemaphorePermit<'static>,
 }
 
@@ -72,7 +73,9 @@ impl Mutex {
         Ok(Self { number, slot })
     }
 
-    /// Waits for the lock; while another process has it, in a thread of its own.
+    /// Waits for the lock; while another process has it, in a thread of its own, one for each lock.
+    ///
+    /// A task that has it already waits for itself, for ever.
     ///
     /// # Errors
     ///
@@ -80,21 +83,22 @@ impl Mutex {
     ///
     /// # Cancel safety
     ///
-    /// A future that is dropped gives the lock back as soon as it gets it.
+    /// A future that is dropped has not had the lock. Its thread waits on, and gives the lock back as soon as it gets it.
     pub async fn lock(&self) -> io::Result<MutexGuard> {
         let task = self.task().acquire().await.map_err(io::Error::other)?;
         let bytes = variables::bytes()?;
-        if bytes.try_lock(self.turn())? && bytes.try_lock(self.byte())? {
-            bytes.unlock(self.turn())?;
+        if self.try_bytes(&bytes)? {
             return Ok(self.guard(bytes, task));
         }
         let mutex = *self;
         let (locked, is_locked) = oneshot::channel();
         thread::Builder::new().name("farrier-lock".to_owned()).spawn(move || {
-            // Who has given up waiting drops the guard at once.
-            drop(locked.send(mutex.wait(&bytes).map(|()| mutex.guard(bytes, task))));
+            // Who has given up waiting is not there to get them, so they are given back at once.
+            drop(locked.send(mutex.wait(&bytes).map(|()| (bytes, task))));
         })?;
-        is_locked.await.map_err(io::Error::other)?
+        let (bytes, task) = is_locked.await.map_err(io::Error::other)??;
+        // Only now: who has given up waiting must not take the news that the holder died.
+        Ok(self.guard(bytes, task))
     }
 
     /// The lock, if nobody has it or waits for it.
@@ -107,11 +111,16 @@ impl Mutex {
             return Ok(None);
         };
         let bytes = variables::bytes()?;
-        if bytes.try_lock(self.turn())? && bytes.try_lock(self.byte())? {
-            bytes.unlock(self.turn())?;
-            return Ok(Some(self.guard(bytes, task)));
+        Ok(self.try_bytes(&bytes)?.then(|| self.guard(bytes, task)))
+    }
+
+    /// Whether they were free; if not, the turn may be this one's.
+    fn try_bytes(&self, bytes: &Bytes) -> io::Result<bool> {
+        if !bytes.try_lock(self.turn())? || !bytes.try_lock(self.byte())? {
+            return Ok(false);
         }
-        Ok(None)
+        bytes.unlock(self.turn())?;
+        Ok(true)
     }
 
     /// The process whose turn is next waits for the lock itself, all others for the turn: so who gives the lock back and wants
@@ -142,12 +151,19 @@ impl Mutex {
     fn guard(&self, bytes: Bytes, task: SemaphorePermit<'static>) -> MutexGuard {
         let is_held = &self.slot.words[0];
         let holder_died = is_held.swap(1, Ordering::AcqRel) == 1;
-        MutexGuard { is_held, holder_died, _bytes: bytes, _task: task }
+        MutexGuard { is_held, holder_died, bytes, _task: task }
     }
 }
 
+/// The names of the locks that this process holds or waits for, which it must not do when it forks. For launchers.
+#[must_use]
+pub fn held_locks() -> Vec<String> {
+    let is_busy = |(number, _): &(usize, _)| TASKS[*number].available_permits() == 0;
+    variables::made().enumerate().filter(is_busy).map(|(_, slot)| slot.name()).collect()
+}
+
 impl MutexGuard {
-    /// Whether who had it last was killed, or crashed, while it did.
+    /// Whether who had it last was killed, crashed or panicked while it did.
     #[must_use]
     pub fn holder_died(&self) -> bool {
         self.holder_died
@@ -156,8 +172,10 @@ impl MutexGuard {
 
 impl Drop for MutexGuard {
     fn drop(&mut self) {
-        // Before the lock is given back.
-        self.is_held.store(0, Ordering::Release);
+        // Before the lock is given back. A panic leaves things half done as a crash does; a child has not had it.
+        if !thread::panicking() && self.bytes.is_owned() {
+            self.is_held.store(0, Ordering::Release);
+        }
     }
 }
 

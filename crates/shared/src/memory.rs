@@ -18,6 +18,7 @@ use std::slice;
 use std::sync::atomic::{AtomicI32, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::libc::off_t;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
@@ -29,6 +30,10 @@ const HEAD: usize = 4096;
 
 /// "farrier" and the version of the head.
 const MAGIC: u64 = u64::from_be_bytes(*b"farrier\x01");
+
+/// Its size stays what it is: who makes a file shorter that is mapped ends all that look at it.
+const SEALS: SealFlag =
+    SealFlag::F_SEAL_SHRINK.union(SealFlag::F_SEAL_GROW).union(SealFlag::F_SEAL_SEAL);
 
 /// Values that stay sound when other processes write them and when they begin as zeroes.
 ///
@@ -83,6 +88,7 @@ pub const fn with_number(before: u64, number: u64) -> u64 {
 }
 
 /// Defines a struct that is [`SharedValue`], as each of its fields is; a field that is not does not compile.
+#[doc(hidden)]
 #[macro_export]
 macro_rules! shared_struct {
     (
@@ -157,8 +163,9 @@ impl<T: SharedValue> SharedMemory<T> {
     pub fn new(name: &str, length: usize) -> Result<Self, MemoryError> {
         let bytes = Self::bytes(length).ok_or(Errno::EINVAL)?;
         let size = off_t::try_from(bytes.get()).map_err(|_| Errno::EINVAL)?;
-        let memory = memfd_create(name, MFdFlags::MFD_CLOEXEC)?;
+        let memory = memfd_create(name, MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
         ftruncate(&memory, size)?;
+        fcntl(&memory, FcntlArg::F_ADD_SEALS(SEALS))?;
         let shared = Self::map(memory, bytes, length)?;
         let head = shared.head();
         head.layout.store(T::LAYOUT, Ordering::Relaxed);
@@ -174,6 +181,10 @@ impl<T: SharedValue> SharedMemory<T> {
     ///
     /// It is not, or the kernel's.
     pub fn again(memory: OwnedFd) -> Result<Self, MemoryError> {
+        let seals = fcntl(&memory, FcntlArg::F_GET_SEALS).map_err(|_| MemoryError::Unknown)?;
+        if !SealFlag::from_bits_retain(seals).contains(SEALS) {
+            return Err(MemoryError::Unknown);
+        }
         let size = usize::try_from(fstat(&memory)?.st_size).map_err(|_| MemoryError::Unknown)?;
         let values = size.checked_sub(HEAD).ok_or(MemoryError::Unknown)?;
         let length = values.checked_div(size_of::<T>()).ok_or(MemoryError::Unknown)?;
@@ -310,10 +321,21 @@ mod tests {
         assert!(refused(SharedMemory::<Pair>::again(copy()).err()));
         head.magic.store(MAGIC, Ordering::Relaxed);
         SharedMemory::<Pair>::again(copy()).unwrap();
-        for size in [0, 100, HEAD as off_t, HEAD as off_t + 17] {
-            ftruncate(memory.as_fd(), size).unwrap();
-            assert!(refused(SharedMemory::<Pair>::again(copy()).err()), "{size}");
+        // Shorter or longer it cannot become; one that could, or is of another size, is not its.
+        assert_eq!(ftruncate(memory.as_fd(), 0), Err(Errno::EPERM));
+        let sizes = [0, 100, HEAD as off_t, HEAD as off_t + 17];
+        for (size, seals) in sizes
+            .map(|size| (size, SEALS))
+            .into_iter()
+            .chain([((HEAD + 4 * size_of::<Pair>()) as off_t, SealFlag::F_SEAL_SHRINK)])
+        {
+            let other = memfd_create("other", MFdFlags::MFD_ALLOW_SEALING).unwrap();
+            ftruncate(&other, size).unwrap();
+            fcntl(&other, FcntlArg::F_ADD_SEALS(seals)).unwrap();
+            assert!(refused(SharedMemory::<Pair>::again(other).err()), "{size}");
         }
+        let file = std::fs::File::open("/proc/self/exe").unwrap();
+        assert!(refused(SharedMemory::<Pair>::again(file.into()).err()));
     }
 
     #[test]

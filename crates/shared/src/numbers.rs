@@ -10,6 +10,9 @@ use crate::variables::{Kind, Slot, VariableError};
 /// Its name makes it the same one in each process of a server, whichever names it first, and in each after them: one that is
 /// replaced or killed has counted what it has counted. A clone is the same counter.
 ///
+/// A program has room for 1,024 variables, locks and works that are done once, and none is ever forgotten: names are the
+/// program's own, not of what clients send. Finding one by its name takes longer the more there are, so keep what you named.
+///
 /// ```
 /// use farrier_shared::Counter;
 ///

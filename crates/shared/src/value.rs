@@ -15,7 +15,7 @@ use crate::variables::{Kind, Slot, VariableError, WORDS};
 /// It is known by its name, as a [`Counter`](crate::Counter) is, and each process that reads it gets all of what some process
 /// has written last, never parts of two. It may be whatever means the same in each process: numbers and arrays of them, `bool`,
 /// `char`, and enums and structs that derive bytemuck's [`NoUninit`] and [`CheckedBitPattern`]; no references, which the compiler
-/// refuses, as it does what is too large. A clone is the same value.
+/// refuses, as it does what is too large. A type is known by its name and size. A clone is the same value.
 ///
 /// ```
 /// use farrier_shared::Value;
@@ -59,7 +59,7 @@ impl<T: NoUninit + CheckedBitPattern> Value<T> {
     ///
     /// # Panics
     ///
-    /// Another image of the program has written what is no value of this image's type, such as a new variant of an enum.
+    /// What was written is no value of this type: another image of the program has, or another type of the same name.
     #[must_use]
     pub fn get(&self) -> T {
         Self::from_word(self.slot.words[0].load(Ordering::Acquire))

@@ -38,6 +38,8 @@ shared_struct! {
     }
 }
 
+/// What the words of a variable mean: where that changes, the number does, so that an image of the program that means
+/// something else by them finds another kind.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Kind {
     Counter = 1,
@@ -63,7 +65,11 @@ pub enum VariableError {
     TooMany(String),
     /// The bounds of a histogram are 1 to 46 numbers, each larger than the one before.
     Bounds(String),
-    /// The kernel's: no memory, no descriptor.
+    /// The memory that was to be adopted holds something else, or is another version's.
+    Unknown,
+    /// There are variables in other memory already.
+    Shared,
+    /// The kernel's: no memory, no descriptor, no `/proc`.
     Io(io::Error),
 }
 
@@ -85,10 +91,16 @@ pub fn share() -> Result<BorrowedFd<'static>, VariableError> {
 ///
 /// # Errors
 ///
-/// There are variables already, or the memory is none of this version's: EINVAL and what it says; or the kernel's.
+/// There are variables already, or the memory is none of this version's; or the kernel's.
 pub fn adopt(memory: OwnedFd) -> Result<(), VariableError> {
     let again = SharedMemory::again(memory)?;
-    VARIABLES.set(again).map_err(|_| VariableError::Io(io::ErrorKind::AlreadyExists.into()))
+    VARIABLES.set(again).map_err(|_| VariableError::Shared)
+}
+
+/// Those that are made.
+pub(crate) fn made() -> impl Iterator<Item = &'static Slot> {
+    let slots: &[Slot] = VARIABLES.get().map_or(&[], |all| all);
+    slots.iter().take_while(|slot| slot.kind.load(Ordering::Acquire) != 0)
 }
 
 fn all() -> Result<&'static SharedMemory<Slot>, VariableError> {
@@ -129,6 +141,7 @@ impl Slot {
         let (number, slot) = match Self::find(slots, name, 0) {
             Ok(found) => found,
             Err(free) => {
+                // Nobody waits in here. One that is stopped holds up all that name something new.
                 let bytes = bytes().map_err(VariableError::Io)?;
                 bytes.lock(MAKING).map_err(VariableError::Io)?;
                 match Self::find(slots, name, free) {
@@ -161,8 +174,11 @@ impl Slot {
         Err(slots.len())
     }
 
-    /// A process that is killed in here has made nothing: the next one begins anew.
+    /// A process that is killed in here has made nothing: the next one begins anew, with what that one has left.
     fn make(&self, name: &str, kind: Kind, shape: u64, fill: impl FnOnce(&[AtomicU64; WORDS])) {
+        for word in &self.words {
+            word.store(0, Ordering::Relaxed);
+        }
         fill(&self.words);
         self.shape.store(shape, Ordering::Relaxed);
         for (word, bytes) in self.name.iter().zip(packed(name)) {
@@ -202,10 +218,10 @@ fn packed(name: &str) -> impl Iterator<Item = u64> + '_ {
 
 impl From<MemoryError> for VariableError {
     fn from(error: MemoryError) -> Self {
-        Self::Io(match error {
-            MemoryError::Io(error) => error,
-            error @ MemoryError::Unknown => io::Error::other(error),
-        })
+        match error {
+            MemoryError::Io(error) => Self::Io(error),
+            MemoryError::Unknown => Self::Unknown,
+        }
     }
 }
 
@@ -226,9 +242,31 @@ impl fmt::Display for VariableError {
                 f,
                 "the bounds of {name:?}: allowed are 1 to 46 numbers, each larger than the one before"
             ),
+            Self::Unknown => MemoryError::Unknown.fmt(f),
+            Self::Shared => f.write_str("there are variables in other memory already"),
             Self::Io(error) => write!(f, "a variable cannot be made: {error}"),
         }
     }
 }
 
 impl std::error::Error for VariableError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_killed_while_it_made_a_variable_has_left_nothing() {
+        let slots = all().unwrap();
+        let free = Slot::find(slots, "made anew", 0).err().expect("there is none");
+        let free = &slots[free];
+        for word in &free.words {
+            word.store(u64::MAX, Ordering::Relaxed);
+        }
+        free.name_length.store(9, Ordering::Relaxed);
+        let (_, made) = Slot::named("made anew", Kind::Counter, 0, |_| ()).unwrap();
+        assert!(std::ptr::eq(made, free));
+        assert!(made.words.iter().all(|word| word.load(Ordering::Relaxed) == 0));
+        assert_eq!(made.name(), "made anew");
+    }
+}

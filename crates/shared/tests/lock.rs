@@ -2,9 +2,13 @@
 
 use std::time::Duration;
 
-use farrier_shared::{Counter, Mutex, OnceError, VariableError, once_per_reload, once_per_server};
+use farrier_shared::{
+    Counter, Mutex, OnceError, VariableError, held_locks, once_per_reload, once_per_server,
+};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -53,9 +57,9 @@ async fn it_is_given_back_and_tried_without_waiting() {
 async fn work_is_done_once_and_waited_for() {
     let done = Counter::named("times").unwrap();
     let fail = once_per_server("once", async || Err("no table")).await;
-    assert!(matches!(fail, Err(OnceError::Failed("no table"))));
+    assert!(matches!(fail, Err(OnceError::Failed(error)) if error.to_string() == "no table"));
     // Who is cut in the midst of it leaves it to the next.
-    let never = once_per_server("once", std::future::pending::<Result<(), ()>>);
+    let never = once_per_server("once", std::future::pending::<Result<(), BoxError>>);
     assert!(timeout(Duration::from_millis(20), never).await.is_err());
     let mut tasks = JoinSet::new();
     for _ in 0..16 {
@@ -63,7 +67,7 @@ async fn work_is_done_once_and_waited_for() {
             let work = async || {
                 sleep(Duration::from_millis(20)).await;
                 done.add(1);
-                Ok::<_, ()>(())
+                Ok::<_, BoxError>(())
             };
             let here = once_per_server("once", work).await.unwrap();
             assert_eq!(done.get(), 1, "nobody goes on before it is done");
@@ -74,12 +78,12 @@ async fn work_is_done_once_and_waited_for() {
     assert_eq!(here.iter().filter(|&&here| here).count(), 1);
 
     let mut did = Vec::new();
-    for generation in [1, 1, 2, 1, 2, 4, 3] {
-        let work = async || Ok::<_, ()>(());
+    for generation in [0, 1, 1, 2, 1, 2, 4, 3] {
+        let work = async || Ok::<_, BoxError>(());
         did.push(once_per_reload("once per reload", generation, work).await.unwrap());
     }
-    assert_eq!(did, [true, false, true, false, false, true, false]);
-    let other = once_per_server("once per reload", async || Ok::<_, ()>(())).await;
+    assert_eq!(did, [true, true, false, true, false, false, true, false]);
+    let other = once_per_server("once per reload", async || Ok::<_, BoxError>(())).await;
     assert!(matches!(other, Err(OnceError::Lock(VariableError::Differs(_)))));
 }
 
@@ -107,4 +111,28 @@ async fn however_many_wait_one_thread_does() {
         order
     });
     assert!(order.await.unwrap().is_sorted(), "in their order");
+}
+
+/// Behaviour V2: a panic leaves things half done, as a crash does.
+#[tokio::test]
+async fn a_panic_with_it_is_told() {
+    let mutex = Mutex::named("panics").unwrap();
+    let panics = tokio::spawn(async move {
+        let _guard = mutex.lock().await.unwrap();
+        std::panic::resume_unwind(Box::new("with the lock"));
+    });
+    assert!(panics.await.unwrap_err().is_panic());
+    assert!(mutex.try_lock().unwrap().expect("nobody has it").holder_died());
+    assert!(!mutex.try_lock().unwrap().expect("nobody has it").holder_died());
+}
+
+#[tokio::test]
+async fn what_is_held_or_waited_for_is_known() {
+    let mutex = Mutex::named("known").unwrap();
+    let is_known = || held_locks().iter().any(|name| name == "known");
+    assert!(!is_known());
+    let guard = mutex.lock().await.unwrap();
+    assert!(is_known());
+    drop(guard);
+    assert!(!is_known());
 }
