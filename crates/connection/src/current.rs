@@ -2,7 +2,7 @@
 
 use std::any::Any;
 use std::cell::RefCell;
-use std::mem;
+use std::marker::PhantomData;
 use std::ptr;
 use std::sync::Arc;
 
@@ -14,13 +14,14 @@ use crate::{Backend, Pool};
 ///
 /// Dropping it ends the request's use of the pool.
 pub(crate) struct ScopeGuard<B: Backend> {
-    pool: Pool<B>,
-    scope: Option<Arc<Scope<B>>>,
+    /// `None` while the request is being polled: it is in [`CURRENT`] then.
+    entry: Option<Entry>,
     /// The scope belongs to a layer around this one, which also ends it.
     is_outer: bool,
+    _backend: PhantomData<fn() -> B>,
 }
 
-/// A [`ScopeGuard`] of whatever backend, while its request is being polled on this thread.
+/// A request's use of a pool of whatever backend.
 struct Entry {
     pool: Arc<dyn Any + Send + Sync>,
     scope: Option<Arc<dyn Any + Send + Sync>>,
@@ -61,55 +62,57 @@ impl Entry {
 
 impl<B: Backend> ScopeGuard<B> {
     /// For a request that begins; within another layer of the same pool it is that one's.
-    pub(crate) fn new(pool: Pool<B>) -> Self {
-        let scope = around(&pool);
-        Self { pool, is_outer: scope.is_some(), scope }
+    #[inline]
+    pub(crate) fn new(pool: &Pool<B>) -> Self {
+        let scope = around(pool);
+        let is_outer = scope.is_some();
+        let entry =
+            Entry { pool: Arc::clone(pool.shared()) as _, scope: scope.map(|scope| scope as _) };
+        Self { entry: Some(entry), is_outer, _backend: PhantomData }
     }
 
-    /// The scope, made now if nothing asked for it before.
-    pub(crate) fn scope(&mut self) -> Arc<Scope<B>> {
-        let scope = self.scope.get_or_insert_with(|| Arc::new(Scope::new(self.pool.clone())));
-        Arc::clone(scope)
+    /// The scope, made now if nothing asked for it before; `None` while the request is being polled.
+    pub(crate) fn scope(&mut self) -> Option<Arc<Scope<B>>> {
+        self.entry.as_mut()?.scope()
     }
 
     /// Takes the scope out, if there is one and it is this request's own; the guard's end no
     /// longer ends it.
+    #[inline]
     pub(crate) fn take(&mut self) -> Option<Arc<Scope<B>>> {
-        self.scope.take().filter(|_| !self.is_outer)
-    }
-
-    /// Ends the request's use of the pool now.
-    pub(crate) fn end(&mut self) {
-        if let Some(scope) = self.take() {
-            scope.end();
-        }
+        let scope = self.entry.as_mut()?.scope.take()?;
+        scope.downcast().ok().filter(|_| !self.is_outer)
     }
 
     /// Runs `f` so that [`innermost`] finds this request's scope.
+    #[inline(always)]
     pub(crate) fn enter<T>(&mut self, f: impl FnOnce() -> T) -> T {
-        let entry = Entry {
-            pool: Arc::clone(self.pool.shared()) as _,
-            scope: self.scope.take().map(|scope| scope as _),
-        };
-        CURRENT.with_borrow_mut(|entries| entries.push(entry));
-        let _leave = Leave(self);
+        let _leave = Leave::new(&mut self.entry);
         f()
     }
 }
 
 impl<B: Backend> Drop for ScopeGuard<B> {
+    #[inline]
     fn drop(&mut self) {
-        self.end();
+        if let Some(scope) = self.take() {
+            scope.end();
+        }
     }
 }
 
-/// Takes the scope back out of the thread, also when what ran in it panicked.
-struct Leave<'a, B: Backend>(&'a mut ScopeGuard<B>);
+/// Takes the entry back out of the thread, also when what ran meanwhile panicked.
+struct Leave<'a>(&'a mut Option<Entry>);
 
-impl<B: Backend> Drop for Leave<'_, B> {
+impl<'a> Leave<'a> {
+    fn new(entry: &'a mut Option<Entry>) -> Self {
+        CURRENT.with_borrow_mut(|entries| entries.extend(entry.take()));
+        Self(entry)
+    }
+}
+
+impl Drop for Leave<'_> {
     fn drop(&mut self) {
-        let entry = CURRENT.with_borrow_mut(Vec::pop);
-        let scope = entry.and_then(|mut entry| mem::take(&mut entry.scope));
-        self.0.scope = scope.and_then(|scope| scope.downcast().ok());
+        *self.0 = CURRENT.with_borrow_mut(Vec::pop);
     }
 }

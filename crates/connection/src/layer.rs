@@ -1,11 +1,12 @@
 //! The tower layer that gives each request its connection.
 
 use std::fmt;
+use std::ops::ControlFlow;
 use std::sync::{Arc, Weak};
 
-use farrier_exchange::{End, ExchangeService, Intercepted, Interceptor, Observer};
+use farrier_exchange::{Answer, End, ExchangeService, Interceptor, Observer};
 use http::request::Parts;
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, Response, StatusCode};
 use tower_layer::Layer;
 
 use crate::current::ScopeGuard;
@@ -90,13 +91,20 @@ impl<B: Backend> Interceptor for ConnectionLayer<B> {
     type Observer = RequestScope<B>;
 
     #[inline]
-    fn intercept(&self, request: &mut Parts) -> Intercepted<RequestScope<B>> {
-        let mut guard = ScopeGuard::new(self.pool.clone());
+    fn intercept(
+        &self,
+        request: &mut Parts,
+        observer: &mut Option<RequestScope<B>>,
+    ) -> ControlFlow<Response<Answer>> {
+        let mut guard = ScopeGuard::new(&self.pool);
         if self.options.in_extensions {
-            request.extensions.insert(Database(guard.scope()));
+            if let Some(scope) = guard.scope() {
+                request.extensions.insert(Database(scope));
+            }
         }
         let is_held = self.options.hold_until_body_end;
-        Intercepted::Continue(RequestScope(Use::Service { guard, is_held }))
+        *observer = Some(RequestScope(Use::Service { guard, is_held }));
+        ControlFlow::Continue(())
     }
 }
 

@@ -48,11 +48,6 @@ impl<B, O: Observer> ResponseBody<B, O> {
     pub fn answer(answer: impl Into<Answer>, exchange: Option<Exchange<O>>) -> Self {
         Self { inner: Inner::Answer(answer.into()), ended: false, exchange }
     }
-
-    /// The exchange, if it is not over yet.
-    pub fn exchange_mut(&mut self) -> Option<&mut Exchange<O>> {
-        self.exchange.as_mut()
-    }
 }
 
 impl<B, O: Observer> Body for ResponseBody<B, O>

@@ -87,14 +87,15 @@ pub struct End {
 /// [`answer`](Self::answer), [`service_failed`](Self::service_failed) and [`panicked`](Self::panicked)
 /// itself.
 pub struct Exchange<O: Observer> {
-    /// `None` only while `drop` runs.
+    /// `None` if nobody wants to see it.
     observer: Option<O>,
     facts: Facts,
 }
 
 #[derive(Debug)]
 struct Facts {
-    began: Instant,
+    /// `None` while interceptors see the request.
+    began: Option<Instant>,
     head_at: Option<Instant>,
     status: Option<StatusCode>,
     line: RequestLine,
@@ -144,15 +145,20 @@ impl<O: Observer> Exchange<O> {
     #[inline]
     #[must_use = "an exchange that is dropped has ended"]
     pub fn begin(method: &Method, version: Version, observer: O) -> Self {
-        Self::open(RequestLine::new(method, version), observer)
+        let mut exchange = Self::open(RequestLine::new(method, version));
+        exchange.observer = Some(observer);
+        exchange.start();
+        exchange
     }
 
+    /// An exchange that nobody sees yet, and whose time has not begun: for [`proceed`](Self::proceed).
     #[inline]
-    pub(crate) fn open(line: RequestLine, observer: O) -> Self {
+    #[must_use = "an exchange that is dropped has ended"]
+    pub fn open(line: RequestLine) -> Self {
         Self {
-            observer: Some(observer),
+            observer: None,
             facts: Facts {
-                began: Instant::now(),
+                began: None,
                 head_at: None,
                 status: None,
                 line,
@@ -164,27 +170,24 @@ impl<O: Observer> Exchange<O> {
         }
     }
 
-    /// When the exchange began.
-    pub fn began(&self) -> Instant {
-        self.facts.began
+    /// The time of the exchange begins, and with it the service's work.
+    #[inline]
+    pub(crate) fn start(&mut self) {
+        self.facts.began = Some(Instant::now());
     }
 
-    /// The observer.
-    ///
-    /// # Panics
-    ///
-    /// Never: the observer leaves only in `drop`.
-    pub fn observer(&self) -> &O {
-        self.observer.as_ref().expect("only drop takes the observer")
+    /// The observer, if there is one.
+    pub fn observer_mut(&mut self) -> &mut Option<O> {
+        &mut self.observer
     }
 
-    /// The observer, to note something in it on the way.
-    ///
-    /// # Panics
-    ///
-    /// Never: the observer leaves only in `drop`.
-    pub fn observer_mut(&mut self) -> &mut O {
-        self.observer.as_mut().expect("only drop takes the observer")
+    /// Calls or polls the service, as the observer wants it.
+    #[inline]
+    pub(crate) fn enter<T>(&mut self, poll: impl FnOnce() -> T) -> T {
+        match &mut self.observer {
+            Some(observer) => observer.enter(poll),
+            None => poll(),
+        }
     }
 
     /// Notes the response head, and how many bytes its body is expected to have.
@@ -202,8 +205,9 @@ impl<O: Observer> Exchange<O> {
         } else {
             facts.expect(headers, body);
         }
-        let observer = self.observer_mut();
-        caught("head", || observer.on_head(status, headers));
+        if let Some(observer) = &mut self.observer {
+            caught("head", || observer.on_head(status, headers));
+        }
     }
 
     /// Whether the socket now belongs to another protocol: the exchange is over at its head.
@@ -254,12 +258,10 @@ impl<O: Observer> Exchange<O> {
 
 impl<O: Observer> Drop for Exchange<O> {
     fn drop(&mut self) {
-        let end = self.facts.end();
-        caught("end", || {
-            if let Some(observer) = self.observer.take() {
-                observer.on_end(end);
-            }
-        });
+        if let Some(observer) = self.observer.take() {
+            let end = self.facts.end();
+            caught("end", || observer.on_end(end));
+        }
     }
 }
 
@@ -313,24 +315,16 @@ impl RequestLine {
     }
 }
 
-impl End {
-    /// Of a request that came to an interceptor, and no further.
-    pub(crate) fn before_the_service() -> Self {
-        let outcome = if thread::panicking() { Outcome::Panicked } else { Outcome::Aborted };
-        let total = Duration::ZERO;
-        Self { outcome, status: None, bytes: 0, time_to_head: None, total }
-    }
-}
-
 impl Facts {
     #[inline]
     fn end(&self) -> End {
+        let began = self.began;
         End {
             outcome: self.outcome(),
             status: self.status,
             bytes: self.sent,
-            time_to_head: self.head_at.map(|at| at - self.began),
-            total: self.began.elapsed(),
+            time_to_head: began.zip(self.head_at).map(|(began, at)| at - began),
+            total: began.map_or(Duration::ZERO, |began| began.elapsed()),
         }
     }
 

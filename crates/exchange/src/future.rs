@@ -40,15 +40,9 @@ impl<F, O: Observer> ResponseFuture<F, O> {
         Self { inner: Inner::Service(future), exchange: Some(exchange) }
     }
 
-    /// A middleware's own answer, without asking the service; `exchange` is `None` if none began.
-    pub fn answer(response: Response<Answer>, exchange: Option<Exchange<O>>) -> Self {
-        Self { inner: Inner::Answer(Some(response)), exchange }
-    }
-
-    /// The exchange; `None` once the head was returned.
-    #[must_use]
-    pub fn exchange(self: Pin<&mut Self>) -> Option<&mut Exchange<O>> {
-        self.project().exchange.as_mut()
+    /// A middleware's own answer, without asking the service.
+    pub fn answer(response: Response<Answer>, exchange: Exchange<O>) -> Self {
+        Self { inner: Inner::Answer(Some(response)), exchange: Some(exchange) }
     }
 }
 
@@ -66,16 +60,15 @@ where
             InnerProjection::Service(future) => future,
             InnerProjection::Answer(answer) => {
                 // As any future that is polled after its end: nothing will ever come.
-                let Some(response) = answer.take() else { return Poll::Pending };
-                return Poll::Ready(Ok(match this.exchange.take() {
-                    Some(exchange) => exchange.answer(response),
-                    None => response.map(|body| ResponseBody::answer(body, None)),
-                }));
+                let (Some(response), Some(exchange)) = (answer.take(), this.exchange.take()) else {
+                    return Poll::Pending;
+                };
+                return Poll::Ready(Ok(exchange.answer(response)));
             }
         };
         let mut watch = Watch::new(this.exchange);
         let polled = match watch.exchange() {
-            Some(exchange) => exchange.observer_mut().enter(|| future.poll(cx)),
+            Some(exchange) => exchange.enter(|| future.poll(cx)),
             None => future.poll(cx),
         };
         let response = match polled {

@@ -1,6 +1,7 @@
 //! What a layer does to each exchange, as a value; and several of them as one.
 
 use std::fmt;
+use std::ops::ControlFlow;
 
 use http::request::Parts;
 use http::{HeaderMap, Response, StatusCode};
@@ -19,38 +20,22 @@ pub trait Interceptor {
 
     /// Called with the head of each request, before the service is.
     ///
+    /// What it leaves in `observer`, which is `None` before, sees the rest of the exchange. With a response it answers at once:
+    /// interceptors inside this one and the service are skipped, and those outside see that response.
+    ///
     /// A panic in it passes through the layer, as the service's own would.
-    fn intercept(&self, request: &mut Parts) -> Intercepted<Self::Observer>;
-}
-
-/// What becomes of a request.
-#[derive(Debug)]
-#[expect(clippy::exhaustive_enums, reason = "a middleware must know what becomes of its request")]
-pub enum Intercepted<O> {
-    /// On to the next interceptor and the service.
-    Continue(O),
-    /// Answered at once: interceptors inside this one and the service are skipped, those outside see the response. The
-    /// observer is `None` if this interceptor does not want to see the end of it.
-    Answer(Option<O>, Response<Answer>),
+    fn intercept(
+        &self,
+        request: &mut Parts,
+        observer: &mut Option<Self::Observer>,
+    ) -> ControlFlow<Response<Answer>>;
 }
 
 /// The observers of a tuple of interceptors; one that was not reached is `None`.
-pub struct Joined<T: Ends>(T);
+#[derive(Default)]
+pub struct Joined<T>(T);
 
-/// A tuple of observers that can end, each for itself.
-pub trait Ends {
-    /// From the innermost to the outermost, those that are there.
-    fn end(&mut self, end: End);
-}
-
-impl<T: Ends> Drop for Joined<T> {
-    fn drop(&mut self) {
-        // Nobody is left, unless an interceptor further in has panicked before there was an exchange.
-        self.0.end(End::before_the_service());
-    }
-}
-
-impl<T: Ends> fmt::Debug for Joined<T> {
+impl<T> fmt::Debug for Joined<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Joined").finish_non_exhaustive()
     }
@@ -62,29 +47,14 @@ macro_rules! joined {
             type Observer = Joined<($(Option<$name::Observer>,)+)>;
 
             #[inline]
-            fn intercept(&self, request: &mut Parts) -> Intercepted<Self::Observer> {
-                let mut joined: Self::Observer = Joined(Default::default());
-                $(
-                    match self.$index.intercept(request) {
-                        Intercepted::Continue(observer) => joined.0.$index = Some(observer),
-                        Intercepted::Answer(observer, response) => {
-                            joined.0.$index = observer;
-                            return Intercepted::Answer(Some(joined), response);
-                        }
-                    }
-                )+
-                Intercepted::Continue(joined)
-            }
-        }
-
-        impl<$($name: Observer),+> Ends for ($(Option<$name>,)+) {
-            #[inline]
-            fn end(&mut self, end: End) {
-                $(
-                    if let Some(observer) = self.$back.take() {
-                        caught("end", || observer.on_end(end));
-                    }
-                )+
+            fn intercept(
+                &self,
+                request: &mut Parts,
+                observer: &mut Option<Self::Observer>,
+            ) -> ControlFlow<Response<Answer>> {
+                let joined = observer.insert(Joined::default());
+                $( self.$index.intercept(request, &mut joined.0.$index)?; )+
+                ControlFlow::Continue(())
             }
         }
 
@@ -104,8 +74,12 @@ macro_rules! joined {
             }
 
             #[inline]
-            fn on_end(mut self, end: End) {
-                self.0.end(end);
+            fn on_end(self, end: End) {
+                $(
+                    if let Some(observer) = self.0.$back {
+                        caught("end", || observer.on_end(end));
+                    }
+                )+
             }
         }
     };

@@ -1,5 +1,6 @@
 //! The layer of an interceptor, and its service.
 
+use std::ops::ControlFlow;
 use std::task::{Context, Poll};
 
 use http::{Request, Response};
@@ -7,10 +8,11 @@ use http_body::Body;
 use tower_layer::Layer;
 use tower_service::Service;
 
+use crate::answer::Answer;
 use crate::body::ResponseBody;
 use crate::exchange::{Exchange, Observer, RequestLine};
 use crate::future::ResponseFuture;
-use crate::interceptor::{Intercepted, Interceptor};
+use crate::interceptor::Interceptor;
 
 /// A layer that lets an [`Interceptor`], or a tuple of them, see each exchange.
 #[derive(Clone, Copy, Debug)]
@@ -64,27 +66,27 @@ where
     #[inline]
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let (mut parts, body) = request.into_parts();
-        let line = RequestLine::new(&parts.method, parts.version);
-        let intercepted = self.interceptor.intercept(&mut parts);
-        intercepted.respond(line, || self.inner.call(Request::from_parts(parts, body)))
+        let mut exchange = Exchange::open(RequestLine::new(&parts.method, parts.version));
+        let decided = self.interceptor.intercept(&mut parts, exchange.observer_mut());
+        exchange.proceed(decided, || self.inner.call(Request::from_parts(parts, body)))
     }
 }
 
-impl<O: Observer> Intercepted<O> {
-    /// The response future of the request that came in with this `line`; `call` asks the service.
+impl<O: Observer> Exchange<O> {
+    /// The response future when an [`Interceptor`] has seen the request: `call` asks the service, unless it answers itself.
+    ///
+    /// The time of the exchange begins here.
     #[inline]
-    pub fn respond<F>(self, line: RequestLine, call: impl FnOnce() -> F) -> ResponseFuture<F, O> {
-        match self {
-            Self::Continue(observer) => {
-                // Begun before the call: should that panic, the exchange ends all the same.
-                let mut exchange = Exchange::open(line, observer);
-                let future = exchange.observer_mut().enter(call);
-                ResponseFuture::new(future, exchange)
-            }
-            Self::Answer(observer, response) => {
-                let exchange = observer.map(|observer| Exchange::open(line, observer));
-                ResponseFuture::answer(response, exchange)
-            }
+    pub fn proceed<F>(
+        mut self,
+        decided: ControlFlow<Response<Answer>>,
+        call: impl FnOnce() -> F,
+    ) -> ResponseFuture<F, O> {
+        self.start();
+        match decided {
+            // Should the call panic, the exchange ends all the same.
+            ControlFlow::Continue(()) => ResponseFuture::new(self.enter(call), self),
+            ControlFlow::Break(response) => ResponseFuture::answer(response, self),
         }
     }
 }

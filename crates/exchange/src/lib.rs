@@ -100,5 +100,5 @@ pub use answer::Answer;
 pub use body::ResponseBody;
 pub use exchange::{End, Exchange, Observer, Outcome, RequestLine};
 pub use future::ResponseFuture;
-pub use interceptor::{Ends, Intercepted, Interceptor, Joined};
+pub use interceptor::{Interceptor, Joined};
 pub use layer::{ExchangeLayer, ExchangeService};

@@ -1,9 +1,11 @@
 //! The layer that notes each request in flight.
 
 use std::fmt;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use farrier_exchange::{End, ExchangeService, Intercepted, Interceptor, Observer};
+use farrier_exchange::{Answer, End, ExchangeService, Interceptor, Observer};
+use http::Response;
 use http::request::Parts;
 use tower_layer::Layer;
 
@@ -43,9 +45,14 @@ impl<P: Pulse + ?Sized> Interceptor for HeartbeatLayer<P> {
     type Observer = InFlight<P>;
 
     #[inline]
-    fn intercept(&self, request: &mut Parts) -> Intercepted<InFlight<P>> {
+    fn intercept(
+        &self,
+        request: &mut Parts,
+        observer: &mut Option<InFlight<P>>,
+    ) -> ControlFlow<Response<Answer>> {
         let ticket = self.pulse.begin(RequestHead::of(request));
-        Intercepted::Continue(InFlight { pulse: Arc::clone(&self.pulse), ticket })
+        *observer = Some(InFlight { pulse: Arc::clone(&self.pulse), ticket });
+        ControlFlow::Continue(())
     }
 }
 

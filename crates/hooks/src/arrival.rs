@@ -1,9 +1,10 @@
 //! The half of a hook that runs before the service: what its `pre_request` makes of a request.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::thread;
 
-use farrier_exchange::{Answer, Intercepted, RequestLine};
+use farrier_exchange::{Answer, RequestLine};
 use http::request::Parts;
 use http::{HeaderValue, Response, StatusCode, header};
 
@@ -27,33 +28,36 @@ impl<H: PostHook> Arrival<H> {
         RequestLine::new(&self.seen.method, self.seen.version)
     }
 
-    /// What becomes of the request; the error is a panic of `pre_request`.
+    /// Goes on or answers, as `pre_request` has decided, and leaves in `observer` what its `post_request` needs, if that is to
+    /// run. The outer error is a panic of `pre_request`.
     #[inline]
     pub(crate) fn decided(
         self,
         pre: thread::Result<Result<Pre<H::Context>, BoxError>>,
-    ) -> Intercepted<PostRequest<H>> {
+        observer: &mut Option<PostRequest<H>>,
+    ) -> ControlFlow<Response<Answer>> {
+        let Self { hook, seen } = self;
         match pre {
-            Ok(Ok(Pre::Continue(context))) => Intercepted::Continue(self.post(context)),
+            Ok(Ok(Pre::Continue(context))) => {
+                *observer = Some(PostRequest { hook, seen, context });
+                ControlFlow::Continue(())
+            }
             Ok(Ok(Pre::Answer(context, response))) => {
-                Intercepted::Answer(Some(self.post(context)), response)
+                *observer = Some(PostRequest { hook, seen, context });
+                ControlFlow::Break(response)
             }
             Ok(Err(error)) => {
                 // Its words, and its drop, are the hook's own code.
-                if caught(|| self.seen.log_error("pre_request failed", error)).is_err() {
-                    self.seen.log("pre_request failed, and its error panicked");
+                if caught(|| seen.log_error("pre_request failed", error)).is_err() {
+                    seen.log("pre_request failed, and its error panicked");
                 }
-                Intercepted::Answer(None, internal_server_error())
+                ControlFlow::Break(internal_server_error())
             }
             Err(_) => {
-                self.seen.log("pre_request panicked");
-                Intercepted::Answer(None, internal_server_error())
+                seen.log("pre_request panicked");
+                ControlFlow::Break(internal_server_error())
             }
         }
-    }
-
-    fn post(self, context: H::Context) -> PostRequest<H> {
-        PostRequest { hook: self.hook, seen: self.seen, context }
     }
 }
 

@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use farrier_exchange::End;
+use farrier_exchange::{End, Exchange};
 use http::request::Parts;
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body::Body;
@@ -226,14 +226,15 @@ where
     S: Service<Request<B>>,
     H: PostHook,
 {
-    let (line, mut head) = (arrival.line(), None);
+    let (mut exchange, mut head) = (Exchange::open(arrival.line()), None);
     let pre = pre.map(|decided| {
         decided.map(|(parts, pre)| {
             head = Some(parts);
             pre
         })
     });
-    arrival.decided(pre).respond(line, || {
+    let decided = arrival.decided(pre, exchange.observer_mut());
+    exchange.proceed(decided, || {
         let parts = head.expect("what is let in has its head");
         ready.call(Request::from_parts(parts, body))
     })

@@ -1,9 +1,11 @@
 //! The layer of a [`RequestHook`].
 
 use std::fmt;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use farrier_exchange::{ExchangeService, Intercepted, Interceptor};
+use farrier_exchange::{Answer, ExchangeService, Interceptor};
+use http::Response;
 use http::request::Parts;
 use tower_layer::Layer;
 
@@ -38,9 +40,13 @@ impl<H: RequestHook> Interceptor for RequestHookLayer<H> {
     type Observer = PostRequest<H>;
 
     #[inline]
-    fn intercept(&self, request: &mut Parts) -> Intercepted<PostRequest<H>> {
+    fn intercept(
+        &self,
+        request: &mut Parts,
+        observer: &mut Option<PostRequest<H>>,
+    ) -> ControlFlow<Response<Answer>> {
         let arrival = Arrival::new(&self.hook, request);
-        arrival.decided(caught(|| self.hook.pre_request(request)))
+        arrival.decided(caught(|| self.hook.pre_request(request)), observer)
     }
 }
 

@@ -6,7 +6,9 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
-use farrier_exchange::{Answer, End, Exchange, Observer, Outcome, ResponseBody, ResponseFuture};
+use farrier_exchange::{
+    Answer, End, Exchange, Observer, Outcome, RequestLine, ResponseBody, ResponseFuture,
+};
 use http::{Method, Response, StatusCode, Version, header};
 use http_body::{Body, Frame, SizeHint};
 use tower_layer::Layer;
@@ -319,15 +321,15 @@ fn observers_that_panic_in_drop() {
     assert_eq!(payload.downcast_ref::<&str>(), Some(&"the service"));
 }
 
-/// A middleware's own answer by the future: as the service's, with an exchange and without.
+/// A middleware's own answer by the future: as the service's, whether somebody sees it or not.
 #[test]
 fn own_answer_by_the_future() {
     type Service = std::future::Ready<Result<Response<Chunks>, Infallible>>;
 
     let record = Record::default();
-    for begins in [true, false] {
-        let exchange =
-            begins.then(|| Exchange::begin(&Method::HEAD, Version::HTTP_11, record.clone()));
+    for is_seen in [true, false] {
+        let mut exchange = Exchange::open(RequestLine::new(&Method::HEAD, Version::HTTP_11));
+        *exchange.observer_mut() = is_seen.then(|| record.clone());
         let response = Response::new(Answer::from("sorry"));
         let mut future = pin!(ResponseFuture::<Service, _>::answer(response, exchange));
         let mut cx = Context::from_waker(Waker::noop());
@@ -339,7 +341,7 @@ fn own_answer_by_the_future() {
         assert_eq!(record.ended(), 0);
         drop(response);
         let outcomes: Vec<_> = record.take().into_iter().map(|end| end.outcome).collect();
-        assert_eq!(outcomes, vec![Outcome::Finished; usize::from(begins)]);
+        assert_eq!(outcomes, vec![Outcome::Finished; usize::from(is_seen)]);
     }
 }
 
