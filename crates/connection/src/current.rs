@@ -85,7 +85,7 @@ impl<B: Backend> ScopeGuard<B> {
     }
 
     /// Runs `f` so that [`innermost`] finds this request's scope.
-    #[inline(always)]
+    #[inline]
     pub(crate) fn enter<T>(&mut self, f: impl FnOnce() -> T) -> T {
         let _leave = Leave::new(&mut self.entry);
         f()
@@ -106,7 +106,9 @@ struct Leave<'a>(&'a mut Option<Entry>);
 
 impl<'a> Leave<'a> {
     fn new(entry: &'a mut Option<Entry>) -> Self {
-        CURRENT.with_borrow_mut(|entries| entries.extend(entry.take()));
+        if let Some(entry) = entry.take() {
+            CURRENT.with_borrow_mut(|entries| entries.push(entry));
+        }
         Self(entry)
     }
 }

@@ -151,7 +151,8 @@ impl<O: Observer> Exchange<O> {
         exchange
     }
 
-    /// An exchange that nobody sees yet, and whose time has not begun: for [`proceed`](Self::proceed).
+    /// An exchange that nobody sees yet, and whose time has not begun: for an [`Interceptor`](crate::Interceptor), which comes
+    /// before both.
     #[inline]
     #[must_use = "an exchange that is dropped has ended"]
     pub fn open(line: RequestLine) -> Self {
@@ -170,20 +171,21 @@ impl<O: Observer> Exchange<O> {
         }
     }
 
-    /// The time of the exchange begins, and with it the service's work.
+    /// Its time begins, and with it the service's work.
     #[inline]
-    pub(crate) fn start(&mut self) {
+    pub fn start(&mut self) {
         self.facts.began = Some(Instant::now());
     }
 
     /// The observer, if there is one.
+    #[inline]
     pub fn observer_mut(&mut self) -> &mut Option<O> {
         &mut self.observer
     }
 
-    /// Calls or polls the service, as the observer wants it.
+    /// Calls or polls the service as the observer wants it.
     #[inline]
-    pub(crate) fn enter<T>(&mut self, poll: impl FnOnce() -> T) -> T {
+    pub fn enter<T>(&mut self, poll: impl FnOnce() -> T) -> T {
         match &mut self.observer {
             Some(observer) => observer.enter(poll),
             None => poll(),
@@ -258,10 +260,12 @@ impl<O: Observer> Exchange<O> {
 
 impl<O: Observer> Drop for Exchange<O> {
     fn drop(&mut self) {
-        if let Some(observer) = self.observer.take() {
-            let end = self.facts.end();
-            caught("end", || observer.on_end(end));
-        }
+        let end = self.facts.end();
+        caught("end", || {
+            if let Some(observer) = self.observer.take() {
+                observer.on_end(end);
+            }
+        });
     }
 }
 

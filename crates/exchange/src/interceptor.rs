@@ -74,11 +74,14 @@ macro_rules! joined {
             }
 
             #[inline]
-            fn on_end(self, end: End) {
+            fn on_end(mut self, end: End) {
                 $(
-                    if let Some(observer) = self.0.$back {
-                        caught("end", || observer.on_end(end));
-                    }
+                    let observer = &mut self.0.$back;
+                    caught("end", || {
+                        if let Some(observer) = observer.take() {
+                            observer.on_end(end);
+                        }
+                    });
                 )+
             }
         }

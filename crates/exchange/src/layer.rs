@@ -8,9 +8,8 @@ use http_body::Body;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::answer::Answer;
 use crate::body::ResponseBody;
-use crate::exchange::{Exchange, Observer, RequestLine};
+use crate::exchange::{Exchange, RequestLine};
 use crate::future::ResponseFuture;
 use crate::interceptor::Interceptor;
 
@@ -68,25 +67,13 @@ where
         let (mut parts, body) = request.into_parts();
         let mut exchange = Exchange::open(RequestLine::new(&parts.method, parts.version));
         let decided = self.interceptor.intercept(&mut parts, exchange.observer_mut());
-        exchange.proceed(decided, || self.inner.call(Request::from_parts(parts, body)))
-    }
-}
-
-impl<O: Observer> Exchange<O> {
-    /// The response future when an [`Interceptor`] has seen the request: `call` asks the service, unless it answers itself.
-    ///
-    /// The time of the exchange begins here.
-    #[inline]
-    pub fn proceed<F>(
-        mut self,
-        decided: ControlFlow<Response<Answer>>,
-        call: impl FnOnce() -> F,
-    ) -> ResponseFuture<F, O> {
-        self.start();
-        match decided {
-            // Should the call panic, the exchange ends all the same.
-            ControlFlow::Continue(()) => ResponseFuture::new(self.enter(call), self),
-            ControlFlow::Break(response) => ResponseFuture::answer(response, self),
+        exchange.start();
+        if let ControlFlow::Break(response) = decided {
+            return ResponseFuture::answer(response, exchange);
         }
+        let request = Request::from_parts(parts, body);
+        // Should the call panic, the exchange ends all the same.
+        let future = exchange.enter(|| self.inner.call(request));
+        ResponseFuture::new(future, exchange)
     }
 }

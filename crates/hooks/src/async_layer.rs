@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::mem;
+use std::ops::ControlFlow;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -234,10 +235,13 @@ where
         })
     });
     let decided = arrival.decided(pre, exchange.observer_mut());
-    exchange.proceed(decided, || {
-        let parts = head.expect("what is let in has its head");
-        ready.call(Request::from_parts(parts, body))
-    })
+    exchange.start();
+    if let ControlFlow::Break(response) = decided {
+        return ResponseFuture::answer(response, exchange);
+    }
+    let request = Request::from_parts(head.expect("what is let in has its head"), body);
+    let future = exchange.enter(|| ready.call(request));
+    ResponseFuture::new(future, exchange)
 }
 
 impl<F, Fut, C> AsyncPre<C> for F

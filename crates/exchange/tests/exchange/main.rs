@@ -3,6 +3,7 @@
 
 mod allocations;
 mod facts;
+mod joined;
 mod leaving;
 mod model;
 mod stacks;
