@@ -42,6 +42,52 @@
 //!
 //! # Example
 //!
+//! A middleware that only looks on is an [`Interceptor`]: it sees the head of the request, may change it or answer at once, and
+//! leaves an [`Observer`] for the rest, here a closure, which is one that wants the end. Several stand in one tuple; in
+//! `farrier::layers`, beside farrier's own.
+//!
+//! ```
+//! use std::convert::Infallible;
+//! use std::ops::ControlFlow;
+//!
+//! use farrier_exchange::{Answer, End, ExchangeLayer, Interceptor};
+//! use http::request::Parts;
+//! use http::{Request, Response, Uri};
+//! use tower::{ServiceBuilder, ServiceExt, service_fn};
+//!
+//! /// Logs how each exchange ended.
+//! #[derive(Clone, Debug)]
+//! struct LogEnds;
+//!
+//! impl Interceptor for LogEnds {
+//!     type Observer = Box<dyn FnOnce(End) + Send>;
+//!
+//!     fn intercept(
+//!         &self,
+//!         request: &mut Parts,
+//!         observer: &mut Option<Self::Observer>,
+//!     ) -> ControlFlow<Response<Answer>> {
+//!         let uri: Uri = request.uri.clone();
+//!         *observer = Some(Box::new(move |end| println!("{uri}: {:?}", end.outcome)));
+//!         ControlFlow::Continue(())
+//!     }
+//! }
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Infallible> {
+//! // Any service of http types; `Router::layer` for all of an app.
+//! let hello = service_fn(async |_: Request<()>| {
+//!     Ok::<_, Infallible>(Response::new("hello".to_owned()))
+//! });
+//! let service = ServiceBuilder::new().layer(ExchangeLayer::new((LogEnds, LogEnds))).service(hello);
+//! let response = service.oneshot(Request::new(())).await?;
+//! drop(response); // prints "/: Aborted" twice: nobody has read the body
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! A middleware that needs a service or a future of its own makes the [`Exchange`] itself:
+//!
 //! ```
 //! use std::task::{Context, Poll};
 //!
@@ -50,7 +96,6 @@
 //! use http_body::Body;
 //! use tower_service::Service;
 //!
-//! /// Logs how each exchange ended.
 //! #[derive(Clone, Debug)]
 //! struct LogEnds<S> {
 //!     inner: S,
@@ -76,16 +121,6 @@
 //!         ResponseFuture::new(self.inner.call(request), exchange)
 //!     }
 //! }
-//!
-//! # #[tokio::main(flavor = "current_thread")]
-//! # async fn main() {
-//! // Any service of http types; `Router::layer` with a `tower::layer::layer_fn` for all of an app.
-//! let hello = tower::service_fn(|_: Request<()>| async {
-//!     Ok::<_, std::convert::Infallible>(Response::new("hello".to_owned()))
-//! });
-//! let response = LogEnds { inner: hello }.call(Request::new(())).await;
-//! drop(response); // prints "Aborted after ...": nobody has read the body
-//! # }
 //! ```
 #![forbid(unsafe_code)]
 

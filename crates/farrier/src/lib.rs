@@ -37,14 +37,14 @@
 //! async fn app(worker: Worker) -> Result<Router, BoxError> {
 //!     let database = Pool::new(Sqlite::new("sqlite:quickstart.db")?, Policy::default());
 //!     // From outside to inside.
-//!     let layers = (
+//!     let layers = layers((
 //!         HeartbeatLayer::new(worker.pulse()),
 //!         hooks::from_fn(
 //!             |_request| Ok(Pre::Continue(())),
 //!             |(), request, end| println!("{} {:?} {:?}", request.uri, end.outcome, end.total),
 //!         ),
 //!         ConnectionLayer::new(database),
-//!     );
+//!     ));
 //!     Ok(Router::new().route("/", get(hello)).layer(layers))
 //! }
 //!
@@ -85,12 +85,12 @@ pub use farrier_sqlx as sqlx;
 
 use exchange::{ExchangeLayer, Interceptor};
 
-/// Several layers as one: `layers((a, b, c))` does what the layers `a`, `b` and `c` do one in the other, `a` outermost, for
-/// less; the README has the figures.
+/// Several layers as one: `layers((a, b, c))` does what the layers `a`, `b` and `c` do one in the other, `a` outermost, for less.
 ///
-/// The layers are [`HeartbeatLayer`](heartbeat::HeartbeatLayer), [`RequestHookLayer`](hooks::RequestHookLayer),
-/// [`ConnectionLayer`](connection::ConnectionLayer) and whatever else is an [`Interceptor`]; at most four, each of which may be
-/// several.
+/// That is a [`HeartbeatLayer`](heartbeat::HeartbeatLayer), a [`RequestHookLayer`](hooks::RequestHookLayer), a
+/// [`ConnectionLayer`](connection::ConnectionLayer) and whatever else is an [`Interceptor`]: two to four of them, each of which
+/// may be several. What is none, such as a layer of tower-http, stands between two such stacks. Times begin when all have seen
+/// the request.
 pub const fn layers<I: Interceptor>(layers: I) -> ExchangeLayer<I> {
     ExchangeLayer::new(layers)
 }
@@ -101,6 +101,7 @@ pub mod after_the_request {}
 
 /// What an app with the three layers under the launcher names: `use farrier::prelude::*`.
 pub mod prelude {
+    pub use crate::layers;
     pub use farrier_connection::{AcquireError, ConnectionLayer, Database, Policy, Pool};
     pub use farrier_exchange::{End, Outcome};
     pub use farrier_heartbeat::{HeartbeatLayer, Livez, Pulse, Readyz};

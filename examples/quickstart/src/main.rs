@@ -19,14 +19,14 @@ fn main() -> ExitCode {
 async fn app(worker: Worker) -> std::result::Result<Router, BoxError> {
     let database = Pool::new(Sqlite::new("sqlite:quickstart.db")?, Policy::default());
     // From outside to inside.
-    let layers = (
+    let layers = layers((
         HeartbeatLayer::new(worker.pulse()),
         hooks::from_fn(
             |_request| Ok(Pre::Continue(())),
             |(), request, end| tracing::info!(path = request.uri.path(), ?end.outcome, ?end.total),
         ),
         ConnectionLayer::new(database),
-    );
+    ));
     Ok(Router::new().route("/", get(hello)).layer(layers))
 }
 

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex};
 
 use axum::http::Version;
-use farrier_exchange::{Answer, End, ExchangeLayer, Interceptor, Observer};
+use farrier_exchange::{Answer, End, ExchangeLayer, ExchangeService, Interceptor, Observer};
 use http::request::Parts;
 use http::{HeaderMap, Response, StatusCode};
 use tower::ServiceBuilder;
@@ -237,4 +237,12 @@ async fn who_leaves_is_seen_by_all() {
     drop(support::begin(address, "/stalls", "abc").await);
     let (_, seen) = take(&diary).await;
     assert_eq!(seen[6], "c ends Aborted Some(200) 3", "{seen:?}");
+}
+
+/// What axum asks of a layer and its service.
+#[test]
+fn layer_and_service_are_what_routers_need() {
+    fn assert_all<T: Clone + Send + Sync + 'static>() {}
+    assert_all::<ExchangeLayer<(Note, Note)>>();
+    assert_all::<ExchangeService<axum::Router, (Note, Note)>>();
 }
