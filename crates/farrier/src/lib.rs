@@ -39,10 +39,9 @@
 //!     // From outside to inside.
 //!     let layers = layers((
 //!         HeartbeatLayer::new(worker.pulse()),
-//!         hooks::from_fn(
-//!             |_request| Ok(Pre::Continue(())),
-//!             |(), request, end| println!("{} {:?} {:?}", request.uri, end.outcome, end.total),
-//!         ),
+//!         hooks::post_request(|request, end| {
+//!             println!("{} {:?} {:?}", request.uri, end.outcome, end.total);
+//!         }),
 //!         ConnectionLayer::new(database),
 //!     ));
 //!     Ok(Router::new().route("/", get(hello)).layer(layers))

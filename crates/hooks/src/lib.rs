@@ -12,16 +12,13 @@
 //! use std::time::Duration;
 //!
 //! use axum::routing::get;
-//! use farrier_hooks::{Pre, from_fn};
+//! use farrier_hooks::post_request;
 //!
-//! let slow_requests = from_fn(
-//!     |request| Ok(Pre::Continue(request.headers.get("x-request-id").cloned())),
-//!     |id, request, end| {
-//!         if end.total > Duration::from_secs(1) {
-//!             println!("{} took {:?}, {:?}, id {id:?}", request.uri, end.total, end.outcome);
-//!         }
-//!     },
-//! );
+//! let slow_requests = post_request(|request, end| {
+//!     if end.total > Duration::from_secs(1) {
+//!         println!("{} took {:?}, {:?}", request.uri, end.total, end.outcome);
+//!     }
+//! });
 //!
 //! let app = axum::Router::<()>::new().route("/", get("hello")).layer(slow_requests);
 //! # let _ = app;
@@ -89,7 +86,7 @@ pub use async_layer::{
 };
 pub use farrier_exchange::{Answer, End, Outcome};
 pub use from_async_fn::{FnPost, from_async_fn};
-pub use from_fn::{FnHook, from_fn};
+pub use from_fn::{FnHook, from_fn, post_request, pre_request};
 pub use hook::{AsyncRequestHook, BoxError, Pre, RequestHook, RequestInfo};
 pub use layer::RequestHookLayer;
 pub use post::{PostHook, PostRequest, ResponseBody, ResponseFuture};

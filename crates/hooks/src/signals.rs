@@ -23,11 +23,13 @@
 //! # let _ = app;
 //! ```
 
+use std::ops::ControlFlow;
+
 use farrier_exchange::{End, Outcome};
 use http::request::Parts;
 
-use crate::from_fn;
-use crate::hook::{Pre, RequestHook, RequestInfo};
+use crate::from_fn::{post_request, pre_request};
+use crate::hook::{RequestHook, RequestInfo};
 use crate::layer::RequestHookLayer;
 use crate::post::caught;
 
@@ -39,18 +41,12 @@ pub fn request_started<R>(receiver: R) -> RequestHookLayer<impl RequestHook<Cont
 where
     R: Fn(&Parts) + Send + Sync + 'static,
 {
-    from_fn(
-        move |request: &mut Parts| {
-            if caught(|| receiver(request)).is_err() {
-                tracing::error!(
-                    path = request.uri.path(),
-                    "a receiver of request_started panicked"
-                );
-            }
-            Ok(Pre::Continue(()))
-        },
-        |(), _, _| {},
-    )
+    pre_request(move |request| {
+        if caught(|| receiver(request)).is_err() {
+            tracing::error!(path = request.uri.path(), "a receiver of request_started panicked");
+        }
+        ControlFlow::Continue(())
+    })
 }
 
 /// A layer that calls `receiver` when a response is over, however it ended.
@@ -58,7 +54,7 @@ pub fn request_finished<R>(receiver: R) -> RequestHookLayer<impl RequestHook<Con
 where
     R: Fn(&RequestInfo<'_>, &End) + Send + Sync + 'static,
 {
-    from_fn(|_| Ok(Pre::Continue(())), move |(), request, end| receiver(request, end))
+    post_request(receiver)
 }
 
 /// A layer that calls `receiver` when the service or the response body failed or panicked.
@@ -69,13 +65,8 @@ pub fn got_request_exception<R>(receiver: R) -> RequestHookLayer<impl RequestHoo
 where
     R: Fn(&RequestInfo<'_>, &End) + Send + Sync + 'static,
 {
-    from_fn(
-        |_| Ok(Pre::Continue(())),
-        move |(), request, end| match end.outcome {
-            Outcome::ServiceFailed | Outcome::BodyFailed | Outcome::Panicked => {
-                receiver(request, end);
-            }
-            _ => {}
-        },
-    )
+    post_request(move |request, end| match end.outcome {
+        Outcome::ServiceFailed | Outcome::BodyFailed | Outcome::Panicked => receiver(request, end),
+        _ => {}
+    })
 }

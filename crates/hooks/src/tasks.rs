@@ -17,14 +17,14 @@ use tokio::sync::Notify;
 /// # Example
 ///
 /// ```
-/// use farrier_hooks::{Pre, Tasks, from_fn};
+/// use farrier_hooks::{Tasks, post_request};
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() {
 /// let tasks = Tasks::new();
-/// let bookkeeping = from_fn(|_| Ok(Pre::Continue(())), {
+/// let bookkeeping = post_request({
 ///     let tasks = tasks.clone();
-///     move |(), _, end| {
+///     move |_, end| {
 ///         let bytes = end.bytes;
 ///         tasks.spawn(async move {
 ///             // ... write it down somewhere slow

@@ -70,12 +70,9 @@ fn app<S: Store>(worker: &Worker, pool: Pool<S>) -> Result<Router, BoxError> {
         layers((
             // A request counts until its response is over, whatever becomes of it.
             HeartbeatLayer::new(pulse.clone()),
-            hooks::from_fn(
-                |_request| Ok(Pre::Continue(())),
-                |(), request, end| {
-                    tracing::debug!(method = %request.method, path = request.uri.path(), ?end, "request");
-                },
-            ),
+            hooks::post_request(|request, end| {
+                tracing::debug!(method = %request.method, path = request.uri.path(), ?end, "request");
+            }),
         )),
         // Inside of the hooks, so that they see the 500; outside of the database, so that it sees the panic.
         CatchPanicLayer::new(),

@@ -21,10 +21,9 @@ async fn app(worker: Worker) -> std::result::Result<Router, BoxError> {
     // From outside to inside.
     let layers = layers((
         HeartbeatLayer::new(worker.pulse()),
-        hooks::from_fn(
-            |_request| Ok(Pre::Continue(())),
-            |(), request, end| tracing::info!(path = request.uri.path(), ?end.outcome, ?end.total),
-        ),
+        hooks::post_request(|request, end| {
+            tracing::info!(path = request.uri.path(), ?end.outcome, ?end.total);
+        }),
         ConnectionLayer::new(database),
     ));
     Ok(Router::new().route("/", get(hello)).layer(layers))

@@ -16,7 +16,7 @@ use axum::routing::get;
 use clap::ValueEnum;
 use farrier::connection::{ConnectionLayer, Policy, Pool};
 use farrier::heartbeat::{HeartbeatLayer, LocalPulse};
-use farrier::hooks::{self, Pre, RequestHook, RequestHookLayer};
+use farrier::hooks::{self, RequestHook, RequestHookLayer};
 use farrier::layers;
 use farrier::sqlx::Sqlite;
 use http_body_util::BodyExt;
@@ -136,7 +136,7 @@ impl Variant {
 }
 
 fn hooks() -> RequestHookLayer<impl RequestHook> {
-    hooks::from_fn(|_request| Ok(Pre::Continue(())), |(), _request, _end| {})
+    hooks::post_request(|_request, _end| {})
 }
 
 /// A request that does not use the database; the pool never opens a connection.

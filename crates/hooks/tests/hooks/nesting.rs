@@ -1,7 +1,11 @@
 //! Several hooks: order, answers at once, failures and panics.
 
+use std::ops::ControlFlow;
+
 use axum::http::Version;
-use farrier_hooks::{Answer, BoxError, FnHook, Outcome, Pre, RequestHookLayer, from_fn};
+use farrier_hooks::{
+    Answer, BoxError, FnHook, Outcome, Pre, RequestHookLayer, from_fn, post_request, pre_request,
+};
 use http::request::Parts;
 use http::{Method, Response, StatusCode};
 use tower::ServiceBuilder;
@@ -106,10 +110,7 @@ async fn answers_head_at_once() {
 #[tokio::test]
 async fn post_panics() {
     let diary = Diary::default();
-    let broken = from_fn(
-        |_| Ok(Pre::Continue(())),
-        |(), _, _| std::panic::resume_unwind(Box::new("in post")),
-    );
+    let broken = post_request(|_, _| std::panic::resume_unwind(Box::new("in post")));
     let app = support::app().layer(
         ServiceBuilder::new().layer(hook(&diary, "a", Act::Continue)).layer(broken).layer(hook(
             &diary,
@@ -168,4 +169,30 @@ fn answer_that_nobody_takes() {
     let mut service = ServiceBuilder::new().layer(hook(&diary, "a", Act::Answer)).service(inner);
     drop(tower::Service::call(&mut service, http::Request::new(())));
     assert_eq!(diary.take(), ["pre a".to_owned(), format!("post a 0 {:?}", Outcome::Aborted)]);
+}
+
+/// Each half alone: one goes on with what it made of the head, or answers.
+#[tokio::test]
+async fn halves() {
+    let diary = Diary::default();
+    let before = pre_request(|request| {
+        if request.uri.path() == "/empty" {
+            let mut response = Response::new(Answer::from("nothing here"));
+            *response.status_mut() = StatusCode::GONE;
+            return ControlFlow::Break(response);
+        }
+        request.uri = "/full".parse().expect("a path");
+        ControlFlow::Continue(())
+    });
+    let after = post_request({
+        let diary = diary.clone();
+        move |request, end| diary.note(format!("{} {:?}", request.uri, end.status))
+    });
+    // Around the router, so that the head decides the route.
+    let service = ServiceBuilder::new().layer(after).layer(before).service(support::app());
+    let address = support::serve(service).await;
+    let get = |path| support::request("GET", path, Version::HTTP_11);
+    assert!(support::raw(address, &get("/never")).await.ends_with("hello"));
+    assert!(support::raw(address, &get("/empty")).await.starts_with("HTTP/1.1 410"));
+    assert_eq!(diary.lines(2).await, ["/never Some(200)", "/empty Some(410)"]);
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use axum::http::Version;
-use farrier_hooks::{Pre, Tasks, from_fn};
+use farrier_hooks::{Tasks, post_request};
 use tokio::sync::Notify;
 
 use crate::support;
@@ -14,9 +14,9 @@ use crate::support;
 async fn outlive_the_response() {
     let (tasks, gate, done) =
         (Tasks::new(), Arc::new(Notify::new()), Arc::new(AtomicUsize::new(0)));
-    let layer = from_fn(|_| Ok(Pre::Continue(())), {
+    let layer = post_request({
         let (tasks, gate, done) = (tasks.clone(), Arc::clone(&gate), Arc::clone(&done));
-        move |(), _, _| {
+        move |_, _| {
             let (gate, done) = (Arc::clone(&gate), Arc::clone(&done));
             tasks.spawn(async move {
                 gate.notified().await;
