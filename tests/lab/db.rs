@@ -7,8 +7,8 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use farrier::connection::{AcquireError, Backend, Database, StatementTimedOut};
 use farrier::mysql::MySql;
-use farrier::sqlx::Sqlite;
-use farrier::sqlx::sqlx;
+use farrier::sqlite::Sqlite;
+use farrier::sqlx;
 use serde::{Deserialize, Serialize};
 
 /// Rows in table `world`.

@@ -13,7 +13,7 @@ use clap::{Parser, ValueEnum};
 use farrier::mysql::MySql;
 use farrier::prefork;
 use farrier::prelude::*;
-use farrier::sqlx::Sqlite;
+use farrier::sqlite::Sqlite;
 use tower_http::catch_panic::CatchPanicLayer;
 
 mod before;

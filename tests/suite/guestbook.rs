@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use farrier::sqlx::sqlx::sqlite::SqliteConnection;
-use farrier::sqlx::sqlx::{Connection, Executor};
+use farrier::sqlx::sqlite::SqliteConnection;
+use farrier::sqlx::{Connection, Executor};
 use farrier_test_servers::MariaDb;
 use harness::client::{self, Response};
 use harness::service::{self, Service};

@@ -26,7 +26,8 @@
 //! use axum::routing::get;
 //! use farrier::hooks;
 //! use farrier::prelude::*;
-//! use farrier::sqlx::{Sqlite, sqlx};
+//! use farrier::sqlite::Sqlite;
+//! use farrier::sqlx;
 //!
 //! fn main() -> ExitCode {
 //!     // Settings come from defaults, farrier.toml, FARRIER_* and the command line.
@@ -65,7 +66,7 @@
 //! - `prefork` (default): the launcher;
 //! - `shared`: variables, locks and queues between processes;
 //! - `mysql`: MySQL and MariaDB through mysql_async;
-//! - `sqlite`, `postgres`: SQLite and PostgreSQL through sqlx.
+//! - `sqlite`, `postgres`: SQLite and PostgreSQL through sqlx, which is `farrier::sqlx`.
 #![forbid(unsafe_code)]
 
 pub use farrier_connection as connection;
@@ -79,8 +80,25 @@ pub use farrier_prefork as prefork;
 pub use farrier_serve as serve;
 #[cfg(feature = "shared")]
 pub use farrier_shared as shared;
+/// sqlx itself, in the version that the backends stand on.
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
-pub use farrier_sqlx as sqlx;
+pub use farrier_sqlx::sqlx;
+
+/// PostgreSQL, through [`sqlx`].
+#[cfg(feature = "postgres")]
+pub mod postgres {
+    pub use farrier_sqlx::{
+        Engine, PgSessionId, Postgres, Session, Transaction, TransactionAborted,
+    };
+}
+
+/// SQLite, through [`sqlx`].
+#[cfg(feature = "sqlite")]
+pub mod sqlite {
+    pub use farrier_sqlx::{
+        Engine, Session, Sqlite, SqliteSessionId, Transaction, TransactionAborted,
+    };
+}
 
 use exchange::{ExchangeLayer, Interceptor};
 

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use farrier::mysql::MySql;
 use farrier::prelude::*;
-use farrier::sqlx::Sqlite;
-use farrier::sqlx::sqlx::sqlite::SqliteSynchronous;
+use farrier::sqlite::Sqlite;
+use farrier::sqlx::sqlite::SqliteSynchronous;
 
 use crate::store::Store;
 

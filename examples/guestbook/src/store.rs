@@ -2,8 +2,8 @@
 
 use farrier::connection::Backend;
 use farrier::mysql::MySql;
-use farrier::sqlx::Sqlite;
-use farrier::sqlx::sqlx;
+use farrier::sqlite::Sqlite;
+use farrier::sqlx;
 
 use crate::entry::{Created, Entry, NewEntry};
 

@@ -8,7 +8,8 @@ use axum::response::Result;
 use axum::routing::get;
 use farrier::hooks;
 use farrier::prelude::*;
-use farrier::sqlx::{Sqlite, sqlx};
+use farrier::sqlite::Sqlite;
+use farrier::sqlx;
 
 fn main() -> ExitCode {
     // Settings come from defaults, farrier.toml, FARRIER_* and the command line.

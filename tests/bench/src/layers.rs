@@ -18,7 +18,7 @@ use farrier::connection::{ConnectionLayer, Policy, Pool};
 use farrier::heartbeat::{HeartbeatLayer, LocalPulse};
 use farrier::hooks::{self, RequestHook, RequestHookLayer};
 use farrier::layers;
-use farrier::sqlx::Sqlite;
+use farrier::sqlite::Sqlite;
 use http_body_util::BodyExt;
 use serde::Serialize;
 use stats_alloc::Region;
