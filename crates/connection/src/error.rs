@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::fmt;
+use std::iter;
 use std::panic::Location;
 use std::sync::Arc;
 use std::time::Duration;
@@ -70,6 +71,12 @@ impl AcquireError {
         }
     }
 
+    /// Looks for it in an error and what that came from.
+    #[must_use]
+    pub fn find<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e Self> {
+        source_of(error)
+    }
+
     /// When the client may try again: the `Retry-After` of a 503.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
@@ -120,6 +127,11 @@ impl Error for AcquireError {
     }
 }
 
+/// The first of this type, from the error itself to what it came from.
+fn source_of<'e, T: Error + 'static>(error: &'e (dyn Error + 'static)) -> Option<&'e T> {
+    iter::successors(Some(error), |&error| error.source()).find_map(|error| error.downcast_ref())
+}
+
 /// A statement took longer than the policy's
 /// [`statement_timeout`](crate::Policy::statement_timeout): 504.
 ///
@@ -157,14 +169,7 @@ impl StatementTimedOut {
     /// Looks for it in an error and what that came from.
     #[must_use]
     pub fn find<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e Self> {
-        let mut next = Some(error);
-        while let Some(error) = next {
-            if let Some(timed_out) = error.downcast_ref() {
-                return Some(timed_out);
-            }
-            next = error.source();
-        }
-        None
+        source_of(error)
     }
 }
 

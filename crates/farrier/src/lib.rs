@@ -17,12 +17,11 @@
 //! # Example
 //!
 //! ```no_run
-//! # #[cfg(all(feature = "prefork", feature = "sqlite"))]
+//! # #[cfg(all(feature = "axum", feature = "prefork", feature = "sqlite"))]
 //! # mod quickstart {
 //! use std::process::ExitCode;
 //!
 //! use axum::Router;
-//! use axum::http::StatusCode;
 //! use axum::routing::get;
 //! use farrier::hooks;
 //! use farrier::prelude::*;
@@ -49,12 +48,9 @@
 //! }
 //!
 //! /// The connection is opened at the first `get`, and given back with the response.
-//! async fn hello(database: Database<Sqlite>) -> axum::response::Result<String> {
+//! async fn hello(database: Database<Sqlite>) -> Result<String, farrier::Error> {
 //!     let mut connection = database.get().await?;
-//!     let answer: i64 = sqlx::query_scalar("SELECT 6 * 7")
-//!         .fetch_one(&mut *connection)
-//!         .await
-//!         .map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)?;
+//!     let answer: i64 = sqlx::query_scalar("SELECT 6 * 7").fetch_one(&mut *connection).await?;
 //!     Ok(format!("The database says {answer}.\n"))
 //! }
 //! # }
@@ -63,12 +59,18 @@
 //!
 //! # Features
 //!
+//! - `axum` (default): [`Error`], and the database handle as an extractor;
 //! - `prefork` (default): the launcher;
 //! - `shared`: variables, locks and queues between processes;
 //! - `mysql`: MySQL and MariaDB through mysql_async;
 //! - `sqlite`, `postgres`: SQLite and PostgreSQL through sqlx, which is `farrier::sqlx`.
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "axum")]
+mod error;
+
+#[cfg(feature = "axum")]
+pub use error::Error;
 pub use farrier_connection as connection;
 pub use farrier_exchange as exchange;
 pub use farrier_heartbeat as heartbeat;

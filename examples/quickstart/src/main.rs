@@ -3,8 +3,6 @@
 use std::process::ExitCode;
 
 use axum::Router;
-use axum::http::StatusCode;
-use axum::response::Result;
 use axum::routing::get;
 use farrier::hooks;
 use farrier::prelude::*;
@@ -17,7 +15,7 @@ fn main() -> ExitCode {
 }
 
 /// Runs once in every worker, after the fork.
-async fn app(worker: Worker) -> std::result::Result<Router, BoxError> {
+async fn app(worker: Worker) -> Result<Router, BoxError> {
     let database = Pool::new(Sqlite::new("sqlite:quickstart.db")?, Policy::default());
     // From outside to inside.
     let layers = layers((
@@ -31,11 +29,8 @@ async fn app(worker: Worker) -> std::result::Result<Router, BoxError> {
 }
 
 /// The connection is opened at the first `get`, and given back with the response.
-async fn hello(database: Database<Sqlite>) -> Result<String> {
+async fn hello(database: Database<Sqlite>) -> Result<String, farrier::Error> {
     let mut connection = database.get().await?;
-    let answer: i64 = sqlx::query_scalar("SELECT 6 * 7")
-        .fetch_one(&mut *connection)
-        .await
-        .map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)?;
+    let answer: i64 = sqlx::query_scalar("SELECT 6 * 7").fetch_one(&mut *connection).await?;
     Ok(format!("The database says {answer}.\n"))
 }
