@@ -5,7 +5,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use farrier::connection::{AcquireError, Backend, Database, StatementTimedOut};
+use farrier::connection::{AcquireError, Backend, Db, StatementTimedOut};
 use farrier::mysql::MySql;
 use farrier::sqlite::Sqlite;
 use farrier::sqlx;
@@ -65,7 +65,7 @@ impl From<(u32, u32)> for World {
     }
 }
 
-async fn one<S: Store>(db: Database<S>) -> Result<Json<World>, Failure<S>> {
+async fn one<S: Store>(db: Db<S>) -> Result<Json<World>, Failure<S>> {
     Ok(Json(random_row::<S>(&mut *db.get().await?).await?))
 }
 
@@ -87,7 +87,7 @@ impl Default for Count {
 }
 
 async fn many<S: Store>(
-    db: Database<S>,
+    db: Db<S>,
     Query(Count { n }): Query<Count>,
 ) -> Result<Json<Vec<World>>, Failure<S>> {
     let mut connection = db.get().await?;
@@ -98,7 +98,7 @@ async fn many<S: Store>(
     Ok(Json(rows))
 }
 
-async fn session<S: Store>(db: Database<S>) -> Result<Response, Failure<S>> {
+async fn session<S: Store>(db: Db<S>) -> Result<Response, Failure<S>> {
     let session = S::session(&mut *db.get().await?).await.map_err(Failure::Database)?;
     Ok(match session {
         Some(id) => id.to_string().into_response(),
@@ -119,7 +119,7 @@ impl Default for Seconds {
 }
 
 async fn sleep<S: Store>(
-    db: Database<S>,
+    db: Db<S>,
     Query(Seconds { s }): Query<Seconds>,
 ) -> Result<Response, Failure<S>> {
     let slept = S::sleep(&mut *db.get().await?, s).await.map_err(Failure::Database)?;
@@ -144,7 +144,7 @@ impl Default for Answer {
 
 /// Inserts a row and answers with the status that was asked for, so that a test can see what is committed.
 async fn entry<S: Store>(
-    db: Database<S>,
+    db: Db<S>,
     Query(Answer { status }): Query<Answer>,
 ) -> Result<Response, Failure<S>> {
     let Ok(answer) = StatusCode::from_u16(status) else {

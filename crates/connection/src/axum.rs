@@ -1,17 +1,28 @@
 //! The handle as an axum extractor, and its errors as responses.
 
-use axum_core::extract::FromRequestParts;
+use std::convert::Infallible;
+
+use axum_core::extract::{FromRequestParts, OptionalFromRequestParts};
 use axum_core::response::{IntoResponse, Response};
 use http::header::{HeaderValue, RETRY_AFTER};
 use http::request::Parts;
 
-use crate::{AcquireError, Backend, Database};
+use crate::{AcquireError, Backend, Db};
 
-impl<B: Backend, S: Send + Sync> FromRequestParts<S> for Database<B> {
+impl<B: Backend, S: Send + Sync> FromRequestParts<S> for Db<B> {
     type Rejection = AcquireError;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, AcquireError> {
         Self::of(&parts.extensions)
+    }
+}
+
+/// `None` where no connection layer for this backend is around the handler.
+impl<B: Backend, S: Send + Sync> OptionalFromRequestParts<S> for Db<B> {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Option<Self>, Infallible> {
+        Ok(Self::of(&parts.extensions).ok())
     }
 }
 

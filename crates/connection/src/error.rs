@@ -136,7 +136,7 @@ fn source_of<'e, T: Error + 'static>(error: &'e (dyn Error + 'static)) -> Option
 /// [`statement_timeout`](crate::Policy::statement_timeout): 504.
 ///
 /// It comes as the source of the driver's own error. The connection is [`Poisoned`]: the request gets one
-/// that works after [`Database::release`](crate::Database::release).
+/// that works after [`Db::release`](crate::Db::release).
 ///
 /// # Example
 ///
@@ -184,7 +184,7 @@ impl Error for StatementTimedOut {}
 /// An earlier operation on the connection was cut off; the connection does nothing more.
 ///
 /// It comes as the source of the driver's own error. The request gets a connection that works after
-/// [`Database::release`](crate::Database::release).
+/// [`Db::release`](crate::Db::release).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Poisoned;

@@ -11,9 +11,9 @@ use tower_layer::Layer;
 
 use crate::current::ScopeGuard;
 use crate::scope::Scope;
-use crate::{Backend, Database, Pool};
+use crate::{Backend, Db, Pool};
 
-/// A layer that gives each request its [`Database`](crate::Database) handle; clones share the pool.
+/// A layer that gives each request its [`Db`](crate::Db) handle; clones share the pool.
 ///
 /// A request that does not use the database costs it nothing, and no allocation either. Put the
 /// layer inside of compression, timeouts and panic catching, around the handlers: `Router::layer`.
@@ -69,7 +69,7 @@ impl<B: Backend> ConnectionLayer<B> {
     /// Also puts the handle into the extensions of each request.
     ///
     /// For a service that handles requests on another task than the one that polls the layer, where
-    /// [`Database::current`] finds nothing. It costs each request two
+    /// [`Db::current`] finds nothing. It costs each request two
     /// allocations. Off by default.
     #[must_use]
     pub fn in_extensions(mut self) -> Self {
@@ -98,7 +98,7 @@ impl<B: Backend> Interceptor for ConnectionLayer<B> {
         let mut guard = ScopeGuard::new(&self.pool);
         if self.options.in_extensions {
             if let Some(scope) = guard.scope() {
-                request.extensions.insert(Database(scope));
+                request.extensions.insert(Db(scope));
             }
         }
         let is_held = self.options.hold_until_body_end;

@@ -2,7 +2,7 @@
 //! request.
 //!
 //! A [`Pool`] opens at most `max_connections` connections to a [`Backend`], ages and checks and
-//! cleans them by a [`Policy`]; a [`ConnectionLayer`] gives each request a [`Database`] handle,
+//! cleans them by a [`Policy`]; a [`ConnectionLayer`] gives each request a [`Db`] handle,
 //! whose connection is taken at first use, shared by all parts of the request and given back at its
 //! end. Drivers are in other crates (`farrier-mysql`, `farrier-sqlx`); [`fake`] is one for tests.
 //!
@@ -11,9 +11,9 @@
 //! ```
 //! use axum::{Router, routing::get};
 //! use farrier_connection::fake::Fake;
-//! use farrier_connection::{AcquireError, ConnectionLayer, Database, Policy, Pool};
+//! use farrier_connection::{AcquireError, ConnectionLayer, Db, Policy, Pool};
 //!
-//! async fn handler(db: Database<Fake>) -> Result<String, AcquireError> {
+//! async fn handler(db: Db<Fake>) -> Result<String, AcquireError> {
 //!     let mut connection = db.get().await?; // the first use in this request takes the connection
 //!     let session = connection.query().await.expect("a fake query");
 //!     Ok(format!("served by session {session}"))
@@ -53,7 +53,7 @@ mod axum;
 mod back_off;
 mod backend;
 mod current;
-mod database;
+mod db;
 mod deadline;
 mod error;
 pub mod fake;
@@ -66,7 +66,7 @@ mod side_channel;
 mod status;
 
 pub use backend::{Backend, ErrorClass, Inspection, Interruption};
-pub use database::Database;
+pub use db::Db;
 pub use error::{AcquireError, Poisoned, StatementTimedOut};
 pub use layer::{ConnectionLayer, RequestScope};
 pub use plain::{Alteration, PlainStatements, Syntax};

@@ -48,8 +48,8 @@
 //! }
 //!
 //! /// The connection is opened at the first `get`, and given back with the response.
-//! async fn hello(database: Database<Sqlite>) -> Result<String, farrier::Error> {
-//!     let mut connection = database.get().await?;
+//! async fn hello(db: Db<Sqlite>) -> Result<String, farrier::Error> {
+//!     let mut connection = db.get().await?;
 //!     let answer: i64 = sqlx::query_scalar("SELECT 6 * 7").fetch_one(&mut *connection).await?;
 //!     Ok(format!("The database says {answer}.\n"))
 //! }
@@ -121,7 +121,7 @@ pub mod after_the_request {}
 /// What an app with the three layers under the launcher names: `use farrier::prelude::*`.
 pub mod prelude {
     pub use crate::layers;
-    pub use farrier_connection::{AcquireError, ConnectionLayer, Database, Policy, Pool};
+    pub use farrier_connection::{AcquireError, ConnectionLayer, Db, Policy, Pool};
     pub use farrier_exchange::{End, Outcome};
     pub use farrier_heartbeat::{HeartbeatLayer, Livez, Pulse, Readyz};
     pub use farrier_hooks::Pre;

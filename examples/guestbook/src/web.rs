@@ -9,7 +9,7 @@ use axum::extract::{Form, FromRequest, Request};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{Html, IntoResponse, Redirect, Response};
 use axum::{Extension, Json};
-use farrier::connection::{AcquireError, Database, ErrorClass};
+use farrier::connection::{AcquireError, Db, ErrorClass};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -21,18 +21,18 @@ use crate::writers::{NotStored, Writers};
 pub(crate) const MAX_BODY: usize = 64 * 1024;
 
 /// `GET /`: the entries and the form.
-pub(crate) async fn index<S: Store>(db: Database<S>) -> Result<Response, Failure> {
+pub(crate) async fn index<S: Store>(db: Db<S>) -> Result<Response, Failure> {
     page(&db, &Fields::default(), None).await
 }
 
 /// `GET /entries`: the newest entries as JSON.
-pub(crate) async fn entries<S: Store>(db: Database<S>) -> Result<Json<Vec<Entry>>, Failure> {
+pub(crate) async fn entries<S: Store>(db: Db<S>) -> Result<Json<Vec<Entry>>, Failure> {
     Ok(Json(newest(&db).await?))
 }
 
 /// `POST /entries`: a browser is sent back to the page, a program gets the entry.
 pub(crate) async fn sign<S: Store>(
-    db: Database<S>,
+    db: Db<S>,
     Extension(writers): Extension<Writers>,
     submitted: Submitted,
 ) -> Result<Response, Failure> {
@@ -85,7 +85,7 @@ struct Page<'a> {
 }
 
 async fn page<S: Store>(
-    db: &Database<S>,
+    db: &Db<S>,
     fields: &Fields,
     error: Option<Refused>,
 ) -> Result<Response, Failure> {
@@ -99,7 +99,7 @@ async fn page<S: Store>(
     Ok(Html(page.render().map_err(Failure::Page)?).into_response())
 }
 
-async fn newest<S: Store>(db: &Database<S>) -> Result<Vec<Entry>, Failure> {
+async fn newest<S: Store>(db: &Db<S>) -> Result<Vec<Entry>, Failure> {
     S::newest(&mut *db.get().await?).await.map_err(|error| Failure::of(db, &error))
 }
 
@@ -187,7 +187,7 @@ pub(crate) enum Failure {
 }
 
 impl Failure {
-    fn of<S: Store>(db: &Database<S>, error: &S::Error) -> Self {
+    fn of<S: Store>(db: &Db<S>, error: &S::Error) -> Self {
         tracing::error!(%error, "a statement failed");
         match db.pool().backend().classify(error) {
             ErrorClass::Busy | ErrorClass::Fatal | ErrorClass::Failover => Self::Busy,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use farrier::connection::{AcquireError, Database, ErrorClass};
+use farrier::connection::{AcquireError, Db, ErrorClass};
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
@@ -37,7 +37,7 @@ impl Writers {
     /// Stores an entry in its turn, and tries again while somebody else has the database's lock.
     pub(crate) async fn add<S: Store>(
         &self,
-        db: &Database<S>,
+        db: &Db<S>,
         entry: &NewEntry,
     ) -> Result<Entry, NotStored<S::Error>> {
         let added = async {

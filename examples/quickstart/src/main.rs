@@ -29,8 +29,8 @@ async fn app(worker: Worker) -> Result<Router, BoxError> {
 }
 
 /// The connection is opened at the first `get`, and given back with the response.
-async fn hello(database: Database<Sqlite>) -> Result<String, farrier::Error> {
-    let mut connection = database.get().await?;
+async fn hello(db: Db<Sqlite>) -> Result<String, farrier::Error> {
+    let mut connection = db.get().await?;
     let answer: i64 = sqlx::query_scalar("SELECT 6 * 7").fetch_one(&mut *connection).await?;
     Ok(format!("The database says {answer}.\n"))
 }

@@ -14,7 +14,7 @@ use axum::Router;
 use axum::extract::Path;
 use axum::response;
 use axum::routing::get;
-use farrier::connection::{Database, Policy, Pool};
+use farrier::connection::{Db, Policy, Pool};
 use farrier::mysql::MySql;
 use farrier::mysql::mysql_async::prelude::Queryable;
 use farrier::mysql::mysql_async::{self, Conn, Opts};
@@ -162,7 +162,7 @@ async fn chaos(args: &Args) -> Result<(), Error> {
     Ok(())
 }
 
-async fn variable(Path(n): Path<u64>, db: Database<MySql>) -> response::Result<String> {
+async fn variable(Path(n): Path<u64>, db: Db<MySql>) -> response::Result<String> {
     let mut connection = db.get().await?;
     let before = connection.query_first("SELECT @n").await;
     let before: Option<Option<u64>> = before.map_err(statement_failed)?;
@@ -174,11 +174,7 @@ async fn variable(Path(n): Path<u64>, db: Database<MySql>) -> response::Result<S
 }
 
 /// `keep` commits; otherwise the transaction is left open.
-async fn transaction(
-    Path(n): Path<u64>,
-    db: Database<MySql>,
-    keep: bool,
-) -> response::Result<String> {
+async fn transaction(Path(n): Path<u64>, db: Db<MySql>, keep: bool) -> response::Result<String> {
     let mut connection = db.get().await?;
     connection.query_drop("BEGIN").await.map_err(statement_failed)?;
     let insert = "INSERT INTO entry (n, kept) VALUES (?, ?)";
@@ -191,7 +187,7 @@ async fn transaction(
     Ok(read.unwrap_or_default().to_string())
 }
 
-async fn slow(Path(n): Path<u64>, db: Database<MySql>) -> response::Result<String> {
+async fn slow(Path(n): Path<u64>, db: Db<MySql>) -> response::Result<String> {
     let mut connection = db.get().await?;
     let read = connection.exec_first("SELECT ?, SLEEP(0.05)", (n,)).await;
     let read: Option<(u64, u8)> = read.map_err(statement_failed)?;

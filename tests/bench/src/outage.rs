@@ -13,7 +13,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use farrier::connection::{Database, Policy};
+use farrier::connection::{Db, Policy};
 use farrier::mysql::MySql;
 use farrier_test_servers::MariaDb;
 use serde::Serialize;
@@ -130,7 +130,7 @@ async fn outage(args: &Args, server: &mut MariaDb, way: Way) -> Result<Outcome, 
 }
 
 /// One short statement; its failure tells when it was sent.
-async fn statement(State(start): State<Instant>, db: Database<MySql>) -> Response {
+async fn statement(State(start): State<Instant>, db: Db<MySql>) -> Response {
     let mut connection = match db.get().await {
         Ok(connection) => connection,
         Err(error) => return error.into_response(),

@@ -73,7 +73,7 @@ pub(super) struct Occupied<B: Backend> {
 /// A connection of a pool in the hands of a user; dropping it gives it back.
 ///
 /// From [`Pool::acquire`](crate::Pool::acquire), for jobs, command-line tools, and sockets after an upgrade. In a
-/// request, take [`Database`](crate::Database).
+/// request, take [`Db`](crate::Db).
 pub struct PooledConnection<B: Backend>(Option<Occupied<B>>);
 
 impl<B: Backend> Shared<B> {

@@ -8,9 +8,7 @@ use axum::extract::Request;
 use axum::http::StatusCode;
 use axum::routing::get;
 use farrier_connection::fake::{Behaviour, Fake};
-use farrier_connection::{
-    AcquireError, ConnectionLayer, Database, ErrorClass, Pool, PooledConnection,
-};
+use farrier_connection::{AcquireError, ConnectionLayer, Db, ErrorClass, Pool, PooledConnection};
 use futures_util::future::join_all;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
@@ -22,7 +20,7 @@ use crate::{SECOND, acquire, fill, pass, policy, pool, settle};
 const MS: Duration = Duration::from_millis(1);
 
 fn app(pool: &Pool<Fake>) -> Router {
-    let handler = async |db: Database<Fake>| db.get().await.map(drop);
+    let handler = async |db: Db<Fake>| db.get().await.map(drop);
     Router::new().route("/", get(handler)).layer(ConnectionLayer::new(pool.clone()))
 }
 

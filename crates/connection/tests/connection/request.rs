@@ -15,7 +15,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Extension, Router};
 use farrier_connection::fake::{Behaviour, Event, Fake, FakeError};
-use farrier_connection::{AcquireError, CloseReason, ConnectionLayer, Database, ErrorClass, Pool};
+use farrier_connection::{AcquireError, CloseReason, ConnectionLayer, ErrorClass, Pool};
 use farrier_exchange::ExchangeService;
 use futures_util::{FutureExt, stream};
 use http_body_util::BodyExt;
@@ -26,7 +26,7 @@ use tower::{Service, ServiceExt, service_fn};
 use crate::log::Log;
 use crate::{SECOND, assert_balanced, pass, policy, pool, settle};
 
-type Db = Database<Fake>;
+type Db = farrier_connection::Db<Fake>;
 
 async fn send(app: &Router, path: &str) -> Response {
     send_method(app, Method::GET, path).await
@@ -109,6 +109,17 @@ async fn a_request_without_database_does_not_touch_it() {
     let _ = fake.take_events();
     assert_eq!(text(send(&app, "/").await).await, "no database");
     assert_eq!((pool.status().acquired, fake.events()), (1, Vec::new()));
+}
+
+#[tokio::test]
+async fn a_handler_may_do_without_a_layer() {
+    let is_there =
+        || Router::new().route("/", get(async |db: Option<Db>| db.is_some().to_string()));
+    assert_eq!(text(send(&is_there(), "/").await).await, "false");
+    assert_eq!(
+        text(send(&app(&pool(&Fake::new(), policy()), is_there()), "/").await).await,
+        "true"
+    );
 }
 
 /// Behaviour C52.

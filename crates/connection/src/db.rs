@@ -11,7 +11,7 @@ use crate::{AcquireError, Backend, Pool, current};
 
 /// A request's handle to its one database connection; clones mean the same connection.
 ///
-/// It is an axum extractor, and [`Database::current`] finds it elsewhere in a request. Having one
+/// It is an axum extractor, also as `Option<Db<_>>`, and [`Db::current`] finds it elsewhere in a request. Having one
 /// costs nothing at the database: the first [`get`](Self::get) takes a connection from the pool,
 /// and every later one in the same request, in a middleware or in the handler, gets the same. The
 /// connection goes back when the response head is ready, or with the last clone if the response
@@ -23,9 +23,9 @@ use crate::{AcquireError, Backend, Pool, current};
 /// ```
 /// use axum::{Router, routing::get};
 /// use farrier_connection::fake::Fake;
-/// use farrier_connection::{AcquireError, ConnectionLayer, Database, Policy, Pool};
+/// use farrier_connection::{AcquireError, ConnectionLayer, Db, Policy, Pool};
 ///
-/// async fn session(db: Database<Fake>) -> Result<String, AcquireError> {
+/// async fn session(db: Db<Fake>) -> Result<String, AcquireError> {
 ///     let mut connection = db.get().await?;
 ///     Ok(connection.query().await.expect("a fake query").to_string())
 /// }
@@ -33,9 +33,9 @@ use crate::{AcquireError, Backend, Pool, current};
 /// let pool = Pool::new(Fake::new(), Policy::default());
 /// let app: Router = Router::new().route("/", get(session)).layer(ConnectionLayer::new(pool));
 /// ```
-pub struct Database<B: Backend>(pub(crate) Arc<Scope<B>>);
+pub struct Db<B: Backend>(pub(crate) Arc<Scope<B>>);
 
-impl<B: Backend> Database<B> {
+impl<B: Backend> Db<B> {
     /// The handle of the request that is being served here, if a [`ConnectionLayer`] is around it.
     ///
     /// It is found while the layer's service is called and its response future polled; not in a
@@ -99,14 +99,14 @@ impl<B: Backend> Database<B> {
     }
 }
 
-impl<B: Backend> Clone for Database<B> {
+impl<B: Backend> Clone for Db<B> {
     fn clone(&self) -> Self {
         Self(Arc::clone(&self.0))
     }
 }
 
-impl<B: Backend> fmt::Debug for Database<B> {
+impl<B: Backend> fmt::Debug for Db<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Database").finish_non_exhaustive()
+        f.debug_struct("Db").finish_non_exhaustive()
     }
 }
