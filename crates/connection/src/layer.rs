@@ -38,8 +38,7 @@ struct Options {
 pub struct RequestScope<B: Backend>(Use<B>);
 
 enum Use<B: Backend> {
-    /// The service is at work, or nobody has asked for a handle; `is_held` is
-    /// [`hold_until_body_end`](ConnectionLayer::hold_until_body_end). With a handle that is its own it leaves to one of the
+    /// The service is at work; `is_held` is [`hold_until_body_end`](ConnectionLayer::hold_until_body_end). Leaves to one of the
     /// others at the head.
     Service { guard: ScopeGuard<B>, is_held: bool },
     /// The head is there, and whoever holds a clone of the handle gives the connection back with the last one, at the end of
@@ -47,6 +46,8 @@ enum Use<B: Backend> {
     Clones(Weak<Scope<B>>),
     /// The head is there, and the connection is held to the end of the exchange.
     Held(Arc<Scope<B>>),
+    /// The head is there, and nobody has asked for a handle, or it is that of a layer around this one.
+    Nothing,
 }
 
 impl<B: Backend> ConnectionLayer<B> {
@@ -112,21 +113,19 @@ impl<B: Backend> Observer for RequestScope<B> {
     fn enter<T>(&mut self, poll: impl FnOnce() -> T) -> T {
         match &mut self.0 {
             Use::Service { guard, .. } => guard.enter(poll),
-            Use::Clones(_) | Use::Held(_) => poll(),
+            Use::Clones(_) | Use::Held(_) | Use::Nothing => poll(),
         }
     }
 
     #[inline]
     fn on_head(&mut self, _: StatusCode, _: &HeaderMap) {
         if let Use::Service { guard, is_held } = &mut self.0 {
-            if let Some(scope) = guard.take() {
-                self.0 = if *is_held {
-                    Use::Held(scope)
-                } else {
-                    // If this is the last reference, the connection goes back here.
-                    Use::Clones(Arc::downgrade(&scope))
-                };
-            }
+            self.0 = match guard.take() {
+                None => Use::Nothing,
+                Some(scope) if *is_held => Use::Held(scope),
+                // If this is the last reference, the connection goes back here.
+                Some(scope) => Use::Clones(Arc::downgrade(&scope)),
+            };
         }
     }
 
@@ -134,7 +133,7 @@ impl<B: Backend> Observer for RequestScope<B> {
     fn on_end(self, _: End) {
         match self.0 {
             // Its drop ends the use.
-            Use::Service { .. } => {}
+            Use::Service { .. } | Use::Nothing => {}
             Use::Clones(scope) => {
                 if let Some(scope) = scope.upgrade() {
                     scope.end();

@@ -83,9 +83,9 @@ pub struct End {
 /// The guard of one exchange: dropping it ends the exchange.
 ///
 /// [`ResponseFuture`](crate::ResponseFuture) and [`ResponseBody`](crate::ResponseBody) carry it and note
-/// the facts. A middleware that needs a future of its own calls [`respond`](Self::respond) or
-/// [`answer`](Self::answer), [`service_failed`](Self::service_failed) and [`panicked`](Self::panicked)
-/// itself.
+/// the facts. A middleware that needs a future of its own calls [`enter`](Self::enter) around the service, [`respond`](Self::respond)
+/// or [`answer`](Self::answer), [`service_failed`](Self::service_failed) and [`panicked`](Self::panicked) itself; and
+/// [`start`](Self::start), if it did not [`begin`](Self::begin) but [`open`](Self::open).
 pub struct Exchange<O: Observer> {
     /// `None` if nobody wants to see it.
     observer: Option<O>,
@@ -386,10 +386,21 @@ impl Facts {
     }
 }
 
-/// Calls an observer: a panic of its own may neither reach the client nor, as it may come while the
-/// thread unwinds already, abort the process.
+/// Calls what belongs to an observer: a panic of its own may neither reach the client nor, as it may come while the thread unwinds
+/// already, abort the process. `None` if it panicked.
+#[doc(hidden)]
+pub fn call_caught<T>(call: impl FnOnce() -> T) -> Option<T> {
+    panic::catch_unwind(AssertUnwindSafe(call))
+        .map_err(|payload| {
+            // Its drop may panic as well.
+            Box::leak(payload);
+        })
+        .ok()
+}
+
+/// As [`call_caught`]; the log says so.
 pub(crate) fn caught(moment: &'static str, call: impl FnOnce()) {
-    if panic::catch_unwind(AssertUnwindSafe(call)).is_err() {
+    if call_caught(call).is_none() {
         tracing::error!(moment, "the observer of an exchange panicked");
     }
 }

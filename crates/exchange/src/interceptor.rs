@@ -12,8 +12,16 @@ use crate::exchange::{End, Observer, caught};
 /// What a layer does to each exchange: it sees the head of the request, may change it or answer at once, and leaves an
 /// [`Observer`] for the rest.
 ///
-/// [`ExchangeLayer`](crate::ExchangeLayer) makes a tower layer of it. A tuple of interceptors is one too, the first outermost:
-/// in the order of nested layers and with their promises, but with one future and one body around the service's for all.
+/// [`ExchangeLayer`](crate::ExchangeLayer) makes a tower layer of it. A tuple of interceptors is one too, the first outermost: in the order of nested
+/// layers and with their promises, but with one future and one body around the service's for all. `None` is one that does
+/// nothing.
+///
+/// What differs between a tuple and nested layers: the time of the exchange begins when all have let the request through, and an
+/// upgrade, which ends at its head, is seen by all before it ends for the first.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is no `Interceptor`",
+    note = "a tower layer of another kind stands around or inside of what is joined; more than four go into a tuple of tuples"
+)]
 pub trait Interceptor {
     /// What is kept of it for one exchange.
     type Observer: Observer;
@@ -32,12 +40,36 @@ pub trait Interceptor {
 }
 
 /// The observers of a tuple of interceptors; one that was not reached is `None`.
-#[derive(Default)]
 pub struct Joined<T>(T);
+
+impl<I: Interceptor> Interceptor for Option<I> {
+    type Observer = I::Observer;
+
+    #[inline]
+    fn intercept(
+        &self,
+        request: &mut Parts,
+        observer: &mut Option<I::Observer>,
+    ) -> ControlFlow<Response<Answer>> {
+        match self {
+            Some(interceptor) => interceptor.intercept(request, observer),
+            None => ControlFlow::Continue(()),
+        }
+    }
+}
 
 impl<T> fmt::Debug for Joined<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Joined").finish_non_exhaustive()
+    }
+}
+
+/// What is inside of a layer runs while its observer is entered: the service, and interceptors further in.
+#[inline]
+fn entered<O: Observer, T>(observer: &mut Option<O>, inside: impl FnOnce() -> T) -> T {
+    match observer {
+        Some(observer) => observer.enter(inside),
+        None => inside(),
     }
 }
 
@@ -52,9 +84,8 @@ macro_rules! joined {
                 request: &mut Parts,
                 observer: &mut Option<Self::Observer>,
             ) -> ControlFlow<Response<Answer>> {
-                let joined = observer.insert(Joined::default());
-                $( self.$index.intercept(request, &mut joined.0.$index)?; )+
-                ControlFlow::Continue(())
+                let joined = observer.insert(Joined(Default::default()));
+                joined!(@intercept self, request, joined, $($index)+)
             }
         }
 
@@ -66,11 +97,7 @@ macro_rules! joined {
 
             #[inline]
             fn on_head(&mut self, status: StatusCode, headers: &HeaderMap) {
-                $(
-                    if let Some(observer) = &mut self.0.$back {
-                        caught("head", || observer.on_head(status, headers));
-                    }
-                )+
+                joined!(@head self, status, headers, $($index)+);
             }
 
             #[inline]
@@ -86,16 +113,28 @@ macro_rules! joined {
             }
         }
     };
-    (@enter $joined:ident, $poll:expr, $first:tt $($rest:tt)*) => {
-        {
-            let rest = || joined!(@enter $joined, $poll, $($rest)*);
-            match &mut $joined.0.$first {
-                Some(observer) => observer.enter(rest),
-                None => rest(),
-            }
+    (@intercept $all:ident, $request:ident, $joined:ident, $last:tt) => {
+        $all.$last.intercept($request, &mut $joined.0.$last)
+    };
+    (@intercept $all:ident, $request:ident, $joined:ident, $first:tt $($rest:tt)+) => {{
+        $all.$first.intercept($request, &mut $joined.0.$first)?;
+        entered(&mut $joined.0.$first, || joined!(@intercept $all, $request, $joined, $($rest)+))
+    }};
+    (@enter $joined:ident, $poll:ident, $last:tt) => {
+        entered(&mut $joined.0.$last, $poll)
+    };
+    (@enter $joined:ident, $poll:ident, $first:tt $($rest:tt)+) => {
+        entered(&mut $joined.0.$first, || joined!(@enter $joined, $poll, $($rest)+))
+    };
+    (@head $joined:ident, $status:ident, $headers:ident, $last:tt) => {
+        if let Some(observer) = &mut $joined.0.$last {
+            caught("head", || observer.on_head($status, $headers));
         }
     };
-    (@enter $joined:ident, $poll:expr,) => { $poll() };
+    (@head $joined:ident, $status:ident, $headers:ident, $first:tt $($rest:tt)+) => {{
+        entered(&mut $joined.0.$first, || joined!(@head $joined, $status, $headers, $($rest)+));
+        joined!(@head $joined, $status, $headers, $first)
+    }};
 }
 
 joined!(A 0; 0);

@@ -3,23 +3,25 @@
 use std::ops::ControlFlow;
 use std::task::{Context, Poll};
 
+use http::request::Parts;
 use http::{Request, Response};
 use http_body::Body;
 use tower_layer::Layer;
 use tower_service::Service;
 
+use crate::answer::Answer;
 use crate::body::ResponseBody;
 use crate::exchange::{Exchange, RequestLine};
 use crate::future::ResponseFuture;
 use crate::interceptor::Interceptor;
 
 /// A layer that lets an [`Interceptor`], or a tuple of them, see each exchange.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 #[must_use = "a layer does nothing until it is around a service"]
 pub struct ExchangeLayer<I>(I);
 
 /// The service of an [`ExchangeLayer`], and of each layer that is an [`Interceptor`] itself.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct ExchangeService<S, I> {
     inner: S,
     interceptor: I,
@@ -37,6 +39,20 @@ impl<S, I: Interceptor + Clone> Layer<S> for ExchangeLayer<I> {
 
     fn layer(&self, inner: S) -> Self::Service {
         ExchangeService::new(inner, self.0.clone())
+    }
+}
+
+/// It may stand in a tuple as well.
+impl<I: Interceptor> Interceptor for ExchangeLayer<I> {
+    type Observer = I::Observer;
+
+    #[inline]
+    fn intercept(
+        &self,
+        request: &mut Parts,
+        observer: &mut Option<I::Observer>,
+    ) -> ControlFlow<Response<Answer>> {
+        self.0.intercept(request, observer)
     }
 }
 
@@ -64,8 +80,9 @@ where
 
     #[inline]
     fn call(&mut self, request: Request<B>) -> Self::Future {
+        // Before what it is of, so that it is dropped after that, should an interceptor panic.
+        let mut exchange = Exchange::open(RequestLine::new(request.method(), request.version()));
         let (mut parts, body) = request.into_parts();
-        let mut exchange = Exchange::open(RequestLine::new(&parts.method, parts.version));
         let decided = self.interceptor.intercept(&mut parts, exchange.observer_mut());
         exchange.start();
         if let ControlFlow::Break(response) = decided {

@@ -43,47 +43,42 @@
 //! # Example
 //!
 //! A middleware that only looks on is an [`Interceptor`]: it sees the head of the request, may change it or answer at once, and
-//! leaves an [`Observer`] for the rest, here a closure, which is one that wants the end. Several stand in one tuple; in
-//! `farrier::layers`, beside farrier's own.
+//! leaves an [`Observer`] for the rest. Several stand in one tuple; in `farrier::layers`, beside farrier's own.
 //!
 //! ```
-//! use std::convert::Infallible;
 //! use std::ops::ControlFlow;
 //!
-//! use farrier_exchange::{Answer, End, ExchangeLayer, Interceptor};
+//! use farrier_exchange::{Answer, End, ExchangeLayer, Interceptor, Observer};
 //! use http::request::Parts;
-//! use http::{Request, Response, Uri};
-//! use tower::{ServiceBuilder, ServiceExt, service_fn};
+//! use http::{Response, Uri};
 //!
 //! /// Logs how each exchange ended.
 //! #[derive(Clone, Debug)]
 //! struct LogEnds;
 //!
+//! struct Logged(Uri);
+//!
 //! impl Interceptor for LogEnds {
-//!     type Observer = Box<dyn FnOnce(End) + Send>;
+//!     type Observer = Logged;
 //!
 //!     fn intercept(
 //!         &self,
 //!         request: &mut Parts,
-//!         observer: &mut Option<Self::Observer>,
+//!         observer: &mut Option<Logged>,
 //!     ) -> ControlFlow<Response<Answer>> {
-//!         let uri: Uri = request.uri.clone();
-//!         *observer = Some(Box::new(move |end| println!("{uri}: {:?}", end.outcome)));
+//!         *observer = Some(Logged(request.uri.clone()));
 //!         ControlFlow::Continue(())
 //!     }
 //! }
 //!
-//! # #[tokio::main(flavor = "current_thread")]
-//! # async fn main() -> Result<(), Infallible> {
-//! // Any service of http types; `Router::layer` for all of an app.
-//! let hello = service_fn(async |_: Request<()>| {
-//!     Ok::<_, Infallible>(Response::new("hello".to_owned()))
-//! });
-//! let service = ServiceBuilder::new().layer(ExchangeLayer::new((LogEnds, LogEnds))).service(hello);
-//! let response = service.oneshot(Request::new(())).await?;
-//! drop(response); // prints "/: Aborted" twice: nobody has read the body
-//! # Ok(())
-//! # }
+//! impl Observer for Logged {
+//!     fn on_end(self, end: End) {
+//!         println!("{} {:?} after {:?}", self.0, end.outcome, end.total);
+//!     }
+//! }
+//!
+//! let app: axum::Router = axum::Router::new().layer(ExchangeLayer::new((LogEnds, LogEnds)));
+//! # drop(app);
 //! ```
 //!
 //! A middleware that needs a service or a future of its own makes the [`Exchange`] itself:
@@ -133,6 +128,8 @@ mod layer;
 
 pub use answer::Answer;
 pub use body::ResponseBody;
+#[doc(hidden)]
+pub use exchange::call_caught;
 pub use exchange::{End, Exchange, Observer, Outcome, RequestLine};
 pub use future::ResponseFuture;
 pub use interceptor::{Interceptor, Joined};

@@ -107,9 +107,46 @@ use exchange::{ExchangeLayer, Interceptor};
 /// Several layers as one: `layers((a, b, c))` does what the layers `a`, `b` and `c` do one in the other, `a` outermost, for less.
 ///
 /// That is a [`HeartbeatLayer`](heartbeat::HeartbeatLayer), a [`RequestHookLayer`](hooks::RequestHookLayer), a
-/// [`ConnectionLayer`](connection::ConnectionLayer) and whatever else is an [`Interceptor`]: two to four of them, each of which
-/// may be several. What is none, such as a layer of tower-http, stands between two such stacks. Times begin when all have seen
-/// the request.
+/// [`ConnectionLayer`](connection::ConnectionLayer) and whatever else is an [`Interceptor`], also in an `Option`: up to four of
+/// them, each of which may be a tuple again. What is none, such as a layer of tower-http or one of an async hook, stands around
+/// or inside of what is joined, or between two such stacks. [`Interceptor`] says what differs.
+///
+/// ```
+/// use std::ops::ControlFlow;
+/// use std::sync::Arc;
+///
+/// use axum::{Router, routing::get};
+/// use farrier::exchange::{Answer, Interceptor};
+/// use farrier::heartbeat::{HeartbeatLayer, LocalPulse};
+/// use farrier::{hooks, layers};
+/// use http::{HeaderValue, Response, request::Parts};
+///
+/// /// Gives each request a number.
+/// #[derive(Clone)]
+/// struct Numbers;
+///
+/// impl Interceptor for Numbers {
+///     /// It does not look at the rest of the exchange.
+///     type Observer = fn(farrier::exchange::End);
+///
+///     fn intercept(
+///         &self,
+///         request: &mut Parts,
+///         _: &mut Option<Self::Observer>,
+///     ) -> ControlFlow<Response<Answer>> {
+///         request.headers.insert("x-number", HeaderValue::from_static("4"));
+///         ControlFlow::Continue(())
+///     }
+/// }
+///
+/// let stack = layers((
+///     HeartbeatLayer::new(Arc::new(LocalPulse::new())),
+///     Numbers,
+///     hooks::post_request(|request, end| println!("{} {:?}", request.uri, end.total)),
+/// ));
+/// let app: Router = Router::new().route("/", get("hello")).layer(stack);
+/// # drop(app);
+/// ```
 pub const fn layers<I: Interceptor>(layers: I) -> ExchangeLayer<I> {
     ExchangeLayer::new(layers)
 }

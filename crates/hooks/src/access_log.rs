@@ -156,7 +156,11 @@ impl RequestHook for AccessLog {
     fn pre_request(&self, request: &mut Parts) -> Result<Pre<AccessRecord>, BoxError> {
         Ok(Pre::Continue(AccessRecord {
             remote_addr: (self.remote_addr)(&request.extensions),
-            route: (self.route)(&request.extensions).map(Box::from),
+            route: if self.style.has_route() {
+                (self.route)(&request.extensions).map(Box::from)
+            } else {
+                None
+            },
             request: pick(&request.headers, self.style.request_headers()),
             response: Vec::new(),
         }))
@@ -196,6 +200,13 @@ fn pick(headers: &HeaderMap, names: &[HeaderName]) -> Vec<Option<HeaderValue>> {
 }
 
 impl Style {
+    fn has_route(&self) -> bool {
+        match self {
+            Self::Text(format) => format.has_route(),
+            Self::Json => true,
+        }
+    }
+
     fn request_headers(&self) -> &[HeaderName] {
         match self {
             Self::Text(format) => format.request_headers(),

@@ -2,14 +2,13 @@
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::thread;
 
-use farrier_exchange::{Answer, RequestLine};
+use farrier_exchange::{Answer, RequestLine, call_caught};
 use http::request::Parts;
 use http::{HeaderValue, Response, StatusCode, header};
 
 use crate::hook::{BoxError, Pre, Seen};
-use crate::post::{PostHook, PostRequest, caught};
+use crate::post::{PostHook, PostRequest};
 
 /// A request that came to the hook's layer.
 pub(crate) struct Arrival<H> {
@@ -29,31 +28,31 @@ impl<H: PostHook> Arrival<H> {
     }
 
     /// Goes on or answers, as `pre_request` has decided, and leaves in `observer` what its `post_request` needs, if that is to
-    /// run. The outer error is a panic of `pre_request`.
+    /// run. `None` is a panic of it.
     #[inline]
     pub(crate) fn decided(
         self,
-        pre: thread::Result<Result<Pre<H::Context>, BoxError>>,
+        pre: Option<Result<Pre<H::Context>, BoxError>>,
         observer: &mut Option<PostRequest<H>>,
     ) -> ControlFlow<Response<Answer>> {
         let Self { hook, seen } = self;
         match pre {
-            Ok(Ok(Pre::Continue(context))) => {
+            Some(Ok(Pre::Continue(context))) => {
                 *observer = Some(PostRequest { hook, seen, context });
                 ControlFlow::Continue(())
             }
-            Ok(Ok(Pre::Answer(context, response))) => {
+            Some(Ok(Pre::Answer(context, response))) => {
                 *observer = Some(PostRequest { hook, seen, context });
                 ControlFlow::Break(response)
             }
-            Ok(Err(error)) => {
+            Some(Err(error)) => {
                 // Its words, and its drop, are the hook's own code.
-                if caught(|| seen.log_error("pre_request failed", error)).is_err() {
+                if call_caught(|| seen.log_error("pre_request failed", error)).is_none() {
                     seen.log("pre_request failed, and its error panicked");
                 }
                 ControlFlow::Break(internal_server_error())
             }
-            Err(_) => {
+            None => {
                 seen.log("pre_request panicked");
                 ControlFlow::Break(internal_server_error())
             }

@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use farrier_exchange::{End, Exchange};
+use farrier_exchange::{End, Exchange, call_caught};
 use http::request::Parts;
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body::Body;
@@ -17,7 +17,7 @@ use tower_service::Service;
 
 use crate::arrival::Arrival;
 use crate::hook::{AsyncRequestHook, BoxError, Pre, RequestInfo};
-use crate::post::{PostHook, ResponseBody, ResponseFuture, caught};
+use crate::post::{PostHook, ResponseBody, ResponseFuture};
 
 /// A layer that calls an async `pre_request` before each request and a `post_request` after it.
 ///
@@ -157,13 +157,13 @@ where
         // The service that was made ready goes with the request; its clone is not ready and stays.
         let clone = self.inner.clone();
         let ready = mem::replace(&mut self.inner, clone);
-        match caught(|| self.pre.start(parts)) {
-            Ok(pre) => AsyncResponseFuture {
+        match call_caught(|| self.pre.start(parts)) {
+            Some(pre) => AsyncResponseFuture {
                 state: State::Pre { pre, rest: Some((arrival, ready, body)) },
             },
-            Err(panic) => AsyncResponseFuture {
-                state: State::Response(settle(arrival, Err(panic), ready, body)),
-            },
+            None => {
+                AsyncResponseFuture { state: State::Response(settle(arrival, None, ready, body)) }
+            }
         }
     }
 }
@@ -196,9 +196,9 @@ where
         loop {
             match state.as_mut().project() {
                 StateProjection::Pre { pre, rest } => {
-                    let decided = match caught(|| pre.poll(cx)) {
-                        Ok(polled) => Ok(ready!(polled)),
-                        Err(panic) => Err(panic),
+                    let decided = match call_caught(|| pre.poll(cx)) {
+                        Some(polled) => Some(ready!(polled)),
+                        None => None,
                     };
                     let Some((arrival, ready, body)) = rest.take() else {
                         return Poll::Pending;
@@ -219,7 +219,7 @@ impl<F, S: Service<Request<B>>, B, H: PostHook> fmt::Debug for AsyncResponseFutu
 
 fn settle<S, B, H>(
     arrival: Arrival<H>,
-    pre: std::thread::Result<Result<(Parts, Pre<H::Context>), BoxError>>,
+    pre: Option<Result<(Parts, Pre<H::Context>), BoxError>>,
     mut ready: S,
     body: B,
 ) -> ResponseFuture<S::Future, H>

@@ -4,14 +4,14 @@ use std::fmt;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use farrier_exchange::{Answer, ExchangeService, Interceptor};
+use farrier_exchange::{Answer, ExchangeService, Interceptor, call_caught};
 use http::Response;
 use http::request::Parts;
 use tower_layer::Layer;
 
 use crate::arrival::Arrival;
 use crate::hook::RequestHook;
-use crate::post::{PostRequest, caught};
+use crate::post::PostRequest;
 
 /// A layer that calls a [`RequestHook`] around each request.
 ///
@@ -46,7 +46,7 @@ impl<H: RequestHook> Interceptor for RequestHookLayer<H> {
         observer: &mut Option<PostRequest<H>>,
     ) -> ControlFlow<Response<Answer>> {
         let arrival = Arrival::new(&self.hook, request);
-        arrival.decided(caught(|| self.hook.pre_request(request)), observer)
+        arrival.decided(call_caught(|| self.hook.pre_request(request)), observer)
     }
 }
 

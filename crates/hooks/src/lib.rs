@@ -58,7 +58,8 @@
 //! Requests that the server itself refuses (a malformed head, one that is too large) never reach a
 //! layer. Answers of layers outside the hook are not its own; it only sees that its request was
 //! dropped. And `post_request` runs when the last bytes were handed to the server, not when they were
-//! flushed. Times begin after the hook's own `pre_request`, as gunicorn's do.
+//! flushed. Times begin after the hook's own `pre_request`, as gunicorn's do; in
+//! a stack of joined layers after that of the last.
 //!
 //! # Cost
 //!

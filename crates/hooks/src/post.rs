@@ -1,11 +1,9 @@
 //! The half of a hook that runs after the service.
 
 use std::fmt;
-use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
-use std::thread;
 
-use farrier_exchange::{End, Observer};
+use farrier_exchange::{End, Observer, call_caught};
 use http::{HeaderMap, StatusCode};
 
 use crate::hook::{RequestHook, RequestInfo, Seen};
@@ -53,22 +51,17 @@ impl<H: RequestHook> PostHook for H {
 impl<H: PostHook> Observer for PostRequest<H> {
     fn on_head(&mut self, status: StatusCode, headers: &HeaderMap) {
         let Self { hook, seen, context } = self;
-        if caught(|| hook.head(context, status, headers)).is_err() {
+        if call_caught(|| hook.head(context, status, headers)).is_none() {
             seen.log("on_response panicked");
         }
     }
 
     fn on_end(self, end: End) {
         let Self { hook, seen, context } = self;
-        if caught(|| hook.post(context, &seen.info(), &end)).is_err() {
+        if call_caught(|| hook.post(context, &seen.info(), &end)).is_none() {
             seen.log("post_request panicked");
         }
     }
-}
-
-/// Calls a hook: a panic in it is its own, not the service's.
-pub(crate) fn caught<T>(call: impl FnOnce() -> T) -> thread::Result<T> {
-    panic::catch_unwind(AssertUnwindSafe(call))
 }
 
 impl<H: PostHook> fmt::Debug for PostRequest<H> {

@@ -25,13 +25,12 @@
 
 use std::ops::ControlFlow;
 
-use farrier_exchange::{End, Outcome};
+use farrier_exchange::{End, Outcome, call_caught};
 use http::request::Parts;
 
 use crate::from_fn::{post_request, pre_request};
 use crate::hook::{RequestHook, RequestInfo};
 use crate::layer::RequestHookLayer;
-use crate::post::caught;
 
 /// A layer that calls `receiver` when a request comes in.
 ///
@@ -42,7 +41,7 @@ where
     R: Fn(&Parts) + Send + Sync + 'static,
 {
     pre_request(move |request| {
-        if caught(|| receiver(request)).is_err() {
+        if call_caught(|| receiver(request)).is_none() {
             tracing::error!(path = request.uri.path(), "a receiver of request_started panicked");
         }
         ControlFlow::Continue(())

@@ -68,6 +68,10 @@ impl Format {
         &self.request_headers
     }
 
+    pub(super) fn has_route(&self) -> bool {
+        self.pieces.contains(&Piece::Route)
+    }
+
     pub(super) fn response_headers(&self) -> &[HeaderName] {
         &self.response_headers
     }
