@@ -3,10 +3,10 @@
 use std::future::Future;
 use std::sync::Arc;
 
-use farrier_serve::Drain;
+use farrier_serve::{BoxError, Drain};
 
 use super::supervised::Supervised;
-use crate::board::BoardPulse;
+use crate::board::{Board, BoardPulse};
 use crate::settings::Settings;
 
 /// What a worker process knows of itself; the app gets one.
@@ -17,6 +17,39 @@ pub struct Worker {
 }
 
 impl Worker {
+    /// A worker of no server, so that a test can call the app's function: slot 0 of generation 1, with the default settings.
+    ///
+    /// ```
+    /// # use axum::{Router, routing::get};
+    /// # use farrier_prefork::{BoxError, Worker};
+    /// # async fn app(_: Worker) -> Result<Router, BoxError> {
+    /// #     Ok(Router::new().route("/", get("hello")))
+    /// # }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), BoxError> {
+    /// use axum::body::Body;
+    /// use axum::http::Request;
+    /// use tower::ServiceExt;
+    ///
+    /// let app = app(Worker::for_tests()?).await?;
+    /// let response = app.oneshot(Request::get("/").body(Body::empty())?).await?;
+    /// assert_eq!(response.status(), 200);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// Nobody reads its pulse, nobody tells it to leave, and what is registered by [`before_exit`](Self::before_exit) is not
+    /// done.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's: no memory, no descriptor.
+    pub fn for_tests() -> Result<Self, BoxError> {
+        let board = Arc::new(Board::new()?);
+        let row = board.take().ok_or("a new board has no free row")?;
+        Ok(Self { slot: 0, supervised: Supervised::of(1, board, row, Arc::default()) })
+    }
+
     /// The worker's place, from 0 to `workers` - 1; a replacement has its predecessor's.
     #[must_use]
     pub fn slot(&self) -> usize {

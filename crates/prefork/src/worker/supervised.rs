@@ -51,14 +51,17 @@ pub(super) struct Pipes {
 impl Supervised {
     pub(super) fn new(seed: Seed) -> (Self, Pipes) {
         let Seed { generation, board, row, settings, report, alive, master: _ } = seed;
-        let supervised = Self {
-            generation,
-            pulse: Arc::new(BoardPulse::new(board, row)),
-            drain: Drain::new(),
-            settings,
-            exit_work: Arc::default(),
-        };
-        (supervised, Pipes { report, alive })
+        (Self::of(generation, board, row, settings), Pipes { report, alive })
+    }
+
+    pub(super) fn of(
+        generation: u64,
+        board: Arc<Board>,
+        row: RowId,
+        settings: Arc<Settings>,
+    ) -> Self {
+        let pulse = Arc::new(BoardPulse::new(board, row));
+        Self { generation, pulse, drain: Drain::new(), settings, exit_work: Arc::default() }
     }
 
     /// As many threads as the settings say.
