@@ -5,11 +5,7 @@ use std::future::Future;
 use std::process::ExitCode;
 use std::rc::Rc;
 
-use farrier_serve::BoxError;
-use http::{Request, Response};
-use http_body::Body;
-use hyper::body::Incoming;
-use tower_service::Service;
+use farrier_serve::{BoxError, HttpService};
 
 use crate::arbiter::Verdict;
 use crate::audit::{Offence, audit};
@@ -135,15 +131,12 @@ impl Launcher {
     ///
     /// A wrong setting, a taken address and whatever else keeps the server from starting is told on
     /// standard error, in one line.
-    pub fn run<A, F, S, E, B>(self, app: A) -> ExitCode
+    pub fn run<A, F, S, E>(self, app: A) -> ExitCode
     where
         A: Fn(Worker) -> F + Sync,
         F: Future<Output = Result<S, E>>,
         E: Into<BoxError>,
-        S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
-        S::Future: Send + 'static,
-        S::Error: Into<BoxError>,
-        B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
+        S: HttpService,
     {
         let app = &app;
         let life = Life::new(move |seed| worker::live(seed, app));
@@ -332,15 +325,12 @@ impl<P> Launcher<P> {
 impl<T: Sync + 'static> Launcher<Preload<T>> {
     /// Runs the service until it is stopped, as [`Launcher::run`] does without a preload; `app` is given what was
     /// preloaded, too, which is there for as long as the worker.
-    pub fn run<A, F, S, E, B>(self, app: A) -> ExitCode
+    pub fn run<A, F, S, E>(self, app: A) -> ExitCode
     where
         A: Fn(Worker, &'static T) -> F + Sync,
         F: Future<Output = Result<S, E>>,
         E: Into<BoxError>,
-        S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
-        S::Future: Send + 'static,
-        S::Error: Into<BoxError>,
-        B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
+        S: HttpService,
     {
         let app = &app;
         let Self { name, source, prepare, companions, hooks, preload } = self;

@@ -7,14 +7,10 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::{Request, Response};
-use http_body::Body;
-use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::{self, Instant};
-use tower_service::Service;
 
 use crate::activity::{Activity, Finding, Limits, Waiting};
 use crate::drain::Phase;
@@ -27,6 +23,7 @@ use crate::listener::{Peer, Stream};
 use crate::open::{ConnectionEvent, Open};
 use crate::places::Place;
 use crate::refused::Refused;
+use crate::service::HttpService;
 use crate::socket::Socket;
 
 /// How long an HTTP/2 client without requests in flight may be silent after its GOAWAY, until it has
@@ -83,13 +80,7 @@ impl Protocol {
 
     /// Serves a connection until it is closed, or is upgraded, or is cut. It wants a task of its own, which
     /// keeps its waker from begin to end.
-    pub(crate) async fn serve<S, B>(&self, accepted: Accepted, service: S)
-    where
-        S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
-        S::Future: Send + 'static,
-        S::Error: Into<BoxError>,
-        B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
-    {
+    pub(crate) async fn serve(&self, accepted: Accepted, service: impl HttpService) {
         let Accepted { stream, peer, mut phase, place, counted } = accepted;
         let Place { permit, holder } = place;
         let activity = Activity::new();

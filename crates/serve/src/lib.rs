@@ -17,7 +17,7 @@
 //!
 //! ```no_run
 //! use axum::{Extension, Router, routing::get};
-//! use farrier_serve::{Drain, Peer, Server};
+//! use farrier_serve::{Peer, Server};
 //! use tokio::net::TcpListener;
 //! use tokio::signal::unix::{SignalKind, signal};
 //!
@@ -29,17 +29,9 @@
 //! let app: Router = Router::new().route("/", get(hello));
 //! let listener = TcpListener::bind("127.0.0.1:8000").await?;
 //!
-//! let drain = Drain::new();
 //! let mut terminate = signal(SignalKind::terminate())?;
-//! tokio::spawn({
-//!     let drain = drain.clone();
-//!     async move {
-//!         terminate.recv().await;
-//!         drain.start();
-//!     }
-//! });
-//!
-//! let drained = Server::new([listener], app).serve(drain).await;
+//! let told = async { drop(terminate.recv().await) };
+//! let drained = Server::new([listener], app).serve_until(told).await;
 //! println!("{} connections were cut", drained.cut);
 //! # Ok(())
 //! # }
@@ -68,6 +60,7 @@ mod open;
 mod places;
 mod refused;
 mod server;
+mod service;
 mod socket;
 mod validate;
 mod wire;
@@ -78,3 +71,4 @@ pub use listener::{Listener, Peer};
 pub use open::ConnectionEvent;
 pub use refused::{Refused, RefusedReason};
 pub use server::{CUT_PAUSE, Drained, Server};
+pub use service::HttpService;

@@ -5,24 +5,20 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Request, Response};
-use http_body::Body;
-use hyper::body::Incoming;
 use tokio::sync::{Semaphore, watch};
 use tokio::task;
 use tokio::time::{self, Instant};
-use tower_service::Service;
 
 use crate::acceptor::{Acceptor, Queue};
 use crate::activity::Limits;
 use crate::connection::{Accepted, Protocol};
 use crate::drain::{Drain, Level, Phase};
-use crate::error::BoxError;
 use crate::hook::Hook;
 use crate::listener::{Listener, Peer, Stream};
 use crate::open::ConnectionEvent;
 use crate::places::{Place, Places};
 use crate::refused::Refused;
+use crate::service::HttpService;
 
 /// Stands for "no limit": about a year, since a timer of tokio's cannot sleep for ever.
 const NO_LIMIT: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -272,12 +268,9 @@ impl<S> Server<S> {
     /// # Cancel safety
     ///
     /// Dropping the future closes the listeners and cuts every connection.
-    pub async fn serve<B>(self, drain: Drain) -> Drained
+    pub async fn serve(self, drain: Drain) -> Drained
     where
-        S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
-        S::Future: Send + 'static,
-        S::Error: Into<BoxError>,
-        B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
+        S: HttpService,
     {
         let limit = u32::try_from(self.max_connections.max(1)).unwrap_or(u32::MAX);
         // A place is given back with the last byte, before the connection is closed.
@@ -338,6 +331,28 @@ impl<S> Server<S> {
         phases.send_replace(Phase::Cut);
         let _ = time::timeout(CUT_PAUSE, open.acquire_many(MOST_OPEN)).await;
         Drained { cut: left.saturating_sub(protocol.cut_idle()) }
+    }
+
+    /// Serves until `signal` is ready, and then drains softly: [`serve`](Self::serve) with a drain of its own.
+    ///
+    /// # Panics
+    ///
+    /// As [`serve`](Self::serve) does.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future closes the listeners and cuts every connection.
+    pub async fn serve_until(self, signal: impl Future<Output = ()>) -> Drained
+    where
+        S: HttpService,
+    {
+        let drain = Drain::new();
+        let mut serving = pin!(self.serve(drain.clone()));
+        tokio::select! {
+            drained = serving.as_mut() => return drained,
+            () = signal => drain.start(),
+        }
+        serving.await
     }
 
     fn protocol(&self) -> Protocol {

@@ -9,11 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use farrier_heartbeat::keep_beating;
-use farrier_serve::{BoxError, ConnectionEvent, Listener, Server};
-use http::{Request, Response};
-use http_body::Body;
-use hyper::body::Incoming;
-use tower_service::Service;
+use farrier_serve::{BoxError, ConnectionEvent, HttpService, Listener, Server};
 
 use super::handle::Worker;
 use super::process::{chain, status};
@@ -44,15 +40,12 @@ struct Served {
 }
 
 /// A worker's whole life, in the forked process; the exit status comes back.
-pub(crate) fn live<A, F, S, E, B>(seed: WorkerSeed, app: &A) -> i32
+pub(crate) fn live<A, F, S, E>(seed: WorkerSeed, app: &A) -> i32
 where
     A: Fn(Worker) -> F + Sync,
     F: Future<Output = Result<S, E>>,
     E: Into<BoxError>,
-    S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
-    S::Future: Send + 'static,
-    S::Error: Into<BoxError>,
-    B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
+    S: HttpService,
 {
     let WorkerSeed { seed, slot, listeners, max_requests, hooks } = seed;
     let (generation, master) = (seed.generation, seed.master);
@@ -81,7 +74,7 @@ where
 }
 
 /// The fresh thread: runtime, app, server.
-fn run<A, F, S, E, B>(
+fn run<A, F, S, E>(
     worker: &Worker,
     app: &A,
     listeners: Vec<WorkerListener>,
@@ -92,10 +85,7 @@ where
     A: Fn(Worker) -> F,
     F: Future<Output = Result<S, E>>,
     E: Into<BoxError>,
-    S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
-    S::Future: Send + 'static,
-    S::Error: Into<BoxError>,
-    B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
+    S: HttpService,
 {
     let supervised = &worker.supervised;
     let runtime = match supervised.runtime() {

@@ -2,10 +2,14 @@
 
 use std::time::{Duration, Instant};
 
+use axum::Router;
+use axum::routing::get;
+use farrier_serve::Server;
 use futures_util::{SinkExt, StreamExt};
 use http::Request;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot;
 use tokio_tungstenite::client_async;
 use tokio_tungstenite::tungstenite::Message;
 
@@ -30,6 +34,28 @@ async fn a_kept_alive_connection_gets_one_more_response_and_is_told_to_close() {
     assert!(last.closes(), "{}", last.head);
     client.end().await.unwrap();
     assert_eq!(server.drained().await.cut, 0);
+}
+
+#[tokio::test]
+async fn it_serves_until_it_is_told_and_then_drains() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (tell, told) = oneshot::channel::<()>();
+    let app = Router::new().route("/", get(async || "served"));
+    let serving = tokio::spawn(async {
+        let server = Server::new([listener], app).drain_idle(Duration::ZERO);
+        server.serve_until(async { told.await.unwrap() }).await
+    });
+    let mut client = TcpStream::connect(address).await.unwrap();
+    client.write_all(b"GET / HTTP/1.1\r\nhost: test\r\n\r\n").await.unwrap();
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"served") {
+        assert_ne!(soon(client.read_buf(&mut answer)).await.unwrap(), 0);
+    }
+    assert!(!serving.is_finished());
+    tell.send(()).unwrap();
+    assert_eq!(soon(serving).await.unwrap().cut, 0);
+    assert_eq!(soon(client.read_buf(&mut answer)).await.unwrap(), 0, "it is closed");
 }
 
 /// Behaviour L3.
