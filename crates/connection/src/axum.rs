@@ -26,13 +26,14 @@ impl<B: Backend, S: Send + Sync> OptionalFromRequestParts<S> for Db<B> {
     }
 }
 
-/// Logs the error, and tells the client only what its status means.
+/// Logs the error, and tells the client only what its status means. What is around, such as a log, finds the error itself in the
+/// response's extensions.
 ///
 /// What the server is to blame for is logged by the pool, with its cause and at most once a second.
 impl IntoResponse for AcquireError {
     fn into_response(self) -> Response {
         let status = self.status();
-        match self {
+        match &self {
             Self::Unavailable(_) | Self::TimedOut | Self::Denied(_) => {
                 tracing::debug!(error = %self, "no database connection");
             }
@@ -46,6 +47,7 @@ impl IntoResponse for AcquireError {
         if let Some(after) = self.retry_after() {
             response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(after.as_secs()));
         }
+        response.extensions_mut().insert(self);
         response
     }
 }

@@ -561,6 +561,8 @@ async fn errors_are_told_by_status_and_never_in_the_drivers_words() {
         let response = send(&app, "/").await;
         assert_eq!(response.status(), status, "{behaviour:?}");
         assert!(start.elapsed() <= pool.policy().acquire_timeout);
+        let why = response.extensions().get::<AcquireError>().map(AcquireError::status);
+        assert_eq!(why, Some(response.status()), "who is outside can see why");
         let retry = response.headers().get("retry-after").map(|value| value.to_str().unwrap());
         assert_eq!(retry, (status == 503).then_some("1"));
         let body = text(response).await;
