@@ -123,7 +123,8 @@ impl Launcher {
     /// Runs the service until it is stopped; the result is for `main` to return.
     ///
     /// `app` is called in each worker process, on its own fresh runtime; what it returns is served, and an
-    /// error or a panic in it means that this worker cannot start. The exit code is
+    /// error or a panic in it means that this worker cannot start. An axum `Router` ends with `.with_state(..)`, or
+    /// `.with_state(())`: else axum makes routes of its handlers at each request. The exit code is
     ///
     /// - 0: stopped by SIGTERM, SIGINT, SIGQUIT or `farrierctl stop`;
     /// - 1: a wrong setting, a failed preload, an address that cannot be bound, a failed preparation;

@@ -25,7 +25,8 @@ async fn app(worker: Worker) -> Result<Router, BoxError> {
         }),
         ConnectionLayer::new(database),
     ));
-    Ok(Router::new().route("/", get(hello)).layer(layers))
+    // Last: handlers become routes now, and not at each request.
+    Ok(Router::new().route("/", get(hello)).layer(layers).with_state(()))
 }
 
 /// The connection is opened at the first `get`, and given back with the response.
