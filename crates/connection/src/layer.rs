@@ -23,6 +23,7 @@ use crate::{Backend, Db, Pool};
 ///
 /// Layers of several databases may be around one request. A layer that is called within another of
 /// the same pool is part of that one's request, and changes nothing.
+#[must_use = "a layer does nothing until it is around a service"]
 pub struct ConnectionLayer<B: Backend> {
     pool: Pool<B>,
     options: Options,
@@ -52,7 +53,6 @@ enum Use<B: Backend> {
 
 impl<B: Backend> ConnectionLayer<B> {
     /// A layer whose requests use `pool`.
-    #[must_use]
     pub fn new(pool: Pool<B>) -> Self {
         Self { pool, options: Options::default() }
     }
@@ -61,7 +61,6 @@ impl<B: Backend> ConnectionLayer<B> {
     ///
     /// This is Django's way, whose `request_finished` comes after the last chunk. A slow client
     /// then occupies a connection. Off by default.
-    #[must_use]
     pub fn hold_until_body_end(mut self) -> Self {
         self.options.hold_until_body_end = true;
         self
@@ -72,7 +71,6 @@ impl<B: Backend> ConnectionLayer<B> {
     /// For a service that handles requests on another task than the one that polls the layer, where
     /// [`Db::current`] finds nothing. It costs each request two
     /// allocations. Off by default.
-    #[must_use]
     pub fn in_extensions(mut self) -> Self {
         self.options.in_extensions = true;
         self

@@ -15,6 +15,7 @@ use crate::pulse::{Pulse, RequestHead, Ticket};
 ///
 /// An exchange is over when its body was produced, when it was cut off, when the service failed or
 /// panicked, or, for an upgrade, at its head.
+#[must_use = "a layer does nothing until it is around a service"]
 pub struct HeartbeatLayer<P: ?Sized> {
     pulse: Arc<P>,
 }
@@ -27,7 +28,6 @@ pub struct InFlight<P: Pulse + ?Sized> {
 
 impl<P: Pulse + ?Sized> HeartbeatLayer<P> {
     /// A layer that writes to `pulse`.
-    #[must_use]
     pub fn new(pulse: Arc<P>) -> Self {
         Self { pulse }
     }

@@ -24,6 +24,7 @@ use crate::post::{PostHook, ResponseBody, ResponseFuture};
 /// It comes from [`from_async_fn`](crate::from_async_fn) or [`from_async_hook`]. Where nothing has to be waited for,
 /// [`RequestHookLayer`](crate::RequestHookLayer) is cheaper: this layer must clone the inner service
 /// for each request, and under axum that allocates.
+#[must_use = "a layer does nothing until it is around a service"]
 pub struct AsyncRequestHookLayer<A, H> {
     pre: Arc<A>,
     hook: Arc<H>,

@@ -16,13 +16,13 @@ use crate::post::PostRequest;
 /// A layer that calls a [`RequestHook`] around each request.
 ///
 /// Several nest as layers do: with `ServiceBuilder` pre in order, post in reverse.
+#[must_use = "a layer does nothing until it is around a service"]
 pub struct RequestHookLayer<H> {
     hook: Arc<H>,
 }
 
 impl<H: RequestHook> RequestHookLayer<H> {
     /// A layer that calls `hook`.
-    #[must_use]
     pub fn new(hook: H) -> Self {
         Self { hook: Arc::new(hook) }
     }
