@@ -4,10 +4,7 @@ use std::fmt;
 use std::sync::atomic::Ordering;
 
 use crate::memory::with_number;
-use crate::variables::{Kind, Slot, VariableError, WORDS};
-
-/// How many bounds there may be: the words of a variable, but for the sum and for the bucket of what is larger.
-const MOST_BOUNDS: usize = WORDS - 2;
+use crate::variables::{Kind, MOST_BOUNDS, Slot, VariableError};
 
 /// How often something had which size, in all processes together: how long requests took, how large bodies were.
 ///

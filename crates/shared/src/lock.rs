@@ -65,10 +65,10 @@ impl Mutex {
     ///
     /// The name is another variable's, or none; there are too many; or the kernel's.
     pub fn named(name: &str) -> Result<Self, VariableError> {
-        Self::of_kind(Kind::Mutex, name, 0)
+        Self::of_kind(name, Kind::Mutex, 0)
     }
 
-    pub(crate) fn of_kind(kind: Kind, name: &str, shape: u64) -> Result<Self, VariableError> {
+    pub(crate) fn of_kind(name: &str, kind: Kind, shape: u64) -> Result<Self, VariableError> {
         let (number, slot) = Slot::named(name, kind, shape, |_| ())?;
         Ok(Self { number, slot })
     }

@@ -1,7 +1,7 @@
 //! Numbers that all processes count together: a counter, which only grows, and a gauge, which goes up and down.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 use crate::variables::{Kind, Slot, VariableError};
 
@@ -47,10 +47,6 @@ pub struct Counter(&'static Slot);
 pub struct Gauge(&'static Slot);
 
 impl Counter {
-    fn word(&self) -> &'static AtomicU64 {
-        &self.0.words[0]
-    }
-
     /// The counter of this name, which is 0 if nobody has named it before.
     ///
     /// # Errors
@@ -63,21 +59,17 @@ impl Counter {
     /// Adds to it; returns what it is then. Beyond [`u64::MAX`] it begins anew.
     #[expect(clippy::must_use_candidate, reason = "most only count")]
     pub fn add(&self, more: u64) -> u64 {
-        self.word().fetch_add(more, Ordering::Relaxed).wrapping_add(more)
+        self.0.words[0].fetch_add(more, Ordering::Relaxed).wrapping_add(more)
     }
 
     /// What all processes have counted.
     #[must_use]
     pub fn get(&self) -> u64 {
-        self.word().load(Ordering::Relaxed)
+        self.0.words[0].load(Ordering::Relaxed)
     }
 }
 
 impl Gauge {
-    fn word(&self) -> &'static AtomicU64 {
-        &self.0.words[0]
-    }
-
     /// The gauge of this name, which is 0 if nobody has named it before.
     ///
     /// # Errors
@@ -91,18 +83,18 @@ impl Gauge {
     #[expect(clippy::must_use_candidate, reason = "most only count")]
     pub fn add(&self, more: i64) -> i64 {
         let more = u64::from_ne_bytes(more.to_ne_bytes());
-        signed(self.word().fetch_add(more, Ordering::Relaxed).wrapping_add(more))
+        signed(self.0.words[0].fetch_add(more, Ordering::Relaxed).wrapping_add(more))
     }
 
     /// Whatever it was, it is this now.
     pub fn set(&self, value: i64) {
-        self.word().store(u64::from_ne_bytes(value.to_ne_bytes()), Ordering::Relaxed);
+        self.0.words[0].store(u64::from_ne_bytes(value.to_ne_bytes()), Ordering::Relaxed);
     }
 
     /// What it is.
     #[must_use]
     pub fn get(&self) -> i64 {
-        signed(self.word().load(Ordering::Relaxed))
+        signed(self.0.words[0].load(Ordering::Relaxed))
     }
 }
 

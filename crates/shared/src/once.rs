@@ -89,7 +89,7 @@ enum Per {
 
 impl Once {
     fn named(name: &str, per: Per) -> Result<Self, OnceError> {
-        Mutex::of_kind(Kind::Once, name, per as u64).map(Self).map_err(OnceError::Lock)
+        Mutex::of_kind(name, Kind::Once, per as u64).map(Self).map_err(OnceError::Lock)
     }
 
     async fn up_to<E>(

@@ -5,6 +5,8 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::{fmt, io};
 
+use nix::libc::off_t;
+
 use crate::bytes::Bytes;
 use crate::memory::{MemoryError, SharedMemory, shared_struct};
 
@@ -17,8 +19,11 @@ const NAME_WORDS: usize = 8;
 /// Words of eight bytes that a variable has for itself.
 pub(crate) const WORDS: usize = 48;
 
+/// How many bounds a histogram may have: its words, but for the sum and for the bucket of what is larger.
+pub(crate) const MOST_BOUNDS: usize = WORDS - 2;
+
 /// The byte that is locked while a variable is made, behind those of the variables.
-const MAKING: i64 = 2 * MOST as i64;
+const MAKING: off_t = 2 * MOST as off_t;
 
 /// The longest name, in bytes.
 const LONGEST_NAME: usize = 8 * NAME_WORDS;
@@ -141,24 +146,30 @@ impl Slot {
         let (number, slot) = match Self::find(slots, name, 0) {
             Ok(found) => found,
             Err(free) => {
-                // Nobody waits in here. One that is stopped holds up all that name something new.
-                let bytes = bytes().map_err(VariableError::Io)?;
-                bytes.lock(MAKING).map_err(VariableError::Io)?;
-                match Self::find(slots, name, free) {
-                    // Another process was faster.
-                    Ok(found) => found,
-                    Err(free) => {
-                        let slot = slots.get(free);
-                        let slot = slot.ok_or_else(|| VariableError::TooMany(name.to_owned()))?;
-                        slot.make(name, kind, shape, fill);
-                        (free, slot)
-                    }
-                }
+                Self::find_or_make(slots, name, free, |slot| slot.make(name, kind, shape, fill))?
             }
         };
         let is_same = slot.kind.load(Ordering::Acquire) == kind as u32
             && slot.shape.load(Ordering::Relaxed) == shape;
         if is_same { Ok((number, slot)) } else { Err(VariableError::Differs(name.to_owned())) }
+    }
+
+    /// That of this name; `make` makes it in the first that is free. One process at a time, which waits for nothing: one that is
+    /// stopped in here holds up all that name something new.
+    fn find_or_make<'a>(
+        slots: &'a [Self],
+        name: &str,
+        from: usize,
+        make: impl FnOnce(&Self),
+    ) -> Result<(usize, &'a Self), VariableError> {
+        let bytes = bytes().map_err(VariableError::Io)?;
+        bytes.lock(MAKING).map_err(VariableError::Io)?;
+        // Another process may have been faster.
+        Self::find(slots, name, from).or_else(|free| {
+            let slot = slots.get(free).ok_or_else(|| VariableError::TooMany(name.to_owned()))?;
+            make(slot);
+            Ok((free, slot))
+        })
     }
 
     /// That of this name, or the number of the first that is free; those before `from` are others.
@@ -240,7 +251,7 @@ impl fmt::Display for VariableError {
             }
             Self::Bounds(name) => write!(
                 f,
-                "the bounds of {name:?}: allowed are 1 to 46 numbers, each larger than the one before"
+                "the bounds of {name:?}: allowed are 1 to {MOST_BOUNDS} numbers, each larger than the one before"
             ),
             Self::Unknown => MemoryError::Unknown.fmt(f),
             Self::Shared => f.write_str("there are variables in other memory already"),

@@ -1,16 +1,14 @@
 //! A lock that another process has, or wants.
 #![expect(clippy::unwrap_used, reason = "in a test it is an assertion")]
 
-use std::os::fd::AsFd;
-use std::process::{Child, Command, Stdio};
+mod support;
+
+use std::process::{Child, Command};
+use std::thread;
 use std::time::Duration;
-use std::{env, io, thread};
 
-use farrier_shared::{Counter, Mutex, adopt, share};
+use farrier_shared::{Counter, Mutex};
 use tokio::time::{sleep, timeout};
-
-/// What says to this program that it is the other process: the lock, and for how many milliseconds it holds it.
-const HOLDER: &str = "FARRIER_TEST_HOLDER";
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -24,14 +22,8 @@ fn held(name: &str) -> Counter {
 
 /// Another process that has the lock, and wants it again and again.
 async fn holder(name: &str, hold: Duration) -> Child {
-    let memory = share().unwrap().try_clone_to_owned().unwrap();
-    let holder = Command::new(env::current_exe().unwrap())
-        .args(["--exact", "processes_have_a_lock_in_turn", "--nocapture"])
-        .env(HOLDER, format!("{name},{}", hold.as_millis()))
-        .stdin(memory)
-        .stdout(Stdio::null())
-        .spawn()
-        .unwrap();
+    let what = format!("{name},{}", hold.as_millis());
+    let holder = support::start("processes_have_a_lock_in_turn", &what);
     let begun = async {
         while held(name).get() == 0 {
             sleep(Duration::from_millis(1)).await;
@@ -41,8 +33,8 @@ async fn holder(name: &str, hold: Duration) -> Child {
     holder
 }
 
+/// `what` is the lock, and for how many milliseconds it is held.
 async fn hold_for_ever(what: &str) -> ! {
-    adopt(io::stdin().as_fd().try_clone_to_owned().unwrap()).unwrap();
     let (name, hold) = what.split_once(',').unwrap();
     let (mutex, held) = (Mutex::named(name).unwrap(), held(name));
     let hold = Duration::from_millis(hold.parse().unwrap());
@@ -61,7 +53,7 @@ fn kill(mut holder: Child) {
 /// Behaviour V5: a process that wants a lock again and again leaves it to the others in between.
 #[tokio::test]
 async fn processes_have_a_lock_in_turn() {
-    if let Ok(what) = env::var(HOLDER) {
+    if let Some(what) = support::told() {
         hold_for_ever(&what).await;
     }
     let holder = holder("turns", HOLD).await;

@@ -1,20 +1,15 @@
 //! Processes that are killed at random while they update what they share with others: nothing is left half done.
 #![expect(clippy::unwrap_used, reason = "in a test it is an assertion")]
 
-use std::os::fd::AsFd;
-use std::process::{Child, Command, Stdio};
+mod support;
+
+use std::process::Child;
 use std::thread;
 use std::time::Duration;
-use std::{env, io};
 
-use farrier_shared::{Counter, Gauge, Histogram, Mutex, Value, adopt, share};
+use farrier_shared::{Counter, Gauge, Histogram, Mutex, Value, share};
 
 const KILLS: u64 = 1_000;
-
-/// What says to this program that it is one of those that are killed, and its number.
-const UPDATER: &str = "FARRIER_TEST_UPDATER";
-
-const ME: &str = "what_a_killed_process_leaves_is_whole";
 
 struct Shared {
     begun: Counter,
@@ -73,7 +68,7 @@ impl Shared {
 #[test]
 #[expect(clippy::disallowed_methods, reason = "it kills after a random time")]
 fn what_a_killed_process_leaves_is_whole() {
-    if let Ok(number) = env::var(UPDATER) {
+    if let Some(number) = support::told() {
         update_until_killed(&number);
     }
     share().unwrap();
@@ -120,13 +115,7 @@ fn of(number: u64) -> Counter {
 }
 
 fn updater(number: u64) -> Child {
-    Command::new(env::current_exe().unwrap())
-        .args(["--exact", ME, "--nocapture"])
-        .env(UPDATER, number.to_string())
-        .stdin(share().unwrap().try_clone_to_owned().unwrap())
-        .stdout(Stdio::null())
-        .spawn()
-        .unwrap()
+    support::start("what_a_killed_process_leaves_is_whole", &number.to_string())
 }
 
 fn kill(updater: &mut Child) {
@@ -136,7 +125,6 @@ fn kill(updater: &mut Child) {
 }
 
 fn update_until_killed(number: &str) -> ! {
-    adopt(io::stdin().as_fd().try_clone_to_owned().unwrap()).unwrap();
     of(number.parse().unwrap()).add(1);
     let shared = Shared::named();
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
